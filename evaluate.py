@@ -1,0 +1,28 @@
+"""Score a finished run again, from its own saved configuration.
+
+python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00
+"""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from knowfuse import report
+from knowfuse.runs import load_run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Writes what `train.py` wrote to a folder of its own; the run is left as it is."""
+    run, settings, fits = load_run(cfg.run)
+    experiment = hydra.utils.instantiate(settings, _convert_="all")
+    prepared = experiment.prepare()
+    results = experiment.score(prepared, fits, run, cfg.split)
+    report.show(f"{run}: {cfg.split}", results)
+    report.write_results(Path(HydraConfig.get().runtime.output_dir), results, fits, cfg.split)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""How do documents and aligned sources become batches? The LightningDataModule, and packing.
+
+Documents are packed whole into blocks of `block_tokens`; attention stays inside each. Alignment happens here, in the
+workers, when a block is asked for: no source LLM runs while training.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+
+from knowfuse.corpus import Document
+from knowfuse.sources import tokenize_documents
+from knowfuse.store import TraceStore
+from knowfuse.surface import Surface
+from knowfuse.types import EMPTY, IGNORE, AlignedSource, AlignedSources, Aligner, FusionBatch, TokenizedDocument, TopK
+
+
+@dataclass
+class SourceReader:
+    """One source's traces and its way onto the target's tokens."""
+
+    store: TraceStore
+    align: Aligner
+
+    @property
+    def name(self) -> str:
+        return self.store.source
+
+    def read(self, document: Document, target: TokenizedDocument) -> AlignedSource | None:
+        """What the source said on the target's rows; None where it could not read the document."""
+        if document.id in self.store.set_aside:
+            return None
+        return self.align(self.store.read(document.id), target, document.text.encode())
+
+
+def pack(lengths: Sequence[int], block_tokens: int) -> list[list[int]]:
+    """Indices of whole documents, block by block, best fit in order of decreasing length; O(N log block_tokens)."""
+    blocks: list[list[int]] = []
+    with_room: dict[int, list[int]] = {}  # free tokens -> blocks
+    rooms: list[int] = []  # the keys of with_room, sorted
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect_left(rooms, lengths[index])
+        if at == len(rooms):
+            block, room = len(blocks), block_tokens
+            blocks.append([])
+        else:
+            room = rooms[at]
+            block = with_room[room].pop()
+            if not with_room[room]:
+                del with_room[room], rooms[at]
+        blocks[block].append(index)
+        left = room - lengths[index]
+        if left not in with_room:
+            with_room[left] = []
+            rooms.insert(bisect_left(rooms, left), left)
+        with_room[left].append(block)
+    return blocks
+
+
+class PackedBlocks(Dataset[FusionBatch]):
+    """Blocks of whole documents in the target's tokens; each item is a batch of one block, aligned when asked for."""
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        surface: Surface,
+        block_tokens: int,
+        sources: Sequence[SourceReader] = (),
+    ) -> None:
+        self.tokens, self.set_aside = tokenize_documents(surface, documents, block_tokens)
+        self.documents = [d for d in documents if d.id in self.tokens]
+        self.blocks = pack([len(self.tokens[d.id].input_ids) for d in self.documents], block_tokens)
+        self.block_tokens, self.sources = block_tokens, list(sources)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(t.input_ids) for t in self.tokens.values())
+
+    def __getitem__(self, index: int) -> FusionBatch:
+        documents = [self.documents[i] for i in self.blocks[index]]
+        rows = {
+            name: np.zeros(self.block_tokens, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes")
+        }
+        labels = np.full(self.block_tokens, IGNORE, dtype=np.int64)
+        said: list[list[tuple[int, AlignedSource | None]]] = [[] for _ in self.sources]
+        start = 0
+        for number, document in enumerate(documents, 1):
+            tokens = self.tokens[document.id]
+            place = slice(start, start + len(tokens.input_ids))
+            rows["ids"][place] = tokens.input_ids
+            rows["positions"][place] = np.arange(len(tokens.input_ids))
+            rows["documents"][place] = number
+            labels[start : place.stop - 1] = tokens.input_ids[1:]
+            rows["bytes"][start : place.stop - 1] = np.diff(tokens.ends)
+            for source, words in zip(self.sources, said, strict=True):
+                words.append((start, source.read(document, tokens)))
+            start = place.stop
+        return FusionBatch(
+            input_ids=torch.from_numpy(rows["ids"])[None],
+            labels=torch.from_numpy(labels)[None],
+            position_ids=torch.from_numpy(rows["positions"])[None],
+            document_ids=torch.from_numpy(rows["documents"])[None],
+            label_bytes=torch.from_numpy(rows["bytes"])[None],
+            sources=_stack(said, self.block_tokens) if self.sources else None,
+        )
+
+
+def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int) -> AlignedSources:
+    """The words of S sources on the documents of one block; rows that nobody spoke of are not aligned. [1, S, T, K]."""
+    shape = (1, len(said), block_tokens)
+    width = max((w.topk.ids.shape[-1] for words in said for _, w in words if w), default=1)
+    ids, log_probs = torch.zeros(*shape, width, dtype=torch.int64), torch.full((*shape, width), EMPTY)
+    tail, nll, source_tokens = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
+    is_aligned = torch.zeros(shape, dtype=torch.bool)
+    for s, words in enumerate(said):
+        for start, word in words:
+            if word is None:
+                continue
+            rows, slots = slice(start, start + len(word.nll)), slice(word.topk.ids.shape[-1])
+            ids[0, s, rows, slots] = torch.from_numpy(word.topk.ids)
+            log_probs[0, s, rows, slots] = torch.from_numpy(word.topk.log_probs)
+            tail[0, s, rows] = torch.from_numpy(word.tail)
+            nll[0, s, rows] = torch.from_numpy(word.nll)
+            source_tokens[0, s, rows] = torch.from_numpy(word.source_tokens)
+            is_aligned[0, s, rows] = torch.from_numpy(word.is_aligned)
+    return AlignedSources(TopK(ids, log_probs), tail, nll, source_tokens, is_aligned)
+
+
+def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
+    """Blocks as one batch; sources whose rows have fewer slots get empty ones."""
+    sources = None
+    if blocks[0].sources is not None:
+        said = [b.sources for b in blocks if b.sources is not None]
+        width = max(s.topk.ids.shape[-1] for s in said)
+        pad = torch.nn.functional.pad
+        sources = AlignedSources(
+            TopK(
+                torch.cat([pad(s.topk.ids, (0, width - s.topk.ids.shape[-1])) for s in said]),
+                torch.cat([pad(s.topk.log_probs, (0, width - s.topk.ids.shape[-1]), value=EMPTY) for s in said]),
+            ),
+            torch.cat([s.tail for s in said]),
+            torch.cat([s.nll for s in said]),
+            torch.cat([s.source_tokens for s in said]),
+            torch.cat([s.is_aligned for s in said]),
+        )
+    return FusionBatch(
+        input_ids=torch.cat([b.input_ids for b in blocks]),
+        labels=torch.cat([b.labels for b in blocks]),
+        position_ids=torch.cat([b.position_ids for b in blocks]),
+        document_ids=torch.cat([b.document_ids for b in blocks]),
+        label_bytes=torch.cat([b.label_bytes for b in blocks]),
+        sources=sources,
+    )
+
+
+class EndlessShuffle(Sampler[int]):
+    """Every index once in random order, then in another, without end; ranks take turns.
+
+    Lightning sees one epoch, whose end it never reaches: it loses its place where a checkpoint falls on the end of an
+    epoch, and the last batch of an epoch would be a smaller step. `state_dict` keeps the place.
+    """
+
+    LENGTH = 2**40  # more than anyone takes; with a length Lightning fetches no batch ahead of its checkpoint
+
+    def __init__(self, size: int, world: int, rank: int, seed: int) -> None:
+        self.size, self.world, self.rank, self.seed = size, world, rank, seed
+        self.taken = self.start = 0
+
+    def __len__(self) -> int:
+        return self.LENGTH
+
+    def __iter__(self) -> Iterator[int]:
+        self.taken, self.start = self.start, 0
+        order, epoch = torch.empty(0), -1
+        for place in count(self.taken * self.world + self.rank, self.world):
+            if epoch != place // self.size:
+                epoch = place // self.size
+                order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + epoch))
+            self.taken += 1
+            yield int(order[place % self.size])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = state_dict["taken"]
+
+
+class FusionDataModule(L.LightningDataModule):
+    """Serves packed training blocks with aligned sources, and validation blocks without.
+
+    `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
+    Raises ValueError where a source has not read all training documents, or no document fits in a block.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Document],
+        validation: Sequence[Document],
+        surface: Surface,
+        sources: Sequence[SourceReader] = (),
+        *,
+        block_tokens: int,
+        batch_blocks: int,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for source in sources:
+            source.store.require(d.id for d in train)
+        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources)
+        self.validation_blocks = PackedBlocks(validation, surface, block_tokens)
+        for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
+            if len(blocks) == 0:
+                raise ValueError(
+                    f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
+                    "corpus.max_document_bytes lower"
+                )
+        self.batch_blocks, self.num_workers, self.seed = batch_blocks, num_workers, seed
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Without end: `trainer.max_steps` says when to stop."""
+        return self._loader(self.train_blocks, EndlessShuffle(len(self.train_blocks), *self._ranks, self.seed))
+
+    def val_dataloader(self) -> StatefulDataLoader:
+        return self._loader(
+            self.validation_blocks, StatefulDistributedSampler(self.validation_blocks, *self._ranks, shuffle=False)
+        )
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, blocks: PackedBlocks, sampler: Sampler[int]) -> StatefulDataLoader:
+        return StatefulDataLoader(
+            blocks,
+            batch_size=self.batch_blocks,
+            sampler=sampler,
+            num_workers=self.num_workers if blocks.sources else 0,
+            collate_fn=collate,
+            persistent_workers=False,
+        )

@@ -1,0 +1,85 @@
+"""How many bits per byte does an LLM pay on held-out text?
+
+Bits per byte compare across tokenizers; perplexities do not. What is counted is every byte of a document and, where
+the document is complete, its EOS.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from knowfuse.corpus import Document
+from knowfuse.losses import token_nll
+from knowfuse.sources import length_buckets, tokenize_documents
+from knowfuse.surface import Surface
+from knowfuse.types import IGNORE
+
+
+@dataclass
+class DocumentScores:
+    """Nats paid on each document, by document id, and the documents that could not be read with the reason."""
+
+    nats: dict[str, float]
+    set_aside: dict[str, str]
+
+
+def score_documents(
+    model: PreTrainedModel, surface: Surface, documents: Sequence[Document], max_tokens: int, batch_tokens: int
+) -> DocumentScores:
+    """The nats an LLM pays on each document, in float32."""
+    tokens, set_aside = tokenize_documents(surface, documents, max_tokens)
+    nats: dict[str, float] = {}
+    was_training = model.training
+    model.eval()
+    for batch in length_buckets({d: len(t.input_ids) for d, t in tokens.items()}, batch_tokens):
+        length = max(len(tokens[d].input_ids) for d in batch)
+        ids = torch.zeros(len(batch), length, dtype=torch.int64, device=model.device)
+        labels = torch.full_like(ids, IGNORE)
+        for n, d in enumerate(batch):
+            row = torch.from_numpy(tokens[d].input_ids)
+            ids[n, : len(row)] = row
+            labels[n, : len(row) - 1] = row[1:]
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False).logits
+            spent = token_nll(logits.flatten(0, 1), labels.flatten()).view(labels.shape).double().sum(-1)
+        nats.update(zip(batch, spent.tolist(), strict=True))
+    model.train(was_training)
+    return DocumentScores(nats, set_aside)
+
+
+def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:
+    """Bits per byte over these documents, all of which must have nats."""
+    return sum(nats[d.id] for d in documents) / (math.log(2) * sum(d.num_bytes for d in documents))
+
+
+@dataclass
+class ScoreTable:
+    """Bits per byte of named LLMs by domain, over the documents that all of them can read."""
+
+    domains: list[str]
+    rows: dict[str, dict[str, float]]  # name -> domain -> bits per byte
+    left_out: int  # documents that some LLM could not read
+
+    def mean(self, name: str) -> float:
+        """The mean over the domains, each weighing the same."""
+        return sum(self.rows[name][d] for d in self.domains) / len(self.domains)
+
+
+def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]) -> ScoreTable:
+    """One row per LLM, one column per domain, all over the same documents."""
+    shared = [d for d in documents if all(d.id in s.nats for s in scores.values())]
+    domains = sorted({d.domain for d in shared})
+    rows = {
+        name: {domain: bits_per_byte(s.nats, [d for d in shared if d.domain == domain]) for domain in domains}
+        for name, s in scores.items()
+    }
+    return ScoreTable(domains, rows, left_out=len(documents) - len(shared))
+
+
+def oracle(scores: dict[str, DocumentScores]) -> DocumentScores:
+    """What an LLM would pay that is, on each document, as good as the best of these: what fusion could gain."""
+    shared = set.intersection(*(set(s.nats) for s in scores.values()))
+    return DocumentScores({d: min(s.nats[d] for s in scores.values()) for d in shared}, {})

@@ -1,0 +1,171 @@
+"""What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from knowfuse.corpus import Corpus, Split
+from knowfuse.data import FusionDataModule, SourceReader
+from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
+from knowfuse.losses import require_lm_weight
+from knowfuse.module import Fusion, FusionModule
+from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
+from knowfuse.progress import say
+from knowfuse.runs import saved_settings
+from knowfuse.surface import Surface
+from knowfuse.training import Fit, fit, load_best
+from knowfuse.types import Aligner, LLMSpec, require_choices
+
+METHODS = ("clm", "fused")  # the baseline and the point
+
+
+@dataclass
+class Experiment:
+    """The settings of a run, as the root of the configuration gives them; its fields are the schema.
+
+    Both methods train on the same documents in the same order, from the same seed, over the same `learning_rates`;
+    of each method the fit with the best checkpoint on validation is kept.
+    """
+
+    name: str
+    seed: int
+    cache: str  # folder of corpora, recipes, traces and scores, shared by all runs
+    ckpt_path: str | None  # null | last | the path of a checkpoint
+    target: LLMSpec
+    sources: Mapping[str, LLMSpec]
+    corpus: Callable[..., Corpus]
+    alignment: Callable[[Surface, Surface], Aligner]
+    fusion: Fusion
+    loss: Callable[..., Any]
+    optimizer: Callable[..., Any]
+    trainer: Callable[..., L.Trainer]
+    logger: Callable[..., Logger]
+    top_k: int
+    lm_weight: float
+    learning_rates: Sequence[float]
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    block_tokens: int
+    batch_blocks: int
+    num_workers: int
+    compare_with_clm: bool
+
+    def __post_init__(self) -> None:
+        require_lm_weight(self.lm_weight)
+        if not self.learning_rates:
+            raise ValueError("learning_rates is empty: give at least one, such as learning_rates=[1e-5]")
+
+        for chosen in (self.alignment, self.fusion, self.loss):
+            if isinstance(chosen, partial):
+                require_choices(chosen.func, chosen.keywords)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return METHODS if self.compare_with_clm else METHODS[1:]
+
+    @property
+    def fit_names(self) -> list[str]:
+        return [_fit_name(method, rate) for method in self.methods for rate in self.learning_rates]
+
+    def prepare(self) -> Prepared:
+        """Corpus, LLMs and traces, made where they are missing."""
+        cache = Path(self.cache).expanduser()
+        return prepare(self.corpus(cache=str(cache)), self.target, self.sources, self.top_k, cache)
+
+    def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
+        """The target LLM and how it learns by this method."""
+        is_fused = method == "fused"
+        return FusionModule(
+            prepared.target,
+            fusion=self.fusion if is_fused else None,
+            loss=partial(self.loss, lm_weight=self.lm_weight if is_fused else 1.0),
+            optimizer=partial(self.optimizer, lr=learning_rate),
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            weight_decay=self.weight_decay,
+            source_names=list(prepared.sources),
+        )
+
+    def data(self, prepared: Prepared, method: str) -> FusionDataModule:
+        """The batches of this method; plain CLM reads no traces."""
+        readers = [
+            SourceReader(source.store, self.alignment(source.surface, prepared.target_surface))
+            for source in (prepared.sources.values() if method == "fused" else ())
+        ]
+        data = FusionDataModule(
+            prepared.corpus.split("fusion"),
+            prepared.corpus.split("validation"),
+            prepared.target_surface,
+            readers,
+            block_tokens=self.block_tokens,
+            batch_blocks=self.batch_blocks,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
+        for side, blocks in (("training", data.train_blocks), ("validation", data.validation_blocks)):
+            if blocks.set_aside:
+                say(
+                    f"{method}: {len(blocks.set_aside)} {side} documents left out, the first for "
+                    f"{next(iter(blocks.set_aside.values()))}"
+                )
+        return data
+
+    def train(self, prepared: Prepared, method: str, run: Path, resume: Mapping[str, Path]) -> Fit:
+        """The best of one fit per learning rate; `resume` maps names of fits to checkpoints they go on from.
+
+        The run's saved configuration is logged as its hyperparameters.
+        """
+        data = self.data(prepared, method)
+        fits = []
+        for learning_rate in self.learning_rates:
+            name = _fit_name(method, learning_rate)
+            L.seed_everything(self.seed, workers=True, verbose=False)
+            folder = run / "fits" / name
+            loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
+            module = self.module(prepared, method, learning_rate)
+            fits.append(fit(name, folder, module, data, self.trainer, learning_rate, loggers, resume.get(name)))
+        return min(fits, key=lambda f: f.best_bits_per_byte)
+
+    def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
+        logger = self.logger(save_dir=str(folder))
+        logger.log_hyperparams(hyperparameters)
+        return [logger]
+
+    def score(self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, split: Split) -> ScoreTable:
+        """Bits per byte of every source, of the target before, and of the target as each method trained it."""
+        require_choices(self.score, {"split": split})
+        documents = prepared.corpus.split(split)
+        scores = prepared.source_scores(documents) | {"target before": prepared.target_scores(documents)}
+        for method, kept in fits.items():
+            module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
+            scores[f"target {method}"] = score_documents(
+                module.network, prepared.target_surface, documents, prepared.target.context_length(), BATCH_TOKENS
+            )
+        return score_table(scores, documents)
+
+    def close_log(self, run: Path, fused: Fit) -> None:
+        """Log `best/val_bits_per_byte`, what a sweep minimises, and end the W&B run: a multirun's next job has its own."""
+        logger = self.logger(save_dir=str(run))
+        logger.log_metrics({"best/val_bits_per_byte": fused.best_bits_per_byte})
+        logger.save()
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def _fit_name(method: str, learning_rate: float) -> str:
+    return f"{method}-lr{learning_rate:g}"
+
+
+def headroom(prepared: Prepared) -> ScoreTable:
+    """Validation bits per byte of every source, of the target before training, and of the oracle over the sources."""
+    documents = prepared.corpus.split("validation")
+    sources = prepared.source_scores(documents)
+    before = {"target before": prepared.target_scores(documents)}
+    return score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)

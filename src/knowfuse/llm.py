@@ -1,0 +1,161 @@
+"""Where does an LLM come from, and how does it read packed documents?"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+
+from knowfuse.surface import Surface, surface_of
+from knowfuse.types import LLMSpec
+
+LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.gguf", "*.bin"]
+
+
+@dataclass(frozen=True)
+class LocalLLM:
+    """An LLM whose files are on this machine. `name` is what tables, logs and errors call it."""
+
+    name: str
+    spec: LLMSpec  # its path is a local folder
+    fingerprint: str  # content hash of weights, configuration, tokenizer, dtype and quantisation
+
+    @property
+    def folder(self) -> Path:
+        assert self.spec.path is not None
+        return Path(self.spec.path)
+
+    def surface(self) -> Surface:
+        """The surface of its tokenizer; ValueError names a tokenizer that hides its bytes."""
+        spec = self.spec
+        tokenizer = AutoTokenizer.from_pretrained(
+            spec.tokenizer or self.folder,
+            gguf_file=None if spec.tokenizer else spec.gguf_file,
+            trust_remote_code=spec.trust_remote_code,
+        )
+        return surface_of(tokenizer, self.name)
+
+    def context_length(self) -> int:
+        """Tokens that it can hold; its configuration says so under one of three names."""
+        config = AutoConfig.from_pretrained(
+            self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
+        )
+        for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
+            if isinstance(length := getattr(config, key, None), int):
+                return length
+        raise ValueError(f"the configuration of LLM {self.name!r} does not say how many tokens it can hold")
+
+    def load(self) -> PreTrainedModel:
+        """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU."""
+        spec = self.spec
+        quantization = None
+        if spec.quantization is not None:
+            quantization = BitsAndBytesConfig(
+                load_in_8bit=spec.quantization == "8bit",
+                load_in_4bit=spec.quantization == "4bit",
+                bnb_4bit_quant_type="nf4",
+            )
+        return AutoModelForCausalLM.from_pretrained(
+            self.folder,
+            gguf_file=spec.gguf_file,
+            dtype=getattr(torch, spec.dtype),
+            trust_remote_code=spec.trust_remote_code,
+            **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
+        )
+
+
+def localize(name: str, spec: LLMSpec) -> LocalLLM:
+    """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache."""
+    assert spec.path is not None
+    folder = Path(spec.path).expanduser()
+    if not folder.is_dir():
+        folder = _download(name, spec)
+    spec = replace(spec, path=str(folder), recipe=None)
+    return LocalLLM(name, spec, _fingerprint(folder, spec))
+
+
+def _download(name: str, spec: LLMSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    assert spec.path is not None
+    try:
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=LLM_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub ({type(error).__name__}): "
+            "check the path, or download it and give the folder"
+        ) from error
+
+
+def _fingerprint(folder: Path, spec: LLMSpec) -> str:
+    """A hash of file contents; the hub's cache names large files by theirs, which saves reading them."""
+    digest = hashlib.sha256(json.dumps([spec.dtype, spec.quantization, spec.tokenizer, spec.gguf_file]).encode())
+    for path in sorted(p for pattern in LLM_FILES for p in folder.glob(pattern)):
+        blob = path.resolve().name
+        digest.update(path.name.encode())
+        if path.is_symlink() and len(blob) == 64:
+            digest.update(blob.encode())
+            continue
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def packed_logits(
+    model: nn.Module,
+    input_ids: Int[Tensor, "B T"],
+    position_ids: Int[Tensor, "B T"],
+    document_ids: Int[Tensor, "B T"],
+) -> Float[Tensor, "B T V"]:
+    """Logits of packed blocks, with attention inside each document only.
+
+    The mask is explicit, since not every architecture derives it from position ids; those that have no position ids
+    (ALiBi) get none, their biases depend on distances alone.
+    """
+    mask = _document_mask(document_ids, next(model.parameters()).dtype)
+    positions: dict[str, Any] = {} if _has_alibi(model) else {"position_ids": position_ids}
+    return model(input_ids=input_ids, attention_mask=mask, use_cache=False, **positions).logits
+
+
+def _has_alibi(model: nn.Module) -> bool:
+    return getattr(model.config, "model_type", None) == "mpt"
+
+
+def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
+    """0 where a token may look, the lowest finite value elsewhere; padding looks at itself, so no row is empty."""
+    length = document_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    may_look = (document_ids[:, :, None] == document_ids[:, None]) & causal
+    return torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, torch.finfo(dtype).min)[:, None]
+
+
+def require_isolated_documents(model: nn.Module, vocabulary_size: int) -> None:
+    """ValueError if a document can see its neighbour in a packed block of this model (a recurrent one, for example)."""
+    device = next(model.parameters()).device
+    ids = torch.arange(1, 9, device=device)[None] % vocabulary_size
+    changed = ids.clone()
+    changed[0, :4] = (changed[0, :4] + 3) % vocabulary_size
+    documents = torch.tensor([[1] * 4 + [2] * 4], device=device)
+    positions = torch.arange(4, device=device).repeat(2)[None]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            one, other = (packed_logits(model, x, positions, documents)[0, 4:].float() for x in (ids, changed))
+    except (RuntimeError, TypeError, ValueError) as error:  # a shape or an argument that its forward does not know
+        raise ValueError(
+            f"{type(model).__name__} does not take a mask of who may look at whom ({error}): "
+            "it cannot be a target with packing"
+        ) from error
+    model.train(was_training)
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{type(model).__name__} lets a document see its neighbour in a packed block (logits move by "
+            f"{(one - other).abs().max():.3g}): it cannot be a target with packing"
+        )

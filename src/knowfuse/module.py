@@ -1,0 +1,149 @@
+"""How does the target LLM learn from batches? The LightningModule; every formula is called, none is here."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel, get_scheduler
+
+from knowfuse.fusion.mixture import disagreement
+from knowfuse.llm import LocalLLM, packed_logits, require_isolated_documents
+from knowfuse.losses import FusedLoss, token_nll
+from knowfuse.sharding import shard
+from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
+
+LOG_DISAGREEMENT_EVERY = 20  # steps; it costs one more mixture
+Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
+
+
+class FusionModule(L.LightningModule):
+    """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
+
+    Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
+    so that a strategy may shard it; `build` replaces loading for an LLM that starts from nothing.
+    """
+
+    def __init__(
+        self,
+        llm: LocalLLM,
+        fusion: Fusion | None,
+        loss: Callable[..., FusedLoss],
+        optimizer: Callable[..., Optimizer],
+        schedule: str = "cosine",
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        source_names: Iterable[str] = (),
+        build: Callable[[], PreTrainedModel] | None = None,
+    ) -> None:
+        super().__init__()
+        self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
+        self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
+        self.source_names = list(source_names)
+        self.build = build or llm.load
+        self.model: PreTrainedModel | None = None
+        self.tokens_seen = 0
+        self.validation_nats = MeanMetric()  # per byte
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The target LLM, once `configure_model` has built it."""
+        assert self.model is not None
+        return self.model
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.model = self.build().train()
+            if (mesh := self.device_mesh) is not None:
+                shard(self.model, mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        require_isolated_documents(self.network, self.network.config.vocab_size)
+
+    def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
+        logits = packed_logits(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
+        fused = None
+        if self.fusion is not None and batch.sources is not None:
+            fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
+            self._log_sources(batch, fused)
+        loss = self.loss(logits.flatten(0, 1), batch.labels.flatten(), fused)
+        if not bool(torch.isfinite(loss.total)):
+            raise ValueError(
+                f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "
+                f"(CLM {loss.clm.item():.4g}, KL {loss.kl.item():.4g}): nothing was updated; lower the learning rate"
+            )
+        self.tokens_seen += int((batch.labels != IGNORE).sum()) * self.trainer.world_size
+        self.log("train/loss_nats", loss.total, prog_bar=True)
+        self.log("train/clm_nats", loss.clm)
+        self.log("train/kl_nats", loss.kl)
+        self.log("train/fused_share", loss.fused_share)
+        self.log("train/tokens", float(self.tokens_seen))
+        return loss.total
+
+    def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:
+        assert batch.sources is not None
+        is_labelled = batch.labels != IGNORE
+        count = is_labelled.sum().clamp(min=1)
+        shares = (fused.weights * is_labelled[:, None]).sum((0, 2)) / count
+        coverage = (batch.sources.is_aligned & is_labelled[:, None]).sum((0, 2)) / count
+        for name, share, covered in zip(self.source_names, shares, coverage, strict=True):
+            self.log(f"share/{name}", share)
+            self.log(f"coverage/{name}", covered)
+        if self.global_step % LOG_DISAGREEMENT_EVERY == 0:
+            self.log("train/disagreement_nats", (disagreement(batch.sources) * is_labelled).sum() / count)
+
+    def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
+        logits = packed_logits(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
+        nats = token_nll(logits.flatten(0, 1), batch.labels.flatten()).sum()
+        num_bytes = batch.label_bytes.sum()
+        self.validation_nats.update(nats / num_bytes, weight=num_bytes)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)
+        self.log("val/tokens", float(self.tokens_seen))
+        self.validation_nats.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay on matrices only; a schedule of transformers over `trainer.max_steps`, stepped every step."""
+        if self.trainer.max_steps < 0:
+            raise ValueError("the learning-rate schedule is over trainer.max_steps, which is not set: set it")
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim >= 2]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim < 2]
+        optimizer = self.optimizer(
+            [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        )
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By global norm, sharded or not: torch's own function knows DTensors."""
+        if gradient_clip_val is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["knowfuse"] = {
+            "target": self.llm.fingerprint,
+            "name": self.llm.name,
+            "tokens_seen": self.tokens_seen,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """ValueError for a checkpoint of another target, naming both."""
+        saved = checkpoint.get("knowfuse", {"target": "none", "name": "a run that is not knowfuse's"})
+        if saved["target"] != self.llm.fingerprint:
+            raise ValueError(
+                f"the checkpoint is of target {saved['name']!r} ({saved['target'][:12]}), this run's target is "
+                f"{self.llm.name!r} ({self.llm.fingerprint[:12]}): set target= to it, or another ckpt_path"
+            )
+        self.tokens_seen = saved["tokens_seen"]

@@ -1,0 +1,86 @@
+"""How far is each stage, how fast, and how long will it take?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from knowfuse.types import IGNORE
+
+console = Console()
+
+
+class _TokensPerSecond(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        seconds, tokens = task.elapsed or 0.0, task.fields.get("tokens", 0)
+        return Text(f"{tokens / seconds:,.0f} tokens/s" if seconds and tokens else "", style="progress.data.speed")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        _TokensPerSecond(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def say(line: str) -> None:
+    """A line of a stage: what it did, or why it had nothing to do."""
+    console.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def counting(stage: str, total_tokens: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over tokens; call the yielded function with the tokens just done."""
+    with _bar() as bar:
+        task = bar.add_task(stage, total=total_tokens, tokens=0, note="")
+        done = 0
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            bar.update(task, completed=done, tokens=done)
+
+        yield advance
+
+
+class FitProgress(L.Callback):
+    """The same bar over the steps of a fit, with the last validation figure beside it."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.tokens, self.bar = 0, _bar()
+        if trainer.is_global_zero:
+            self.bar.start()
+        self.task = self.bar.add_task(self.stage, total=trainer.max_steps, tokens=0, note="")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.tokens += int((batch.labels != IGNORE).sum()) * trainer.world_size
+        self.bar.update(self.task, completed=trainer.global_step, tokens=self.tokens)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if "val/bits_per_byte" in trainer.callback_metrics and hasattr(self, "bar"):
+            bits = float(trainer.callback_metrics["val/bits_per_byte"])
+            self.bar.update(self.task, note=f"val {bits:.3f} bits/byte")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.stop()

@@ -1,0 +1,189 @@
+"""How is a small LLM made from nothing? Its tokenizer, its shape and its training, from one recipe."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from filelock import FileLock
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from knowfuse.corpus import Corpus
+from knowfuse.data import FusionDataModule
+from knowfuse.llm import LocalLLM, localize
+from knowfuse.losses import fused_loss
+from knowfuse.module import FusionModule
+from knowfuse.progress import say
+from knowfuse.surface import surface_of
+from knowfuse.training import fit, load_best
+from knowfuse.types import LLMSpec, Recipe
+
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
+    """The LLM of a recipe, from the cache or made now; keyed by the recipe and the text it learns from."""
+    recipe = spec.recipe
+    assert recipe is not None
+    texts = [d.id for d in corpus.split("sources", domain=recipe.domain)]
+    if not texts:
+        raise ValueError(
+            f"recipe {name!r} learns from domain {recipe.domain!r}, of which corpus {corpus.name!r} has no documents on its "
+            f"'sources' side (domains: {corpus.domains}): set its domain, or give a path to a trained LLM"
+        )
+    state = json.dumps([asdict(recipe), sorted(texts)])
+    folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists():
+            say(f"source {name}: made before ({folder.name})")
+        else:
+            _make(name, recipe, corpus, folder)
+    return localize(name, LLMSpec(path=str(folder), dtype=spec.dtype))
+
+
+def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+    """Train tokenizer and model, and put the folder in its place when it is whole."""
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    documents = corpus.split("sources", domain=recipe.domain)
+    tokenizer = make_tokenizer(recipe, [d.text for d in documents])
+    tokenizer.save_pretrained(unfinished)
+    surface = surface_of(tokenizer, name)
+    data = FusionDataModule(
+        documents,
+        corpus.split("validation", domain=recipe.domain),
+        surface,
+        block_tokens=recipe.context_length,
+        batch_blocks=max(1, recipe.batch_tokens // recipe.context_length),
+        seed=recipe.seed,
+    )
+    L.seed_everything(recipe.seed, verbose=False)
+    module = FusionModule(
+        LocalLLM(name, LLMSpec(path=str(unfinished)), fingerprint=name),
+        fusion=None,
+        loss=partial(fused_loss, lm_weight=1.0),
+        optimizer=partial(torch.optim.AdamW, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
+        schedule="cosine",
+        warmup_steps=recipe.max_steps // 20,
+        weight_decay=0.1,
+        build=partial(make_model, recipe, surface.vocabulary_size),
+    )
+    trainer = partial(
+        L.Trainer,
+        accelerator="cpu",
+        devices=1,
+        max_steps=recipe.max_steps,
+        gradient_clip_val=1.0,
+        check_val_every_n_epoch=None,
+        val_check_interval=recipe.max_steps,
+        log_every_n_steps=recipe.max_steps,
+    )
+    best = fit(f"source {name}", unfinished / "fit", module, data, trainer, recipe.learning_rate)
+    load_best(module, unfinished / "fit", best).network.save_pretrained(unfinished)
+    shutil.rmtree(unfinished / "fit")
+    os.replace(unfinished, folder)
+
+
+def make_model(recipe: Recipe, vocabulary_size: int) -> PreTrainedModel:
+    """The recipe's transformers model with random weights; embeddings and LM head are tied."""
+    if recipe.architecture == "mpt":
+        return MptForCausalLM(
+            MptConfig(
+                vocab_size=vocabulary_size,
+                d_model=recipe.hidden_size,
+                n_layers=recipe.num_layers,
+                n_heads=recipe.num_heads,
+                max_seq_len=recipe.context_length,
+            )
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.hidden_size * 8 // 3 // 32 * 32,
+            num_hidden_layers=recipe.num_layers,
+            num_attention_heads=recipe.num_heads,
+            num_key_value_heads=recipe.num_heads,
+            max_position_embeddings=recipe.context_length,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def make_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:
+    """The recipe's tokenizer, trained on its texts."""
+    make = {"sentencepiece_bpe": _sentencepiece_bpe, "byte_level_bpe": _byte_level_bpe, "unigram": _unigram}
+    return make[recipe.tokenizer_family](texts, recipe.vocabulary_size)
+
+
+def _sentencepiece_bpe(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """As Llama 2's: BPE over `▁` for spaces, a space put before the text, bytes for what the vocabulary lacks."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    # While training, merges stay inside a word or a run of spaces, as SentencePiece's do; cutting needs no such split.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁+(?=▁)|▁?[^▁\n]+|\n+|▁"), "isolated")
+    special = ["<unk>", "<s>", "</s>", *BYTE_TOKENS]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    state = _bytes_as_pieces(tokenizer)
+    state["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def _byte_level_bpe(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """As MPT's (GPT-NeoX): BPE over bytes, one special token that ends a text and begins it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def _unigram(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """As a SentencePiece Unigram: the most probable cut, `▁` for spaces, bytes for what the vocabulary lacks."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace("▁", prepend_scheme="first")]
+    )
+    special = ["<unk>", "<s>", "</s>", *BYTE_TOKENS]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary_size, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    state = _bytes_as_pieces(tokenizer)
+    state["model"]["byte_fallback"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def _bytes_as_pieces(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The tokenizer's state with its byte tokens in the vocabulary alone, so that "<0x41>" in a text stays text."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["content"] not in BYTE_TOKENS]
+    return state

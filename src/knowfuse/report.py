@@ -1,0 +1,110 @@
+"""What came out of a run? Tables on the screen, files in the run folder, pictures."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from knowfuse.corpus import Split
+from knowfuse.evaluation import ScoreTable
+from knowfuse.progress import console
+from knowfuse.training import Fit
+
+matplotlib.use("Agg")
+
+
+def show(title: str, table: ScoreTable) -> None:
+    """The table on the screen; the best of each column is bold."""
+    grid = Table(title=title, caption=_caption(table))
+    grid.add_column("bits per byte")
+    columns = [*table.domains, "mean"]
+    for column in columns:
+        grid.add_column(column, justify="right")
+    cells = {name: [table.rows[name][d] for d in table.domains] + [table.mean(name)] for name in table.rows}
+    lowest = [min(column) for column in zip(*cells.values(), strict=True)]
+    for name, values in cells.items():
+        texts = [f"[bold]{v:.3f}[/bold]" if v == low else f"{v:.3f}" for v, low in zip(values, lowest, strict=True)]
+        grid.add_row(name, *texts)
+    console.print(grid)
+
+
+def _caption(table: ScoreTable) -> str | None:
+    return f"{table.left_out} documents that some LLM cannot read are left out for all" if table.left_out else None
+
+
+def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: Split) -> None:
+    """`results.json`, `results.csv`, `losses.png` and `results.png` in the run folder."""
+    rows = {name: {**bits, "mean": table.mean(name)} for name, bits in table.rows.items()}
+    results = {
+        "unit": f"bits per byte on the {split} split",
+        "rows": rows,
+        "documents_left_out": table.left_out,
+        "fits": {method: asdict(fit) for method, fit in fits.items()},
+        "tokens_to_clm_final": tokens_to_clm_final(fits),
+    }
+    unfinished = run / "results.json.part"
+    unfinished.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    with (run / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", *table.domains, "mean"])
+        writer.writerows([name, *row.values()] for name, row in rows.items())
+    _losses_picture(fits).savefig(run / "losses.png", dpi=120)
+    _results_picture(table, split).savefig(run / "results.png", dpi=120)
+    os.replace(unfinished, run / "results.json")
+
+
+def tokens_to_clm_final(fits: Mapping[str, Fit]) -> float | None:
+    """How many times fewer training tokens the fused fit needs to reach the CLM fit's best validation bits per byte.
+
+    Between two validations of the fused fit the crossing is interpolated. None where there is no CLM fit, or the
+    fused one never gets there.
+    """
+    if "clm" not in fits:
+        return None
+    clm, fused = fits["clm"], fits["fused"]
+    goal_tokens, goal = min(clm.history, key=lambda point: point[1])
+    earlier: tuple[int, float] | None = None
+    for tokens, bits in fused.history:
+        if bits <= goal:
+            if earlier is None:
+                return goal_tokens / max(tokens, 1)
+            share = (earlier[1] - goal) / (earlier[1] - bits)
+            return goal_tokens / (earlier[0] + share * (tokens - earlier[0]))
+        earlier = tokens, bits
+    return None
+
+
+def _losses_picture(fits: Mapping[str, Fit]) -> Figure:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for fit in fits.values():
+        tokens, bits = zip(*fit.history, strict=True)
+        axes.plot(tokens, bits, marker="o", markersize=3, label=fit.name)
+    axes.set_xlabel("training tokens")
+    axes.set_ylabel("validation, bits per byte")
+    axes.set_title("Target LLM while it trains")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _results_picture(table: ScoreTable, split: Split) -> Figure:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    columns = [*table.domains, "mean"]
+    width = 0.8 / len(table.rows)
+    for n, (name, bits) in enumerate(table.rows.items()):
+        values = [*(bits[d] for d in table.domains), table.mean(name)]
+        bars = axes.bar([x + n * width for x in range(len(columns))], values, width, label=name)
+        axes.bar_label(bars, fmt="%.2f", fontsize=6, rotation=90, padding=2)
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(columns))], columns)
+    axes.set_ylabel(f"{split}, bits per byte (lower is better)")
+    axes.margins(y=0.15)
+    axes.legend(fontsize=8)
+    return figure

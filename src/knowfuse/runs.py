@@ -1,0 +1,114 @@
+"""Where does a run live, and from where does it go on?"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from knowfuse.progress import say
+from knowfuse.training import Fit
+
+MAY_CHANGE = {"ckpt_path", "logger"}  # what a run that goes on may have other than before
+
+
+def register_resolvers() -> None:
+    """Make `${run_folder:name,ckpt_path}` known to Hydra."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+
+
+def run_folder(name: str, ckpt_path: str | None) -> str:
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one."""
+    root = Path("outputs") / name
+    if ckpt_path == "last":
+        started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
+        unfinished = [path for path in started if not (path / "results.json").exists()]
+        if unfinished:
+            return str(unfinished[-1])
+    return str(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
+    """The run folder with its `config.yaml`.
+
+    ValueError where the folder holds a run of other settings (named), or a finished one.
+    """
+    run = Path(folder)
+    saved = run / "config.yaml"
+    if saved.exists():
+        before, now = _flat(saved_settings(run)), _flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        for key in sorted(before.keys() | now.keys()):
+            if key.split(".")[0] not in MAY_CHANGE and before.get(key) != now.get(key):
+                raise ValueError(
+                    f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
+                    "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
+                )
+        if (run / "results.json").exists():
+            raise ValueError(
+                f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
+            )
+        say(f"run {run}: goes on")
+        return run
+    run.mkdir(parents=True, exist_ok=True)
+    unfinished = run / "config.yaml.part"
+    OmegaConf.save(cfg, unfinished, resolve=True)
+    os.replace(unfinished, saved)
+    say(f"run {run}")
+    return run
+
+
+def saved_settings(run: Path) -> dict[str, Any]:
+    """The configuration that the run was started with, as plain values."""
+    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict[str, Fit]]:
+    """A finished run: its folder, its settings, and the fit that was kept of each method."""
+    run = Path(folder)
+    for file in ("config.yaml", "results.json"):
+        if not (run / file).exists():
+            raise ValueError(
+                f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
+                "or finish it with python train.py ckpt_path=last"
+            )
+    fits = json.loads((run / "results.json").read_text(encoding="utf-8"))["fits"]
+    return run, saved_settings(run), {method: Fit.from_json(fit) for method, fit in fits.items()}
+
+
+def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:
+    """The checkpoint that each fit goes on from, by the fit's name.
+
+    `last`: those of this run folder; it says so where there is none. A path: that file, for the fit it was saved by;
+    ValueError where this run has no fit of that name.
+    """
+    if ckpt_path is None:
+        return {}
+    if ckpt_path == "last":
+        found = {path.parent.name: path for path in sorted(run.glob("fits/*/last.ckpt"))}
+        if not found:
+            say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
+        return found
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise ValueError(
+            f"ckpt_path {ckpt_path!r} is not a file: give last, or a checkpoint such as outputs/.../fits/.../last.ckpt"
+        )
+    if path.parent.name not in fit_names:
+        raise ValueError(
+            f"ckpt_path {ckpt_path!r} was saved by a fit named {path.parent.name!r}, this run has {list(fit_names)}: choose "
+            "a checkpoint of one of these, or set learning_rates and compare_with_clm to what that fit had"
+        )
+    return {path.parent.name: path}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

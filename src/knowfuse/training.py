@@ -1,0 +1,193 @@
+"""How is one fit run, so that it can be stopped anywhere and go on as if it had not been?"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from knowfuse.data import FusionDataModule
+from knowfuse.module import FusionModule
+from knowfuse.progress import FitProgress, say
+
+
+@dataclass
+class Fit:
+    """A finished fit: its best checkpoint by validation, and the way there."""
+
+    name: str
+    best_checkpoint: str  # relative to the fit's folder
+    best_bits_per_byte: float
+    learning_rate: float
+    history: list[tuple[int, float]]  # (training tokens seen, validation bits per byte)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Fit":
+        """The inverse of `asdict` and JSON, which knows no tuples."""
+        return cls(**{**values, "history": [(tokens, bits) for tokens, bits in values["history"]]})
+
+
+class RandomStates(L.Callback):
+    """Keeps the random states of every rank in the checkpoint, and sets them when training goes on."""
+
+    def __init__(self) -> None:
+        self.loaded: list[dict[str, Any]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        mine: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+        name, keys, position, has_gauss, gauss = np.random.get_state()
+        mine["numpy"] = (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss)
+        if torch.cuda.is_available():
+            mine["cuda"] = torch.cuda.get_rng_state()
+        states: list[Any] = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, mine)
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loaded = state_dict["ranks"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.loaded is None:
+            return
+        if len(self.loaded) != trainer.world_size:
+            raise ValueError(
+                f"the checkpoint is of {len(self.loaded)} ranks, this run has {trainer.world_size}: use as many"
+            )
+        mine = self.loaded[trainer.global_rank]
+        torch.set_rng_state(mine["torch"])
+        random.setstate(mine["python"])
+        name, keys, *rest = mine["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        if "cuda" in mine and torch.cuda.is_available():
+            torch.cuda.set_rng_state(mine["cuda"])
+
+
+class History(L.Callback):
+    """Validation bits per byte against training tokens seen; survives a stop."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        self.points.append((int(metrics["val/tokens"]), float(metrics["val/bits_per_byte"])))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.points = [(tokens, bits) for tokens, bits in state_dict["points"]]
+
+
+class BestAndLast(ModelCheckpoint):
+    """Keeps the best checkpoint by validation, and the last, in `folder`, wherever the fit was when it was stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder, filename="best", monitor="val/bits_per_byte", save_last=True, enable_version_counter=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The saved paths are those of the folder it was saved in, which may have moved, or be another run's."""
+        assert self.dirpath is not None
+        folder = Path(self.dirpath)
+        if not (folder / "best.ckpt").exists():
+            say(f"{folder.name}: the best checkpoint so far is not there, the best of what follows is kept")
+            return
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
+def fit(
+    name: str,
+    folder: Path,
+    module: FusionModule,
+    data: FusionDataModule,
+    trainer: Callable[..., L.Trainer],
+    learning_rate: float,
+    loggers: Callable[[], list[Logger]] = list,
+    ckpt_path: Path | None = None,
+) -> Fit:
+    """Train and keep the best checkpoint by validation, and the last, in `folder`; from `ckpt_path` where given.
+
+    A fit that is finished there is returned as it is.
+    """
+    done = folder / "fit.json"
+    if done.exists():
+        finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
+        say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
+        return finished
+    history = History()
+    # Called after History, so that the checkpoint of a validation holds its point.
+    keep = BestAndLast(folder)
+    runner = trainer(
+        callbacks=[RandomStates(), history, FitProgress(name), keep],
+        logger=loggers(),
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    every = runner.val_check_interval
+    if isinstance(every, int) and every % runner.accumulate_grad_batches:
+        raise ValueError(
+            f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
+            f"{runner.accumulate_grad_batches}: a checkpoint would lose gradients that wait for a step"
+        )
+    if ckpt_path is not None and runner.is_global_zero:
+        _take_best_along(ckpt_path.parent, folder)
+    runner.fit(module, data, ckpt_path=ckpt_path)
+    result = Fit(
+        name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
+    )
+    if runner.is_global_zero:
+        unfinished = folder / "fit.json.part"
+        unfinished.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+        os.replace(unfinished, done)
+        for logger in runner.loggers:
+            _close(logger, result, runner.global_step)
+    return result
+
+
+def _close(logger: Logger, result: Fit, step: int) -> None:
+    """Log what a sweep compares, and end a W&B run here, so that the next fit of this process has its own."""
+    logger.log_metrics({"best/val_bits_per_byte": result.best_bits_per_byte}, step=step)
+    logger.save()
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+
+
+def _take_best_along(start: Path, folder: Path) -> None:
+    """Copy the best checkpoint beside the one a fit goes on from, where that is another folder."""
+    best = start / "best.ckpt"
+    if start.resolve() != folder.resolve() and best.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if best.is_dir():
+            shutil.copytree(best, folder / best.name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(best, folder / best.name)
+
+
+def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
+    """The module with the weights of the fit's best checkpoint."""
+    module.configure_model()
+    checkpoint = torch.load(folder / fit.best_checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module

@@ -1,0 +1,179 @@
+"""What passes between the rooms: the types every part agrees on, and the position convention.
+
+Letters: B sequences, S sources, T target tokens, U source tokens, K kept tokens, V vocabulary.
+
+**Position convention.** Row t of every array speaks of the NEXT token, `input_ids[t + 1]`. Labels are already
+shifted: `labels[t] == input_ids[t + 1]`. The last row of a document predicts nothing and is masked. A BOS is a
+token of zero bytes that ends at byte 0, so its row predicts the first token like any other; an EOS follows the
+last byte.
+
+Documents live in numpy (store, alignment), batches in torch (fusion, loss). The annotations are checked at
+construction in the tests (jaxtyping's import hook).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+from torch import Tensor
+
+ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
+
+IGNORE = -100  # the label of a row that predicts nothing
+EMPTY = float("-inf")  # the log-probability of an empty slot of a TopK
+
+
+@dataclass
+class TopK(Generic[ArrayT]):
+    """A sparse distribution over a vocabulary: its most probable tokens.
+
+    `log_probs` are natural logs normalised over the FULL vocabulary, so `1 - sum(exp(log_probs))` is the true
+    tail. `-inf` marks an empty slot, whose id means nothing.
+    """
+
+    ids: Int[ArrayT, "*rows K"]
+    log_probs: Float32[ArrayT, "*rows K"]
+
+
+@dataclass
+class TokenizedDocument:
+    """One document in one vocabulary: ids, and the byte offset at which each token ends."""
+
+    input_ids: Int[np.ndarray, " T"]
+    ends: Int[np.ndarray, " T"]
+
+
+@dataclass
+class SourceTrace:
+    """What one source LLM said about one document, in its own vocabulary, at its own positions.
+
+    `ends` are byte offsets into the document. `nll` is in nats: what the source paid for the token after each
+    row; its last value is 0.
+    """
+
+    input_ids: Int[np.ndarray, " U"]
+    ends: Int[np.ndarray, " U"]
+    topk: TopK[np.ndarray]  # [U, K], the source's vocabulary
+    nll: Float32[np.ndarray, " U"]
+
+
+@dataclass
+class AlignedSource:
+    """One source's word on each row of a target document, in the target's vocabulary.
+
+    `tail` is the probability that no slot of `topk` holds. `nll` is the nats the source spent on the bytes of the
+    next target token, and `source_tokens` the number of its own tokens that those bytes took (both fractional
+    where a boundary falls inside a source token). Where `is_aligned` is False the other fields mean nothing.
+    """
+
+    topk: TopK[np.ndarray]  # [T, K]
+    tail: Float32[np.ndarray, " T"]
+    nll: Float32[np.ndarray, " T"]
+    source_tokens: Float32[np.ndarray, " T"]
+    is_aligned: Bool[np.ndarray, " T"]
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """What an alignment method makes of a pair of tokenizers: called once per document, with the document's bytes."""
+
+    def __call__(self, trace: SourceTrace, target: TokenizedDocument, data: bytes) -> AlignedSource: ...
+
+
+@dataclass
+class AlignedSources:
+    """The words of S sources on the same rows; the fields of `AlignedSource` with a source axis."""
+
+    topk: TopK[Tensor]  # [*B, S, T, K]
+    tail: Float32[Tensor, "*B S T"]
+    nll: Float32[Tensor, "*B S T"]
+    source_tokens: Float32[Tensor, "*B S T"]
+    is_aligned: Bool[Tensor, "*B S T"]
+
+
+@dataclass
+class FusionBatch:
+    """A batch of packed blocks.
+
+    `document_ids` number the documents inside each block from 1; 0 is padding. Attention stays inside a document,
+    and `position_ids` start at 0 in each. `label_bytes` counts the bytes of the token that each row predicts.
+    `sources` is None where nothing is fused (validation, plain CLM).
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+    position_ids: Int[Tensor, "B T"]
+    document_ids: Int[Tensor, "B T"]
+    label_bytes: Int[Tensor, "B T"]
+    sources: AlignedSources | None = None  # leading B
+
+
+@dataclass
+class FusedTarget:
+    """The one sparse distribution per row that the sources became, and who made it.
+
+    `topk` has unique ids; `tail` is the mass outside them; `weights` are the sources' shares of each row and sum to
+    1 where `has_target`, to 0 elsewhere.
+    """
+
+    topk: TopK[Tensor]  # [B, T, K']
+    tail: Float32[Tensor, "B T"]
+    weights: Float32[Tensor, "B S T"]
+    has_target: Bool[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a small LLM from nothing: its tokenizer family, its shape, its domain and its training."""
+
+    architecture: Literal["llama", "mpt"]
+    tokenizer_family: Literal["sentencepiece_bpe", "byte_level_bpe", "unigram"]
+    domain: str  # it learns from the documents of this domain's split "sources"
+    vocabulary_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    context_length: int  # tokens
+    max_steps: int
+    batch_tokens: int
+    learning_rate: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_choices(type(self), vars(self))
+
+
+@dataclass(frozen=True)
+class LLMSpec:
+    """Where an LLM comes from, and how it is loaded.
+
+    `path` is a hub id, a local folder, or the folder of `gguf_file`; with a `recipe` there is no path: the LLM is
+    made on first use. `tokenizer` names another folder or hub id where the LLM's own lacks a fast tokenizer.
+    """
+
+    path: str | None = None
+    recipe: Recipe | None = None
+    gguf_file: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["8bit", "4bit"] | None = None
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        require_choices(type(self), vars(self))
+        if (self.path is None) == (self.recipe is None):
+            raise ValueError(
+                f"an LLM comes from either a path or a recipe, got path={self.path!r} and recipe={self.recipe!r}: "
+                "set exactly one of the two"
+            )
+
+
+def require_choices(called: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """ValueError where a setting is none of the values that its parameter's Literal lists; it names both."""
+    for name, kind in get_type_hints(called).items():
+        choices = [value for part in (kind, *get_args(kind)) if get_origin(part) is Literal for value in get_args(part)]
+        if choices and settings.get(name) is not None and settings[name] not in choices:
+            raise ValueError(f"{name} is {settings[name]!r}: choose one of {choices}")

@@ -1,0 +1,143 @@
+"""Whole experiments in miniature: real documents, tokenizers, LLMs and traces, and the real configuration made small."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from models_for_tests import tiny_llm
+from omegaconf import DictConfig
+from tokenizers_for_tests import llama, neox, random_trace, surface
+
+from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.corpus import Document, Split, cut
+from knowfuse.data import FusionDataModule, SourceReader
+from knowfuse.fusion.min_ce import min_ce
+from knowfuse.llm import LocalLLM, localize
+from knowfuse.losses import fused_loss
+from knowfuse.module import FusionModule
+from knowfuse.store import TraceKey, TraceStore
+from knowfuse.types import LLMSpec
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("llama2", "mpt", "openllama")
+# `python train.py` with these is the whole of the quickstart in seconds; each source has a vocabulary of its own size.
+TINY = [
+    "corpus.max_document_bytes=120",
+    "corpus.bytes_per_domain=60000",
+    "corpus.fusion_bytes=3000",
+    "corpus.validation_bytes=1500",
+    "corpus.test_bytes=1500",
+    "top_k=10",
+    *(
+        f"sources.{name}.recipe.{key}={value}"
+        for name, vocabulary in zip(SOURCES, (400, 420, 440), strict=True)
+        for key, value in {
+            "vocabulary_size": vocabulary,
+            "hidden_size": 32,
+            "num_layers": 1,
+            "context_length": 160,
+            "max_steps": 3,
+        }.items()
+    ),
+]
+# What training adds to what preparing reads.
+TINY_TRAINING = [
+    *TINY,
+    "block_tokens=128",
+    "batch_blocks=2",
+    "learning_rates=[2e-3]",
+    "lm_weight=0.3",
+    "warmup_steps=1",
+    "trainer.max_steps=8",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+]
+
+
+def composed(name: str, *overrides: str, **more: Any) -> DictConfig:
+    """The configuration `conf/<name>.yaml` as Hydra composes it."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose(name, list(overrides), **more)
+
+
+def run_python(*arguments: str, cache: Path, cwd: Path = ROOT) -> str:
+    """What a Python command of the user's prints; an error if it fails."""
+    environment = {**os.environ, "KNOWFUSE_CACHE": str(cache), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def documents(number: int, split: Split = "fusion", max_bytes: int = 90, domain: str = "code") -> list[Document]:
+    """Distinct pieces of the standard library's source; those of `validation` are not those of `fusion`."""
+    pieces = cut(Path(textwrap.__file__).read_text(encoding="utf-8"), max_bytes)
+    chosen = pieces[:number] if split == "fusion" else pieces[-number:]
+    return [Document(piece, domain, split, is_complete=n % 3 > 0) for n, piece in enumerate(chosen)]
+
+
+def local_llm(folder: Path, architecture: str = "llama", seed: int = 0, **spec: Any) -> LocalLLM:
+    """A tiny LLM with random weights and its own tokenizer, saved as a folder of transformers."""
+    tokenizer = neox() if architecture == "mpt" else llama()
+    tiny_llm(architecture, len(tokenizer), seed=seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return localize(folder.name, LLMSpec(path=str(folder), **spec))
+
+
+def trace_store(folder: Path, family: str, texts: Sequence[Document], name: str = "", peak: float = 6.0) -> TraceStore:
+    """What an LLM with random logits, mostly right about the next token, said about these documents."""
+    store = TraceStore(folder, TraceKey(name or family, "random", family, top_k=8))
+    missing = store.missing(d.id for d in texts)
+    store.write(
+        {
+            d.id: random_trace(surface(family), d.text, 8, seed=n, is_complete=d.is_complete, peak=peak)
+            for n, d in enumerate(texts)
+            if d.id in missing
+        }
+    )
+    return store
+
+
+def readers(folder: Path, texts: Sequence[Document], families: Sequence[str] = ("neox", "unigram")) -> list[SourceReader]:
+    """One source per tokenizer family, aligned with the Llama-2-like target."""
+    return [
+        SourceReader(trace_store(folder / family, family, texts), byte_exact(surface(family), surface("llama")))
+        for family in families
+    ]
+
+
+def data_module(sources: Sequence[SourceReader] = (), number: int = 30, **options: Any) -> FusionDataModule:
+    """Documents in the tokens of the Llama-2-like target, three blocks of 96 in a batch."""
+    options = {"block_tokens": 96, "batch_blocks": 3, "seed": 1, **options}
+    return FusionDataModule(documents(number), documents(8, "validation"), surface("llama"), sources, **options)
+
+
+def fusion_module(llm: LocalLLM, is_fused: bool = True, lm_weight: float = 0.3, **options: Any) -> FusionModule:
+    """A target that learns by MinCE, or by plain CLM."""
+    return FusionModule(
+        llm,
+        fusion=min_ce if is_fused else None,
+        loss=partial(fused_loss, lm_weight=lm_weight if is_fused else 1.0),
+        optimizer=partial(torch.optim.AdamW, lr=options.pop("learning_rate", 2e-3)),
+        **{"weight_decay": 0.1, "warmup_steps": 2, "source_names": ("neox", "unigram"), **options},
+    )
+
+
+def trainer(max_steps: int = 12, also: Sequence[L.Callback] = (), **options: Any) -> Any:
+    """What `fit` makes its Trainer with; `also` are callbacks beside its own."""
+
+    def make(callbacks: Sequence[L.Callback] = (), **given: Any) -> L.Trainer:
+        settings = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0, "check_val_every_n_epoch": None}
+        settings |= {"max_steps": max_steps, "val_check_interval": 2, "log_every_n_steps": 1}
+        return L.Trainer(**{**settings, **options, **given}, callbacks=[*callbacks, *also])
+
+    return make

@@ -1,0 +1,86 @@
+"""Bits per byte against one document at a time, in float64."""
+
+import math
+
+import pytest
+import torch
+from models_for_tests import tiny_llm
+from tokenizers_for_tests import surface
+
+from knowfuse.corpus import Document
+from knowfuse.evaluation import DocumentScores, bits_per_byte, oracle, score_documents, score_table
+
+DOCUMENTS = [
+    Document("A short one.", "docs", "test"),
+    Document("def wrap(text, width=70):\n    return width", "code", "test"),
+    Document("h\u00e9llo \u20ac \U0001f600", "docs", "test"),
+    Document("a piece that is cut", "docs", "test", is_complete=False),
+]
+
+
+def scores(**nats: float) -> DocumentScores:
+    return DocumentScores({d.id: float(nats[key]) for key, d in zip("abcd", DOCUMENTS, strict=True) if key in nats}, {})
+
+
+@pytest.mark.parametrize(("architecture", "family"), [("llama", "llama"), ("mpt", "neox")])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
+def test_nats_against_one_document_at_a_time(architecture: str, family: str, batch_tokens: int) -> None:
+    """Every token after BOS is paid for; EOS where the document is complete. float32 sums: 1e-5 relative."""
+    its = surface(family)
+    llm = tiny_llm(architecture, its.vocabulary_size)
+    got = score_documents(llm, its, DOCUMENTS, max_tokens=500, batch_tokens=batch_tokens)
+    assert not got.set_aside
+    for document in DOCUMENTS:
+        ids = torch.from_numpy(its.tokenize(document.text, document.is_complete).input_ids)
+        assert (ids[-1] == its.eos_id) == document.is_complete
+        with torch.no_grad():
+            log_probs = llm(input_ids=ids[None]).logits[0].double().log_softmax(-1)
+        want = -sum(float(log_probs[t, ids[t + 1]]) for t in range(len(ids) - 1))
+        assert got.nats[document.id] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_uniform_llm_pays_the_log_of_its_vocabulary_per_token() -> None:
+    its = surface("llama")
+    llm = tiny_llm("llama", its.vocabulary_size)
+    llm.get_output_embeddings().weight.data.zero_()
+    nats = score_documents(llm, its, DOCUMENTS, 500, 100).nats
+    tokens = sum(len(its.tokenize(d.text, d.is_complete).input_ids) - 1 for d in DOCUMENTS)
+    want = tokens * math.log2(its.vocabulary_size) / sum(len(d.text.encode()) for d in DOCUMENTS)
+    assert bits_per_byte(nats, DOCUMENTS) == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_the_llm_is_scored_without_dropout_and_left_as_it_was(was_training: bool) -> None:
+    its = surface("llama")
+    llm = tiny_llm("llama", its.vocabulary_size).train(was_training)
+    llm.model.layers[0].self_attn.attention_dropout = 0.9
+    one, other = (score_documents(llm, its, DOCUMENTS, 500, 100).nats for _ in range(2))
+    assert one == other
+    assert llm.training is was_training
+
+
+def test_documents_that_cannot_be_read_are_set_aside_with_the_reason() -> None:
+    its = surface("llama")
+    got = score_documents(tiny_llm("llama", its.vocabulary_size), its, DOCUMENTS, max_tokens=18, batch_tokens=100)
+    long = DOCUMENTS[1].id
+    assert got.nats.keys() == {d.id for d in DOCUMENTS} - {long}
+    assert got.set_aside[long].endswith("tokens, 'llama' can hold 18")
+
+
+def test_the_table_is_over_the_documents_that_all_can_read() -> None:
+    """By hand: code is b of 42 bytes, docs are a and c of 12 and 15; d is read by one LLM only."""
+    sizes = [d.num_bytes for d in DOCUMENTS]
+    assert sizes[:3] == [12, 42, 15]
+    table = score_table({"one": scores(a=12, b=42, c=15), "two": scores(a=24, b=21, c=30, d=5)}, DOCUMENTS)
+    bit = 1 / math.log(2)
+    assert table.domains == ["code", "docs"]
+    assert table.rows["one"] == pytest.approx({"code": bit, "docs": bit})
+    assert table.rows["two"] == pytest.approx({"code": bit / 2, "docs": 2 * bit})
+    assert table.left_out == 1
+    assert table.mean("two") == pytest.approx(1.25 * bit)  # domains weigh the same, whatever their bytes
+
+
+def test_the_oracle_pays_the_least_on_each_shared_document() -> None:
+    got = oracle({"one": scores(a=3, b=2, c=1), "two": scores(a=1, b=5, d=1)})
+    assert got == scores(a=1, b=2)
+    assert oracle({"one": scores(a=3, b=2)}) == scores(a=3, b=2)

@@ -1,0 +1,140 @@
+"""One experiment: what it refuses at once, what it compares, what it keeps."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from experiments_for_tests import TINY_TRAINING, composed
+from omegaconf import OmegaConf
+
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.experiment import Experiment, headroom
+from knowfuse.fusion.avg_ce import avg_ce
+from knowfuse.losses import fused_loss
+from knowfuse.runs import open_run
+from knowfuse.types import LLMSpec, Recipe, require_choices
+
+
+def experiment(*overrides: str) -> Experiment:
+    return hydra.utils.instantiate(composed("train", *TINY_TRAINING, *overrides), _convert_="all")
+
+
+def prepared_by(tiny_cache: Path, run: Path, *overrides: str) -> Any:
+    """The experiment, what it prepared, and its run folder with its settings."""
+    cfg = composed("train", *TINY_TRAINING, f"cache={tiny_cache}", *overrides)
+    made = hydra.utils.instantiate(cfg, _convert_="all")
+    return made, made.prepare(), open_run(run, cfg)
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1"])
+def test_lambda_outside_0_and_1_is_refused_at_once(value: str) -> None:
+    """When the settings are built, before anything is prepared. Hydra's error carries ours."""
+    with pytest.raises(hydra.errors.InstantiationException, match=rf"lm_weight .* must lie in \[0, 1\], got {value}"):
+        experiment(f"lm_weight={value}")
+
+
+def test_no_learning_rate_is_refused() -> None:
+    with pytest.raises(hydra.errors.InstantiationException, match="learning_rates is empty: give at least one"):
+        experiment("learning_rates=[]")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fusion.granularity=documents", r"granularity is 'documents': choose one of \['sequence', 'document', 'token'\]"),
+        ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
+        ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
+        ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
+    ],
+)
+def test_a_value_that_does_not_exist_is_refused_with_the_choices(override: str, message: str) -> None:
+    with pytest.raises(hydra.errors.InstantiationException, match=message):
+        experiment(override)
+
+
+def test_every_literal_of_a_signature_is_a_choice() -> None:
+    """Of functions and of dataclasses; what a signature does not list is not looked at."""
+    require_choices(avg_ce, {"weighting": "reference", "temperature": -1})
+    require_choices(LLMSpec, {"dtype": "float16", "quantization": None})
+    for called, settings in (
+        (avg_ce, {"weighting": "mean"}),
+        (exact_match, {"unaligned": "guess"}),
+        (fused_loss, {"gate": "open"}),
+        (LLMSpec, {"dtype": "float8"}),
+        (LLMSpec, {"quantization": "2bit"}),
+        (Recipe, {"architecture": "gpt5"}),
+        (Recipe, {"tokenizer_family": "morse"}),
+    ):
+        ((name, value),) = settings.items()
+        with pytest.raises(ValueError, match=rf"{name} is '{value}': choose one of \['"):
+            require_choices(called, settings)
+
+
+def test_the_names_of_the_fits() -> None:
+    """One per method and learning rate."""
+    both = experiment("learning_rates=[1e-3,2.5e-4]")
+    assert both.fit_names == ["clm-lr0.001", "clm-lr0.00025", "fused-lr0.001", "fused-lr0.00025"]
+    assert experiment("compare_with_clm=false").methods == ("fused",)
+
+
+def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path, tmp_path: Path) -> None:
+    made, prepared, _ = prepared_by(tiny_cache, tmp_path)
+    clm, fused = made.data(prepared, "clm"), made.data(prepared, "fused")
+    assert clm.train_blocks.blocks == fused.train_blocks.blocks
+    assert [s.name for s in fused.train_blocks.sources] == list(prepared.sources)
+    assert not clm.train_blocks.sources
+    modules = [made.module(prepared, method, 1e-3) for method in ("clm", "fused")]
+    assert [module.fusion is None for module in modules] == [True, False]
+    assert [module.loss.keywords["lm_weight"] for module in modules if isinstance(module.loss, partial)] == [1.0, 0.3]
+    assert {module.optimizer.keywords["lr"] for module in modules if isinstance(module.optimizer, partial)} == {1e-3}
+
+
+def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> None:
+    """Of two, one of which does nothing; both fits stay in the run folder, with the run's settings beside them."""
+    overrides = ["learning_rates=[1e-12,1e-2]", "trainer.max_steps=4"]
+    made, prepared, run = prepared_by(tiny_cache, tmp_path, *overrides)
+    kept = made.train(prepared, "clm", run, {})
+    assert kept.name == "clm-lr0.01"
+    assert kept.learning_rate == 1e-2
+    assert sorted(p.name for p in (run / "fits").iterdir()) == ["clm-lr0.01", "clm-lr1e-12"]
+    logged = OmegaConf.load(run / "fits" / kept.name / "csv" / "version_0" / "hparams.yaml")
+    assert logged == OmegaConf.load(run / "config.yaml")
+    scores = made.score(prepared, {"clm": kept}, run, "validation")
+    assert list(scores.rows) == [*prepared.sources, "target before", "target clm"]
+    assert scores.mean("target clm") < scores.mean("target before")
+    # All of validation fits in blocks here: training measured the same, though over all bytes, not over the domains.
+    sizes = {d: sum(x.num_bytes for x in prepared.corpus.split("validation", domain=d)) for d in scores.domains}
+    over_bytes = sum(scores.rows["target clm"][d] * size for d, size in sizes.items()) / sum(sizes.values())
+    assert scores.left_out == 0
+    assert kept.best_bits_per_byte == pytest.approx(over_bytes, rel=1e-5)
+
+
+def test_the_headroom_is_what_the_best_source_per_document_pays(tiny_cache: Path, tmp_path: Path) -> None:
+    """At most any source, in every domain; the target before is the source that it copies."""
+    _, prepared, _ = prepared_by(tiny_cache, tmp_path)
+    table = headroom(prepared)
+    assert list(table.rows) == [*prepared.sources, "target before", "oracle over the sources"]
+    for domain in table.domains:
+        oracle = table.rows["oracle over the sources"][domain]
+        assert all(oracle <= table.rows[name][domain] for name in prepared.sources)
+    assert table.rows["target before"] == table.rows["llama2"]
+
+
+def test_documents_that_no_block_holds_are_said(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, prepared, _ = prepared_by(tiny_cache, tmp_path, "block_tokens=40")
+    data = made.data(prepared, "clm")
+    left_out = len(data.train_blocks.set_aside)
+    assert 0 < left_out < len(prepared.corpus.split("fusion"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"clm: {left_out} training documents left out, the first for" in said
+    assert "tokens, 'llama2' can hold 40" in said
+
+
+def test_an_unknown_split_is_refused(tiny_cache: Path, tmp_path: Path) -> None:
+    made, prepared, run = prepared_by(tiny_cache, tmp_path)
+    with pytest.raises(ValueError, match=r"split is 'tset': choose one of \['sources', 'fusion', 'validation', 'test'\]"):
+        Experiment.score.__wrapped__(made, prepared, {}, run, "tset")  # type: ignore[attr-defined]

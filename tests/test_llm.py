@@ -1,0 +1,153 @@
+"""Where an LLM comes from, and that packed documents are read as if each were alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from models_for_tests import ARCHITECTURES, tiny_llm
+from safetensors.torch import load_file, save_file
+from tokenizers_for_tests import llama, surface
+from torch import Tensor, nn
+from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
+
+from knowfuse.llm import localize, packed_logits, require_isolated_documents
+from knowfuse.types import LLMSpec
+
+V = 64
+
+
+def pack(lengths: list[int], padding: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random documents of these lengths in one block: ids, position ids, document ids."""
+    total = sum(lengths)
+    ids = torch.randint(0, V, (total,), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(n) for n in [*lengths, padding]])
+    documents = torch.cat([torch.full((n,), k) for k, n in enumerate(lengths, 1)] + [torch.zeros(padding)]).long()
+    return torch.cat([ids, torch.zeros(padding, dtype=torch.int64)])[None], positions[None], documents[None]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_packed_documents_are_read_as_if_alone(architecture: str, padding: int) -> None:
+    """Against a plain forward of each document; float32 with other shapes of matrix products: 1e-5."""
+    llm, lengths = tiny_llm(architecture, V), [5, 9, 1, 6]
+    block = pack(lengths, padding)
+    with torch.no_grad():
+        packed = packed_logits(llm, *block)[0]
+        alone = [llm(input_ids=ids[None]).logits[0] for ids in block[0][0, : sum(lengths)].split(lengths)]
+    torch.testing.assert_close(packed[: sum(lengths)], torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert torch.isfinite(packed).all()
+    assert packed.std() > 0.1  # the logits say something that could differ
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_blocks_of_a_batch_do_not_meet(architecture: str) -> None:
+    """Two blocks of other documents in one batch against each by itself."""
+    llm = tiny_llm(architecture, V)
+    one, other = pack([5, 9, 1, 6], 0), pack([12, 4], 5)
+    with torch.no_grad():
+        both = packed_logits(llm, *(torch.cat(pair) for pair in zip(one, other, strict=True)))
+        each = torch.cat([packed_logits(llm, *one), packed_logits(llm, *other)])
+    torch.testing.assert_close(both, each, rtol=1e-5, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bfloat16_stays_finite_where_a_row_may_look_at_little(architecture: str) -> None:
+    llm = tiny_llm(architecture, V).bfloat16()
+    with torch.no_grad():
+        packed = packed_logits(llm, *pack([1, 1, 8], 6))
+    assert packed.dtype == torch.bfloat16
+    assert torch.isfinite(packed).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("was_training", [True, False])
+def test_llms_with_a_document_mask_may_be_targets(architecture: str, was_training: bool) -> None:
+    llm = tiny_llm(architecture, V).train(was_training)
+    require_isolated_documents(llm, V)
+    assert llm.training is was_training
+
+
+class Maskless(nn.Module):
+    """A Llama that is not told which tokens it may look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llama = tiny_llm("llama", V)
+        self.config = self.llama.config
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, **_: object) -> object:
+        return self.llama(input_ids=input_ids, position_ids=position_ids)
+
+
+def test_llms_that_look_at_a_neighbour_are_refused() -> None:
+    """A recurrent one, which carries its state on, and one that ignores the mask."""
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=V, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2))
+    for llm in (rwkv, Maskless()):
+        with pytest.raises(ValueError, match=rf"{type(llm).__name__} lets a document see its neighbour .* cannot be a"):
+            require_isolated_documents(llm, V)
+
+
+@pytest.mark.parametrize("name", ["mamba", "bloom"])
+def test_llms_that_take_no_document_mask_are_refused_by_name(name: str) -> None:
+    if name == "mamba":
+        llm = MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=8))
+    else:
+        llm = BloomForCausalLM(BloomConfig(vocab_size=V, hidden_size=32, n_layer=2, n_head=4))
+    with pytest.raises(ValueError, match=rf"{type(llm).__name__} does not take a mask .* cannot be a target"):
+        require_isolated_documents(llm, V)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny LLM with its tokenizer, as `save_pretrained` writes them."""
+    tokenizer = llama()
+    tiny_llm("llama", len(tokenizer), context_length=96).save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    return tmp_path / "llm"
+
+
+def test_a_folder_is_loaded_as_it_was_saved(folder: Path) -> None:
+    llm = localize("mine", LLMSpec(path=str(folder)))
+    assert llm.name == "mine"
+    assert llm.context_length() == 96
+    its = llm.surface()
+    assert its.name == "mine"
+    assert its.fingerprint == surface("llama").fingerprint
+    loaded, made = llm.load(), tiny_llm("llama", its.vocabulary_size, context_length=96)
+    assert not loaded.training
+    for (name, got), (_, want) in zip(loaded.state_dict().items(), made.state_dict().items(), strict=True):
+        assert torch.equal(got, want), name
+    half = localize("mine", LLMSpec(path=str(folder), dtype="bfloat16")).load()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_says_how_much_it_can_hold(architecture: str, tmp_path: Path) -> None:
+    tiny_llm(architecture, V, context_length=77).save_pretrained(tmp_path)
+    assert localize("mine", LLMSpec(path=str(tmp_path))).context_length() == 77
+
+
+def test_the_fingerprint_is_of_the_content(folder: Path) -> None:
+    """It moves with one weight, the tokenizer, the dtype; not with the name or the place of the folder."""
+    spec = LLMSpec(path=str(folder))
+    before = localize("mine", spec).fingerprint
+    assert localize("other", LLMSpec(path=str(folder.rename(folder.with_name("moved"))))).fingerprint == before
+    folder.with_name("moved").rename(folder)
+    assert localize("mine", LLMSpec(path=str(folder), dtype="bfloat16")).fingerprint != before
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    changed = localize("mine", spec).fingerprint
+    assert changed != before
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
+    assert localize("mine", spec).fingerprint not in (before, changed)
+
+
+@pytest.mark.parametrize("path", ["no-such-org/no-such-llm", "./no/such/folder/here", "/gone"])
+def test_a_path_that_is_neither_a_folder_nor_on_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=rf"LLM 'mine': '{path}' is neither a folder here nor to be had from the hub"):
+        localize("mine", LLMSpec(path=path))

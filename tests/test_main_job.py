@@ -1,0 +1,239 @@
+"""The main job, end to end, through the commands that a user types: prepare, train, stop, go on, evaluate."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from experiments_for_tests import ROOT, SOURCES, TINY_TRAINING, composed, run_python
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
+
+from knowfuse.experiment import headroom
+from knowfuse.runs import checkpoints_to_resume, open_run
+
+sys.path.insert(0, str(ROOT))
+import train
+
+TRAIN, EVALUATE = str(ROOT / "train.py"), str(ROOT / "evaluate.py")
+NAMES = [*SOURCES, "target before", "target clm", "target fused"]
+# Runs train.py and kills the process, without a word, at an optimizer step of the second fit.
+KILLED = """
+import os, runpy, signal, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+left = [int(sys.argv[1])]
+def step(*_):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+register_optimizer_step_post_hook(step)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the user stands; runs are in `outputs/` below it."""
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_cache: Path, folder: Path) -> Path:
+    """The folder of a run of `python train.py` that nobody disturbed."""
+    printed = run_python(TRAIN, *TINY_TRAINING, "name=whole", cache=tiny_cache, cwd=folder)
+    assert "Results: test" in printed
+    assert "made before" in printed, "the recipes of the prepared cache are found again"
+    (run,) = (folder / "outputs" / "whole").iterdir()
+    return run
+
+
+@contextmanager
+def settings_of(tiny_cache: Path, run: Path, *overrides: str) -> Iterator[Any]:
+    """The composed configuration as `train.main` gets it, with Hydra's own part where it looks for it."""
+    mine = [*TINY_TRAINING, f"cache={tiny_cache}", f"hydra.runtime.output_dir={run}", *overrides]
+    cfg = composed("train", *mine, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    yield cfg
+    HydraConfig.instance().cfg = None
+
+
+@contextmanager
+def forward_passes() -> Iterator[Counter[int]]:
+    """Counts the forward passes of LLMs in this process, by the size of their vocabulary."""
+    counts: Counter[int] = Counter()
+
+    def count(module: torch.nn.Module, _: Any) -> None:
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
+            counts[module.config.vocab_size] += 1
+
+    handle = register_module_forward_pre_hook(count)
+    yield counts
+    handle.remove()
+
+
+def results(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_a_run_leaves_its_results_pictures_and_checkpoints(run: Path) -> None:
+    got = results(run)
+    assert list(got["rows"]) == NAMES
+    assert got["unit"] == "bits per byte on the test split"
+    for bits in got["rows"].values():
+        assert list(bits) == ["code", "docs", "prose", "mean"]
+        assert bits["mean"] == pytest.approx((bits["code"] + bits["docs"] + bits["prose"]) / 3)
+        assert 0.5 < bits["mean"] < 12, "of an LLM that knows next to nothing, but more than nothing"
+    assert got["rows"]["target before"] == got["rows"]["llama2"], "the target is a copy of that source"
+    assert got["rows"]["target clm"]["mean"] < got["rows"]["target before"]["mean"]
+    assert got["rows"]["target fused"]["mean"] < got["rows"]["target before"]["mean"]
+    with (run / "results.csv").open() as file:
+        table = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(table) == NAMES
+    assert all(float(table[n][d]) == bits for n in NAMES for d, bits in got["rows"][n].items())
+    for picture in ("losses.png", "results.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
+    for fit in got["fits"].values():
+        assert [tokens for tokens, _ in fit["history"]] == sorted({tokens for tokens, _ in fit["history"]})
+        assert len(fit["history"]) == 4
+        assert {"best.ckpt", "last.ckpt", "fit.json"} <= {p.name for p in (run / "fits" / fit["name"]).iterdir()}
+    assert not list(run.rglob("*.part"))
+
+
+def test_both_methods_saw_the_same_text(run: Path) -> None:
+    clm, fused = (results(run)["fits"][method]["history"] for method in ("clm", "fused"))
+    assert [tokens for tokens, _ in clm] == [tokens for tokens, _ in fused]
+    assert clm != fused
+
+
+def test_evaluate_finds_the_same_numbers(run: Path, tiny_cache: Path, folder: Path) -> None:
+    """From the run's own saved configuration: equal to the last bit; the run itself is left alone."""
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    run_python(EVALUATE, f"run={run}", cache=tiny_cache / "not this one", cwd=folder)
+    (again,) = (folder / "outputs" / "evaluate").iterdir()
+    assert results(again) == results(run)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_killed_run_ends_bit_identical(run: Path, tiny_cache: Path, folder: Path) -> None:
+    """SIGKILL three steps before the end of the fused fit, one step after a checkpoint; then `ckpt_path=last`."""
+    arguments = [TRAIN, *TINY_TRAINING, "name=killed"]
+    environment = {**os.environ, "KNOWFUSE_CACHE": str(tiny_cache)}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "13", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (stopped,) = (folder / "outputs" / "killed").iterdir()
+    clm, fused = (stopped / "fits" / fit["name"] for fit in results(run)["fits"].values())
+    assert (clm / "fit.json").exists()
+    assert not (fused / "fit.json").exists()
+    assert torch.load(fused / "last.ckpt", weights_only=True)["global_step"] == 4
+    before = (clm / "last.ckpt").stat().st_mtime_ns
+
+    printed = run_python(*arguments, "ckpt_path=last", cache=tiny_cache, cwd=folder)
+    assert "goes on" in printed
+    assert f"{clm.name}: finished before" in printed
+    assert list((folder / "outputs" / "killed").iterdir()) == [stopped], "it went on in its own folder"
+    assert (clm / "last.ckpt").stat().st_mtime_ns == before
+    assert results(stopped) == results(run)
+    for fit in (clm, fused):
+        for file in ("last.ckpt", "best.ckpt"):
+            mine, its = (
+                torch.load(folder / "fits" / fit.name / file, weights_only=True)["state_dict"]
+                for folder in (run, stopped)
+            )
+            assert mine.keys() == its.keys()
+            assert all(torch.equal(mine[key], its[key]) for key in mine)
+
+
+def test_another_alignment_and_fusion_run_no_source(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """`fusion=avg_ce alignment=min_edit_distance` on the same cache: no LLM at all runs before training, then only
+    the target does (each source has a vocabulary of its own size); the traces on disk are not touched."""
+    before = {path: path.stat().st_mtime_ns for path in (tiny_cache / "traces").rglob("*.safetensors")}
+    assert len(before) == 3
+    changed = ["fusion=avg_ce", "alignment=min_edit_distance", "compare_with_clm=false"]
+    with settings_of(tiny_cache, tmp_path, *changed) as cfg, forward_passes() as passes:
+        open_run(tmp_path, cfg)
+        experiment = hydra.utils.instantiate(cfg, _convert_="all")
+        prepared = experiment.prepare()
+        headroom(prepared)
+        assert not passes
+        fused = experiment.train(prepared, "fused", tmp_path, {})
+        experiment.score(prepared, {"fused": fused}, tmp_path, "test")
+    assert set(passes) == {400}
+    assert passes[400] > 8, "the hook counts"
+    assert fused.history != [tuple(point) for point in results(run)["fits"]["fused"]["history"]]
+    assert {path: path.stat().st_mtime_ns for path in (tiny_cache / "traces").rglob("*.safetensors")} == before
+
+
+def test_train_returns_what_a_sweeper_minimises(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """The best validation of the fused fit; the same settings as the run, in this process, give the same."""
+    with settings_of(tiny_cache, tmp_path, "name=whole", "compare_with_clm=false") as cfg:
+        returned = train.main(cfg)
+    assert returned == results(run)["fits"]["fused"]["best_bits_per_byte"]
+    assert results(tmp_path)["tokens_to_clm_final"] is None
+    assert list(results(tmp_path)["rows"]) == [n for n in NAMES if n != "target clm"]
+    metrics = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert metrics == ["best/val_bits_per_byte,step", f"{returned},0"]
+
+
+def test_a_checkpoint_of_another_run_by_its_path(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """A new run folder, from the last checkpoint of the fused fit: nothing is left to train, and the result is its."""
+    name = results(run)["fits"]["fused"]["name"]
+    path = run / "fits" / name / "last.ckpt"
+    with settings_of(tiny_cache, tmp_path, f"ckpt_path={path}", "compare_with_clm=false") as cfg:
+        open_run(tmp_path, cfg)
+        experiment = hydra.utils.instantiate(cfg, _convert_="all")
+        resume = checkpoints_to_resume(tmp_path, experiment.ckpt_path, experiment.fit_names)
+        fused = experiment.train(experiment.prepare(), "fused", tmp_path, resume)
+    assert fused.history == [tuple(point) for point in results(run)["fits"]["fused"]["history"]]
+    assert (tmp_path / "fits" / name / "best.ckpt").exists()
+    with (
+        settings_of(tiny_cache, tmp_path / "new", f"ckpt_path={path}", "learning_rates=[1e-3]") as cfg,
+        pytest.raises(ValueError, match=rf"saved by a fit named '{name}', this run has \['clm-lr0\.001', 'fused-lr0"),
+    ):
+        train.main(cfg)
+
+
+def test_a_finished_run_is_not_trained_again(run: Path, tiny_cache: Path) -> None:
+    with (
+        settings_of(tiny_cache, run, "name=whole", "ckpt_path=last") as cfg,
+        pytest.raises(ValueError, match=r"is finished: start a new one, or score it with python evaluate\.py run="),
+    ):
+        train.main(cfg)
+
+
+def test_a_run_goes_on_with_its_own_settings(run: Path, tiny_cache: Path) -> None:
+    with (
+        settings_of(tiny_cache, run, "name=whole", "ckpt_path=last", "lm_weight=0.77") as cfg,
+        pytest.raises(ValueError, match=r"was started with lm_weight=0\.3, now it is 0\.77: a run goes on with the"),
+    ):
+        train.main(cfg)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lm_wieght=0.5", "Could not override 'lm_wieght'"),
+        ("fusion.granularty=token", "Could not override 'fusion.granularty'"),
+        ("fusion=maximum", r"(?s)Could not find 'fusion/maximum'.*Available options in 'fusion':.*avg_ce.*min_ce"),
+        ("alignment=exact", r"(?s)Available options in 'alignment':.*byte_exact.*exact_match.*min_edit_distance"),
+    ],
+)
+def test_an_unknown_key_or_group_is_hydras_error(override: str, message: str) -> None:
+    with pytest.raises(hydra.errors.HydraException, match=message):
+        composed("train", override)

@@ -1,0 +1,234 @@
+"""A target LLM learns from batches: what is minimised, logged, clipped and refused."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
+from lightning.pytorch.loggers import CSVLogger
+from tokenizers_for_tests import surface
+
+from knowfuse.data import PackedBlocks, collate
+from knowfuse.evaluation import bits_per_byte, score_documents
+from knowfuse.fusion.avg_ce import avg_ce
+from knowfuse.fusion.mixture import disagreement
+from knowfuse.llm import LocalLLM, packed_logits
+from knowfuse.losses import fused_loss
+from knowfuse.module import FusionModule
+from knowfuse.types import IGNORE, FusionBatch
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> LocalLLM:
+    return local_llm(tmp_path_factory.mktemp("llm") / "target")
+
+
+class Watch(L.Callback):
+    """Keeps what is logged after each step, and the weights before the first."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+        self.batches: list[FusionBatch] = []
+        self.start: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.batches.append(arguments[2])
+
+
+def learn(module: FusionModule, data: L.LightningDataModule, max_steps: int = 4, **options: Any) -> Watch:
+    watch = Watch()
+    options = {"num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False, **options}
+    trainer(max_steps, also=[watch], enable_progress_bar=False, enable_model_summary=False, **options)().fit(
+        module, data
+    )
+    return watch
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_one_batch_is_learned_by_heart(target: LocalLLM, tmp_path: Path, is_fused: bool) -> None:
+    """The same few documents again and again: CLM, and for the fused target the KL too, fall to a part of before."""
+    texts = documents(6)
+    data = data_module(readers(tmp_path, texts) if is_fused else (), number=6)
+    assert len(data.train_blocks) <= 3, "one batch"
+    module = fusion_module(target, is_fused=is_fused, learning_rate=2e-2, schedule="constant_with_warmup")
+    watch = learn(module, data, 40, val_check_interval=40)
+    first, last = watch.logged[0], watch.logged[-1]
+    assert last["train/loss_nats"] < 0.3 * first["train/loss_nats"]
+    assert last["train/clm_nats"] < 0.3 * first["train/clm_nats"]
+    assert (last["train/kl_nats"] < 0.3 * first["train/kl_nats"]) if is_fused else last["train/kl_nats"] == 0
+
+
+def test_the_llm_is_built_by_configure_model_alone(target: LocalLLM) -> None:
+    """In training mode, once."""
+    module = fusion_module(target)
+    assert list(module.parameters()) == []
+    module.configure_model()
+    network = module.network
+    assert network.training
+    module.configure_model()
+    assert module.network is network
+
+
+def test_what_is_logged(target: LocalLLM, tmp_path: Path) -> None:
+    """Names, and shares and coverage against a count over the batch itself."""
+    sources = readers(tmp_path, documents(30))
+    module = fusion_module(target)
+    module.fusion = avg_ce
+    watch = learn(module, data_module(sources), 2)
+    batch, logged = watch.batches[0], watch.logged[0]
+    for name in ("loss_nats", "clm_nats", "kl_nats", "fused_share", "tokens", "disagreement_nats", "gradient_norm"):
+        assert math.isfinite(logged[f"train/{name}"])
+    assert batch.sources is not None
+    rows = [(b, t) for b in range(3) for t in range(96) if batch.labels[b, t] != IGNORE]
+    fused = avg_ce(batch.sources, batch.document_ids, batch.label_bytes)
+    for s, name in enumerate(("neox", "unigram")):
+        share = sum(float(fused.weights[b, s, t]) for b, t in rows) / len(rows)
+        coverage = sum(bool(batch.sources.is_aligned[b, s, t]) for b, t in rows) / len(rows)
+        assert logged[f"share/{name}"] == pytest.approx(share, rel=1e-5)
+        assert logged[f"coverage/{name}"] == pytest.approx(coverage, rel=1e-6)
+        assert 0 < share < 1
+        assert 0.5 < coverage <= 1
+    nats = disagreement(batch.sources)
+    assert logged["train/disagreement_nats"] == pytest.approx(
+        sum(float(nats[b, t]) for b, t in rows) / len(rows), rel=1e-5
+    )
+    assert logged["train/tokens"] == len(rows)
+    assert watch.logged[1]["train/tokens"] == len(rows) + int((watch.batches[1].labels != IGNORE).sum())
+    loss, clm, kl = (logged[f"train/{name}_nats"] for name in ("loss", "clm", "kl"))
+    assert loss == pytest.approx(0.3 * clm + 0.7 * kl, rel=1e-6)
+
+
+def test_plain_clm_logs_no_source(target: LocalLLM) -> None:
+    logged = learn(fusion_module(target, is_fused=False), data_module(), 2).logged[0]
+    assert not [name for name in logged if name.startswith(("share/", "coverage/"))]
+    assert logged["train/loss_nats"] == logged["train/clm_nats"]
+
+
+def test_the_metrics_reach_the_logger(target: LocalLLM, tmp_path: Path) -> None:
+    """Read back from the CSV file, with the fit's name before them."""
+    logger = CSVLogger(tmp_path, prefix="fit")
+    module = fusion_module(target)
+    learn(module, data_module(readers(tmp_path / "traces", documents(30))), 2, logger=logger)
+    header = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"fit-train/loss_nats", "fit-val/bits_per_byte", "fit-share/neox", "fit-coverage/unigram"} <= set(header)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(
+    target: LocalLLM, value: float
+) -> None:
+    """The third batch gives NaN or infinity: its number is said, and the weights are those that two steps made."""
+
+    def spoiled(*arguments: Any, **options: Any) -> Any:
+        loss = fused_loss(*arguments, lm_weight=1.0)
+        calls.append(loss)
+        if len(calls) == 3:
+            loss.total = loss.total * value
+        return loss
+
+    calls: list[Any] = []
+    reference, module = (fusion_module(target, is_fused=False, schedule="constant") for _ in range(2))
+    learn(reference, data_module(), max_steps=2, val_check_interval=100)
+    module.loss = spoiled
+    message = rf"the loss of batch 2 \(step 2\) is {value} \(CLM .*nothing was updated; lower the learning rate"
+    with pytest.raises(ValueError, match=message):
+        learn(module, data_module(), max_steps=4, val_check_interval=100)
+    kept = reference.state_dict()
+    assert all(torch.equal(weight, kept[name]) for name, weight in module.state_dict().items())
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_gradients_are_clipped_by_their_global_norm(target: LocalLLM, clip: float) -> None:
+    """Plain SGD with rate 1 moves the weights by the clipped gradient: its norm is the clip value, or what is logged."""
+    module = fusion_module(target, is_fused=False, weight_decay=0.0, warmup_steps=0, schedule="constant")
+    module.optimizer = partial(torch.optim.SGD, lr=1.0)
+    watch = learn(module, data_module(), max_steps=1, gradient_clip_val=clip)
+    moved = torch.cat([(p.detach() - watch.start[name]).flatten() for name, p in module.named_parameters()])
+    norm = watch.logged[0]["train/gradient_norm"]
+    assert 0.01 < norm < 1e6
+    assert float(moved.norm()) == pytest.approx(min(norm, clip), rel=1e-4)  # a float32 difference of weights
+
+
+def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:
+    """Packed blocks against one document at a time: two ways to count the same bits per byte. float32: 1e-5."""
+    watch = learn(fusion_module(target, is_fused=False, learning_rate=0.0), data_module(), 3)
+    texts = documents(8, "validation")
+    llm = target.load()
+    scores = score_documents(llm, surface("llama"), texts, 96, 1000)
+    assert not scores.set_aside
+    assert watch.logged[-1]["val/bits_per_byte"] == pytest.approx(bits_per_byte(scores.nats, texts), rel=1e-5)
+
+
+def test_a_packed_batch_gives_the_loss_of_its_documents_one_by_one(target: LocalLLM, tmp_path: Path) -> None:
+    """Loss and gradient of a batch of three blocks against one block per document, weighted by labels; float32: 1e-4."""
+    texts = documents(12)
+    sources = readers(tmp_path, texts)
+    module = fusion_module(target)
+    module.configure_model()
+    module.network.eval()
+    together = PackedBlocks(texts, surface("llama"), 96, sources)
+    alone = [PackedBlocks([text], surface("llama"), 96, sources) for text in texts]
+    loss = loss_of(module, collate([together[n] for n in range(len(together))]))
+    loss.backward()
+    packed = gradients(module)
+    rows = [int((blocks[0].labels != IGNORE).sum()) for blocks in alone]
+    total = sum(
+        (loss_of(module, blocks[0]) * n / sum(rows) for blocks, n in zip(alone, rows, strict=True)), torch.zeros(())
+    )
+    module.zero_grad()
+    total.backward()
+    torch.testing.assert_close(loss, total, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed, gradients(module), rtol=1e-4, atol=1e-5)
+
+
+def loss_of(module: FusionModule, batch: FusionBatch) -> torch.Tensor:
+    """What `training_step` minimises, outside a Trainer."""
+    assert module.fusion is not None
+    assert batch.sources is not None
+    logits = packed_logits(module.network, batch.input_ids, batch.position_ids, batch.document_ids)
+    fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
+    return module.loss(logits.flatten(0, 1), batch.labels.flatten(), fused).total
+
+
+def gradients(module: FusionModule) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+def test_weight_decay_is_on_matrices_alone(target: LocalLLM) -> None:
+    """Read from the optimizer itself: every parameter is in one of its two groups."""
+    module = fusion_module(target, is_fused=False, schedule="constant", weight_decay=0.5)
+    module.optimizer = partial(torch.optim.AdamW, lr=1e-9)
+    learn(module, data_module(), 1)
+    groups = module.optimizers().param_groups  # type: ignore[union-attr]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert all(p.ndim >= 2 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(list(module.parameters()))
+
+
+def test_the_schedule_is_over_all_steps(target: LocalLLM) -> None:
+    """Cosine with two steps of warm-up over six steps, by hand; a schedule without an end is refused."""
+
+    class Rates(L.Callback):
+        seen: list[float] = []
+
+        def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+            self.seen.append(optimizer.param_groups[0]["lr"])
+
+    rates = Rates()
+    make = trainer(6, also=[rates], logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    make().fit(fusion_module(target, is_fused=False, learning_rate=1e-3), data_module())
+    wanted = [0.0, 0.5] + [0.5 * (1 + math.cos(math.pi * n / 4)) for n in range(4)]
+    assert rates.seen == pytest.approx([1e-3 * w for w in wanted])
+    with pytest.raises(ValueError, match=r"schedule is over trainer\.max_steps, which is not set: set it"):
+        trainer(-1, max_epochs=1, logger=False, enable_checkpointing=False)().fit(
+            fusion_module(target, is_fused=False), data_module()
+        )

@@ -1,0 +1,208 @@
+"""Corpus, LLMs and traces are made once, whatever is added, killed or asked for twice."""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiments_for_tests import documents, local_llm
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
+
+from knowfuse import prepare as rooms
+from knowfuse.corpus import Corpus, Document
+from knowfuse.llm import LocalLLM
+from knowfuse.prepare import Prepared, prepare, score
+from knowfuse.types import LLMSpec
+
+TEXTS = documents(24)
+
+
+def corpus(fusion: list[Document]) -> Corpus:
+    return Corpus("tiny", [*fusion, *documents(3, "validation")])
+
+
+@pytest.fixture(scope="module")
+def llms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalLLM]:
+    folder = tmp_path_factory.mktemp("llms")
+    return {name: local_llm(folder / name, name) for name in ("llama", "mpt")}
+
+
+def make(llms: dict[str, LocalLLM], cache: Path, fusion: list[Document] = TEXTS, top_k: int = 5) -> Prepared:
+    specs = {name: llm.spec for name, llm in llms.items()}
+    return prepare(corpus(fusion), llms["llama"].spec, specs, top_k, cache)
+
+
+def shards(cache: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+
+
+@contextmanager
+def forward_passes(stop: int | None = None) -> Iterator[list[PreTrainedModel]]:
+    """The LLMs of the forward passes in this process; the power is cut before pass number `stop`."""
+    seen: list[PreTrainedModel] = []
+
+    def watch(module: torch.nn.Module, _: Any) -> None:
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None:
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+            seen.append(module)
+
+    handle = register_module_forward_pre_hook(watch)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_everything_is_made_once(
+    llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second call runs no LLM, touches no shard and says so; a target equal to a source is that source."""
+    prepared = make(llms, tmp_path)
+    assert prepared.target is prepared.sources["llama"].llm
+    for source in prepared.sources.values():
+        source.store.require(d.id for d in TEXTS)
+        assert source.store.read(TEXTS[0].id).topk.ids.shape[-1] == 5
+    before = shards(tmp_path)
+    assert len(before) == 2
+    with forward_passes() as passes:
+        make(llms, tmp_path)
+    assert not passes
+    assert shards(tmp_path) == before
+    said = capsys.readouterr().out
+    assert "traces llama: read before" in said
+    assert "traces mpt: read before" in said
+
+
+def test_another_source_leaves_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    make({"llama": llms["llama"]}, tmp_path)
+    before = shards(tmp_path)
+    with forward_passes() as passes:
+        make(llms, tmp_path)
+    assert {type(llm).__name__ for llm in passes} == {"MptForCausalLM"}
+    assert before.items() < shards(tmp_path).items()
+
+
+def test_more_documents_leave_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """Only the new ones are read, into a shard of their own; they are the same as if read together."""
+    make(llms, tmp_path / "grown", TEXTS[:20])
+    before = shards(tmp_path / "grown")
+    grown = make(llms, tmp_path / "grown")
+    after = shards(tmp_path / "grown")
+    assert before.items() < after.items()
+    assert len(after) == 4
+    whole = make(llms, tmp_path / "whole")
+    for name, source in grown.sources.items():
+        for document in TEXTS:
+            one, other = source.store.read(document.id), whole.sources[name].store.read(document.id)
+            assert one.input_ids.tolist() == other.input_ids.tolist()
+            # Another batch has other shapes of matrix products: float32.
+            assert one.nll == pytest.approx(other.nll, rel=1e-4, abs=1e-5)
+
+
+def test_another_k_is_another_store(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    one, other = make(llms, tmp_path), make(llms, tmp_path, top_k=7)
+    assert one.sources["mpt"].store.folder != other.sources["mpt"].store.folder
+
+
+def test_a_source_killed_half_way_goes_on(
+    llms: dict[str, LocalLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of small shards are kept; the second call reads the rest, and all documents are there."""
+    monkeypatch.setattr(rooms, "BATCH_TOKENS", 150)
+    monkeypatch.setattr(rooms, "TOKENS_PER_SHARD", 100)
+    one = {"llama": llms["llama"]}
+    with forward_passes() as all_of_them:
+        whole = make(one, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt), forward_passes(stop=3):
+        make(one, tmp_path / "cache")
+    kept = shards(tmp_path / "cache")
+    assert 0 < len(kept) <= 3 < len(all_of_them)
+    with forward_passes() as rest:
+        resumed = make(one, tmp_path / "cache")
+    assert len(rest) <= len(all_of_them) - len(kept)
+    assert kept.items() < shards(tmp_path / "cache").items()
+    for document in TEXTS:
+        its, want = (p.sources["llama"].store.read(document.id) for p in (resumed, whole))
+        assert its.nll == pytest.approx(want.nll, rel=1e-4, abs=1e-5)  # batches of other shapes
+
+
+def test_documents_that_a_source_cannot_hold_are_named(
+    llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = Document("word after word " * 200, "code", "fusion")
+    prepared = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"traces llama: document {long.id} set aside:" in said
+    assert "tokens, 'llama' can hold 512" in said
+    assert list(prepared.sources["llama"].store.set_aside) == [long.id]
+    with forward_passes() as passes:
+        make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long])
+    assert not passes, "it is not tried again"
+
+
+def test_a_source_with_nan_is_named_with_the_document(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    llm = local_llm(tmp_path / "broken", "mpt")
+    model = llm.load()
+    model.get_input_embeddings().weight.data[:] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"source 'broken' returned NaN or infinite logits on document [0-9a-f]{24}: check"):
+        make({**llms, "broken": llm}, tmp_path / "cache")
+
+
+def test_more_kept_tokens_than_there_are(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"top_k is 9999, but source 'llama' has a vocabulary of \d+: set top_k lower"):
+        make(llms, tmp_path, top_k=9999)
+    assert not shards(tmp_path)
+
+
+def test_scores_are_kept(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """By content: the same documents are not read again; others are."""
+    llm = llms["mpt"]
+    with forward_passes() as passes:
+        first = score(llm, llm.surface(), TEXTS, tmp_path)
+        once = len(passes)
+        assert once > 0
+        assert score(llm, llm.surface(), list(reversed(TEXTS)), tmp_path) == first
+        assert len(passes) == once
+        score(llm, llm.surface(), TEXTS[1:], tmp_path)
+        assert len(passes) > once
+
+
+def test_a_target_of_its_own(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """A target that no source is: it is loaded under its own name and leaves no traces."""
+    prepared = prepare(corpus(TEXTS), llms["mpt"].spec, {"llama": llms["llama"].spec}, 5, tmp_path)
+    assert prepared.target.name == "target"
+    assert prepared.target.fingerprint == llms["mpt"].fingerprint
+    assert len(shards(tmp_path)) == 1
+
+
+def test_two_processes_do_the_work_once(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """Started at once, on an empty cache: one makes the traces, the other waits and finds them."""
+    fork = multiprocessing.get_context("fork")
+    start, counts = fork.Barrier(2), fork.Queue()
+
+    def work() -> None:
+        start.wait()
+        with forward_passes() as passes:
+            prepared = make({"llama": llms["llama"]}, tmp_path)
+        prepared.sources["llama"].store.require(d.id for d in TEXTS)
+        counts.put(len(passes))
+
+    processes = [fork.Process(target=work) for _ in range(2)]
+    for process in processes:
+        process.start()
+    passes = sorted(counts.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert passes[0] == 0 < passes[1]
+    assert len(shards(tmp_path)) == 1
+
+
+def test_a_spec_is_a_path_or_a_recipe() -> None:
+    with pytest.raises(ValueError, match=r"either a path or a recipe, got path=None and recipe=None: set exactly one"):
+        LLMSpec()

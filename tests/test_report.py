@@ -1,0 +1,93 @@
+"""Tables, files and pictures of what came out, against numbers by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from knowfuse import report
+from knowfuse.evaluation import ScoreTable
+from knowfuse.report import show, tokens_to_clm_final, write_results
+from knowfuse.training import Fit
+
+TABLE = ScoreTable(
+    ["code", "docs"],
+    {"llama2": {"code": 1.0, "docs": 4.0}, "mpt": {"code": 3.0, "docs": 1.5}, "target fused": {"code": 1.0, "docs": 2.0}},
+    left_out=0,
+)
+
+
+def fit(name: str, *history: tuple[int, float]) -> Fit:
+    return Fit(name, "best.ckpt", min(bits for _, bits in history), 0.01, list(history))
+
+
+CLM = fit("clm", (100, 3.0), (200, 2.0), (300, 1.0), (400, 1.5))  # best after 300 tokens
+
+
+@pytest.mark.parametrize(
+    ("history", "want"),
+    [
+        ([(100, 2.0), (200, 1.0)], 1.5),  # there at a validation: 300 / 200
+        ([(100, 2.0), (200, 0.5)], 300 / (100 + 100 * 1.0 / 1.5)),  # between two: two thirds of the way
+        ([(100, 0.9), (200, 0.5)], 3.0),  # there at the first validation, however long before
+        ([(100, 2.0), (200, 1.5), (300, 1.25), (400, 1.0)], 0.75),  # later than CLM
+        ([(100, 2.0), (200, 1.1)], None),  # never
+        ([(100, 2.0), (200, 2.0), (300, 0.0)], 300 / 250),
+    ],
+)
+def test_tokens_to_the_clm_fits_best(history: list[tuple[int, float]], want: float | None) -> None:
+    got = tokens_to_clm_final({"clm": CLM, "fused": fit("fused", *history)})
+    assert got == (None if want is None else pytest.approx(want))
+
+
+def test_without_a_clm_fit_there_is_nothing_to_reach() -> None:
+    assert tokens_to_clm_final({"fused": CLM}) is None
+
+
+def shown(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The table as plain text, and with the terminal's codes."""
+    console = Console(record=True, width=120, force_terminal=True, color_system="standard")
+    monkeypatch.setattr(report, "console", console)
+    show("A title", table)
+    return console.export_text(clear=False), console.export_text(styles=True)
+
+
+def test_the_best_of_each_column_is_bold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties are all bold; a mean is over the domains."""
+    text, styled = shown(TABLE, monkeypatch)
+    assert "A title" in text
+    rows = {line.split("│")[1].strip(): line for line in styled.splitlines() if line.count("│") == 5}
+    bold = {name: [f"\x1b[1m{v}" in line for v in ("1.000", "1.500")] for name, line in rows.items()}
+    assert bold["llama2"] == [True, False]
+    assert bold["mpt"] == [False, True]
+    assert bold["target fused"] == [True, True]
+    assert "\x1b[1m4.000" not in styled
+    assert [cell.strip() for cell in text.splitlines()[4].split("│")[1:-1]] == ["llama2", "1.000", "4.000", "2.500"]
+
+
+def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = ScoreTable(TABLE.domains, TABLE.rows, left_out=3)
+    assert "3 documents that some LLM cannot read are left out" in " ".join(shown(some, monkeypatch)[0].split())
+    assert "left out" not in shown(TABLE, monkeypatch)[0]
+
+
+def test_the_files_of_a_run(tmp_path: Path) -> None:
+    fits = {"clm": CLM, "fused": fit("fused", (100, 2.0), (200, 1.0))}
+    write_results(tmp_path, TABLE, fits, "validation")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["losses.png", "results.csv", "results.json", "results.png"]
+    got = json.loads((tmp_path / "results.json").read_text())
+    assert got["unit"] == "bits per byte on the validation split"
+    assert got["rows"]["mpt"] == {"code": 3.0, "docs": 1.5, "mean": 2.25}
+    assert got["documents_left_out"] == 0
+    assert got["tokens_to_clm_final"] == 1.5
+    assert {method: Fit.from_json(values) for method, values in got["fits"].items()} == fits
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["model", "code", "docs", "mean"]
+    assert rows[2] == ["mpt", "3.0", "1.5", "2.25"]
+    for picture in ("losses.png", "results.png"):
+        content = (tmp_path / picture).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 10_000

@@ -1,0 +1,120 @@
+"""Where a run lives, and from where it goes on."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from knowfuse.runs import checkpoints_to_resume, load_run, open_run, register_resolvers, run_folder, saved_settings
+from knowfuse.training import Fit
+
+SETTINGS = {"lm_weight": 0.3, "fusion": {"unit": "byte"}, "ckpt_path": None, "logger": {"name": "csv"}, "copy": "${lm_weight}"}
+FIT = Fit("fused-lr0.01", "best.ckpt", 1.5, 0.01, [(10, 2.0), (20, 1.5)])
+
+
+def started(folder: Path, finished: bool = False) -> Path:
+    open_run(folder, OmegaConf.create(SETTINGS))
+    if finished:
+        (folder / "results.json").write_text(json.dumps({"fits": {"fused": asdict(FIT)}}))
+    return folder
+
+
+def test_last_is_the_newest_run_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that name; folders without a saved configuration are not runs."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs") / "mine"
+    started(root / "2026-01-01_00-00-00")
+    newest = started(root / "2026-01-02_00-00-00")
+    started(root / "2026-01-03_00-00-00", finished=True)
+    started(Path("outputs") / "other" / "2026-01-04_00-00-00")
+    (root / "2026-01-05_00-00-00").mkdir()
+    assert run_folder("mine", "last") == str(newest)
+    for fresh in (run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")):
+        assert not Path(fresh).exists()
+    assert Path(run_folder("new", "last")).parent == Path("outputs") / "new"
+
+
+def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    register_resolvers()
+    cfg = OmegaConf.create({"dir": "${run_folder:${name},${ckpt_path}}", "name": "mine", "ckpt_path": None})
+    assert Path(cfg.dir).parent == Path("outputs") / "mine"
+    assert cfg.dir == cfg.dir
+
+
+def test_a_new_run_keeps_its_settings_as_plain_values(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", OmegaConf.create(SETTINGS))
+    assert saved_settings(run) == {**SETTINGS, "copy": 0.3}
+    assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lm_weight": 0.5}, r"started with copy=0\.3, now it is 0\.5"),
+        ({"fusion": {"unit": "token"}}, r"started with fusion\.unit='byte', now it is 'token'"),
+        ({"fusion": {}}, r"started with fusion\.unit='byte', now it is None"),
+        ({"new": 1}, r"started with new=None, now it is 1: a run goes on with the settings it was started with"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    """The key and both values are named; the saved settings stay."""
+    run = started(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        open_run(run, OmegaConf.create({**SETTINGS, **change}))
+    assert saved_settings(run)["lm_weight"] == 0.3
+
+
+def test_where_it_goes_on_from_and_what_it_logs_to_may_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = started(tmp_path / "run")
+    assert open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}})) == run
+    assert "goes on" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_refused(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", finished=True)
+    with pytest.raises(ValueError, match=rf"run '{run}' is finished: start a new one, or score it .* run={run}"):
+        open_run(run, OmegaConf.create(SETTINGS))
+
+
+def test_a_finished_run_is_loaded(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", finished=True)
+    assert load_run(str(run)) == (run, {**SETTINGS, "copy": 0.3}, {"fused": FIT})
+
+
+def test_what_is_not_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not the folder of a finished run, it has no config\.yaml: give one of out"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match=r"it has no results\.json: .*or finish it with python train\.py ckpt_path=last"):
+        load_run(started(tmp_path / "run"))
+
+
+def checkpoint(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_last_means_the_last_checkpoint_of_each_fit(tmp_path: Path) -> None:
+    one, other = (checkpoint(tmp_path / "fits" / name / "last.ckpt") for name in ("clm-lr0.01", "fused-lr0.01"))
+    got = checkpoints_to_resume(tmp_path, "last", ["clm-lr0.01", "fused-lr0.01"])
+    assert got == {"clm-lr0.01": one, "fused-lr0.01": other}
+    assert checkpoints_to_resume(tmp_path, None, ["clm-lr0.01"]) == {}
+
+
+def test_last_with_nothing_to_go_on_from_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoints_to_resume(tmp_path, "last", ["fused"]) == {}
+    assert "has no checkpoint yet, every fit starts from scratch" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "fits" / "fused-lr0.01" / "best.ckpt")
+    assert checkpoints_to_resume(tmp_path / "new", str(path), ["clm-lr0.01", "fused-lr0.01"]) == {"fused-lr0.01": path}
+    with pytest.raises(ValueError, match=r"saved by a fit named 'fused-lr0\.01', this run has \['fused-lr0\.1'\]: choose"):
+        checkpoints_to_resume(tmp_path, str(path), ["fused-lr0.1"])
+    with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not a file: give last, or a checkpoint such as"):
+        checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])

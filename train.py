@@ -28,7 +28,6 @@ def main(cfg: DictConfig) -> float:
     results = experiment.score(prepared, fits, run, "test")
     report.show("Results: test", results)
     report.write_results(run, results, fits, "test")
-    experiment.close_log(run, fits["fused"])
     return fits["fused"].best_bits_per_byte
 
 

@@ -54,6 +54,8 @@ TINY_TRAINING = [
     "block_tokens=128",
     "batch_blocks=2",
     "learning_rates=[2e-3]",
+    "clm_learning_rates=null",
+    "clm_learning_rates=null",
     "lm_weight=0.3",
     "warmup_steps=1",
     "trainer.max_steps=8",
@@ -107,7 +109,9 @@ def trace_store(folder: Path, family: str, texts: Sequence[Document], name: str 
     return store
 
 
-def readers(folder: Path, texts: Sequence[Document], families: Sequence[str] = ("neox", "unigram")) -> list[SourceReader]:
+def readers(
+    folder: Path, texts: Sequence[Document], families: Sequence[str] = ("neox", "unigram")
+) -> list[SourceReader]:
     """One source per tokenizer family, aligned with the Llama-2-like target."""
     return [
         SourceReader(trace_store(folder / family, family, texts), byte_exact(surface(family), surface("llama")))

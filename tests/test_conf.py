@@ -88,7 +88,12 @@ def test_every_trainer_takes_its_settings(choice: str) -> None:
 
 # ---- loggers ----------------------------------------------------------------------------------------------------
 
-HYPERPARAMETERS: dict[str, Any] = {"lm_weight": 0.3, "fusion": {"unit": "byte"}, "learning_rates": [0.002], "none": None}
+HYPERPARAMETERS: dict[str, Any] = {
+    "lm_weight": 0.3,
+    "fusion": {"unit": "byte"},
+    "learning_rates": [0.002],
+    "none": None,
+}
 
 
 @pytest.fixture

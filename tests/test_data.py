@@ -124,7 +124,10 @@ def test_a_document_that_a_source_set_aside_is_not_aligned_there(tmp_path: Path)
     """Rows of that document in that source alone; the other source and the other documents are as before."""
     store = trace_store(tmp_path / "neox", "neox", TEXTS[1:])
     store.put_aside({TEXTS[0].id: "too long"})
-    sources = [SourceReader(store, byte_exact(surface("neox"), surface("llama"))), *readers(tmp_path, TEXTS, ["unigram"])]
+    sources = [
+        SourceReader(store, byte_exact(surface("neox"), surface("llama"))),
+        *readers(tmp_path, TEXTS, ["unigram"]),
+    ]
     blocks = PackedBlocks(TEXTS, surface("llama"), 96, sources)
     (index,) = [n for n, block in enumerate(blocks.blocks) if 0 in block]
     block = blocks[index]
@@ -197,8 +200,12 @@ def test_validation_is_every_document_once() -> None:
 
 
 def test_missing_traces_are_an_error(tmp_path: Path) -> None:
-    short = SourceReader(trace_store(tmp_path, "neox", TEXTS[:-2], name="mpt"), byte_exact(surface("neox"), surface("llama")))
-    with pytest.raises(ValueError, match=r"source 'mpt' has traces of 28 documents, the corpus has 30 .*knowfuse\.prepare"):
+    short = SourceReader(
+        trace_store(tmp_path, "neox", TEXTS[:-2], name="mpt"), byte_exact(surface("neox"), surface("llama"))
+    )
+    with pytest.raises(
+        ValueError, match=r"source 'mpt' has traces of 28 documents, the corpus has 30 .*knowfuse\.prepare"
+    ):
         data_module([short])
 
 

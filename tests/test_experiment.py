@@ -43,7 +43,10 @@ def test_no_learning_rate_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fusion.granularity=documents", r"granularity is 'documents': choose one of \['sequence', 'document', 'token'\]"),
+        (
+            "fusion.granularity=documents",
+            r"granularity is 'documents': choose one of \['sequence', 'document', 'token'\]",
+        ),
         ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
         ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
         ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
@@ -76,6 +79,8 @@ def test_the_names_of_the_fits() -> None:
     """One per method and learning rate."""
     both = experiment("learning_rates=[1e-3,2.5e-4]")
     assert both.fit_names == ["clm-lr0.001", "clm-lr0.00025", "fused-lr0.001", "fused-lr0.00025"]
+    own = experiment("learning_rates=[1e-3]", "clm_learning_rates=[5e-4,1e-4]")
+    assert own.fit_names == ["clm-lr0.0005", "clm-lr0.0001", "fused-lr0.001"]
     assert experiment("compare_with_clm=false").methods == ("fused",)
 
 
@@ -100,7 +105,7 @@ def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> Non
     assert kept.learning_rate == 1e-2
     assert sorted(p.name for p in (run / "fits").iterdir()) == ["clm-lr0.01", "clm-lr1e-12"]
     logged = OmegaConf.load(run / "fits" / kept.name / "csv" / "version_0" / "hparams.yaml")
-    assert logged == OmegaConf.load(run / "config.yaml")
+    assert logged == {**OmegaConf.load(run / "config.yaml"), "fit": kept.name}
     scores = made.score(prepared, {"clm": kept}, run, "validation")
     assert list(scores.rows) == [*prepared.sources, "target before", "target clm"]
     assert scores.mean("target clm") < scores.mean("target before")
@@ -136,5 +141,7 @@ def test_documents_that_no_block_holds_are_said(
 
 def test_an_unknown_split_is_refused(tiny_cache: Path, tmp_path: Path) -> None:
     made, prepared, run = prepared_by(tiny_cache, tmp_path)
-    with pytest.raises(ValueError, match=r"split is 'tset': choose one of \['sources', 'fusion', 'validation', 'test'\]"):
+    with pytest.raises(
+        ValueError, match=r"split is 'tset': choose one of \['sources', 'fusion', 'validation', 'test'\]"
+    ):
         Experiment.score.__wrapped__(made, prepared, {}, run, "tset")  # type: ignore[attr-defined]

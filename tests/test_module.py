@@ -122,9 +122,7 @@ def test_the_metrics_reach_the_logger(target: LocalLLM, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(
-    target: LocalLLM, value: float
-) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(target: LocalLLM, value: float) -> None:
     """The third batch gives NaN or infinity: its number is said, and the weights are those that two steps made."""
 
     def spoiled(*arguments: Any, **options: Any) -> Any:
@@ -218,7 +216,8 @@ def test_the_schedule_is_over_all_steps(target: LocalLLM) -> None:
     """Cosine with two steps of warm-up over six steps, by hand; a schedule without an end is refused."""
 
     class Rates(L.Callback):
-        seen: list[float] = []
+        def __init__(self) -> None:
+            self.seen: list[float] = []
 
         def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
             self.seen.append(optimizer.param_groups[0]["lr"])

@@ -58,9 +58,7 @@ def forward_passes(stop: int | None = None) -> Iterator[list[PreTrainedModel]]:
         handle.remove()
 
 
-def test_everything_is_made_once(
-    llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_everything_is_made_once(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second call runs no LLM, touches no shard and says so; a target equal to a source is that source."""
     prepared = make(llms, tmp_path)
     assert prepared.target is prepared.sources["llama"].llm
@@ -150,7 +148,9 @@ def test_a_source_with_nan_is_named_with_the_document(llms: dict[str, LocalLLM],
     model = llm.load()
     model.get_input_embeddings().weight.data[:] = float("nan")
     model.save_pretrained(tmp_path / "broken")
-    with pytest.raises(ValueError, match=r"source 'broken' returned NaN or infinite logits on document [0-9a-f]{24}: check"):
+    with pytest.raises(
+        ValueError, match=r"source 'broken' returned NaN or infinite logits on document [0-9a-f]{24}: check"
+    ):
         make({**llms, "broken": llm}, tmp_path / "cache")
 
 

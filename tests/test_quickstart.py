@@ -43,7 +43,9 @@ def test_domains_are_what_they_say(made: tuple[Corpus, Path]) -> None:
     """Code defines things, and has no docstrings; the others rarely begin like code."""
     corpus, _ = made
     begins = {
-        domain: [d.text.lstrip().startswith(("def ", "class ", "@", "async ")) for d in corpus.split(*QUOTAS, domain=domain)]
+        domain: [
+            d.text.lstrip().startswith(("def ", "class ", "@", "async ")) for d in corpus.split(*QUOTAS, domain=domain)
+        ]
         for domain in corpus.domains
     }
     assert sum(begins["code"]) > 0.2 * len(begins["code"])

@@ -15,8 +15,7 @@ from knowfuse.types import LLMSpec, Recipe
 
 CORPUS = Corpus(
     "tiny",
-    [replace(d, split="sources") for d in documents(70, max_bytes=200)]
-    + documents(4, "validation", max_bytes=200),
+    [replace(d, split="sources") for d in documents(70, max_bytes=200)] + documents(4, "validation", max_bytes=200),
 )
 RECIPE = Recipe(
     architecture="llama",
@@ -32,7 +31,14 @@ RECIPE = Recipe(
     learning_rate=1e-2,
 )
 FAMILIES = {"sentencepiece_bpe": "sentencepiece", "byte_level_bpe": "byte_level", "unigram": "sentencepiece"}
-TEXTS = ["a plain text", " led by a space", "two\n\n\nlines\tand a tab", "h\u00e9 \u20ac \U0001f600", "<s> <0x41> </s>", "\n"]
+TEXTS = [
+    "a plain text",
+    " led by a space",
+    "two\n\n\nlines\tand a tab",
+    "h\u00e9 \u20ac \U0001f600",
+    "<s> <0x41> </s>",
+    "\n",
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,6 +133,8 @@ def test_an_interrupted_recipe_is_made_anew(tmp_path: Path) -> None:
 
 def test_a_domain_without_documents(tmp_path: Path) -> None:
     spec = LLMSpec(recipe=replace(RECIPE, domain="poems"))
-    message = r"recipe 'mine' learns from domain 'poems', of which corpus 'tiny' has no documents .*\['code'\]\): set its"
+    message = (
+        r"recipe 'mine' learns from domain 'poems', of which corpus 'tiny' has no documents .*\['code'\]\): set its"
+    )
     with pytest.raises(ValueError, match=message):
         materialise("mine", spec, CORPUS, tmp_path)

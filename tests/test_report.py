@@ -14,7 +14,11 @@ from knowfuse.training import Fit
 
 TABLE = ScoreTable(
     ["code", "docs"],
-    {"llama2": {"code": 1.0, "docs": 4.0}, "mpt": {"code": 3.0, "docs": 1.5}, "target fused": {"code": 1.0, "docs": 2.0}},
+    {
+        "llama2": {"code": 1.0, "docs": 4.0},
+        "mpt": {"code": 3.0, "docs": 1.5},
+        "target fused": {"code": 1.0, "docs": 2.0},
+    },
     left_out=0,
 )
 

@@ -10,7 +10,13 @@ from omegaconf import OmegaConf
 from knowfuse.runs import checkpoints_to_resume, load_run, open_run, register_resolvers, run_folder, saved_settings
 from knowfuse.training import Fit
 
-SETTINGS = {"lm_weight": 0.3, "fusion": {"unit": "byte"}, "ckpt_path": None, "logger": {"name": "csv"}, "copy": "${lm_weight}"}
+SETTINGS = {
+    "lm_weight": 0.3,
+    "fusion": {"unit": "byte"},
+    "ckpt_path": None,
+    "logger": {"name": "csv"},
+    "copy": "${lm_weight}",
+}
 FIT = Fit("fused-lr0.01", "best.ckpt", 1.5, 0.01, [(10, 2.0), (20, 1.5)])
 
 
@@ -87,9 +93,13 @@ def test_a_finished_run_is_loaded(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not the folder of a finished run, it has no config\.yaml: give one of out"):
+    with pytest.raises(
+        ValueError, match=r"is not the folder of a finished run, it has no config\.yaml: give one of out"
+    ):
         load_run(tmp_path)
-    with pytest.raises(ValueError, match=r"it has no results\.json: .*or finish it with python train\.py ckpt_path=last"):
+    with pytest.raises(
+        ValueError, match=r"it has no results\.json: .*or finish it with python train\.py ckpt_path=last"
+    ):
         load_run(started(tmp_path / "run"))
 
 
@@ -114,7 +124,9 @@ def test_last_with_nothing_to_go_on_from_says_so(tmp_path: Path, capsys: pytest.
 def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "fits" / "fused-lr0.01" / "best.ckpt")
     assert checkpoints_to_resume(tmp_path / "new", str(path), ["clm-lr0.01", "fused-lr0.01"]) == {"fused-lr0.01": path}
-    with pytest.raises(ValueError, match=r"saved by a fit named 'fused-lr0\.01', this run has \['fused-lr0\.1'\]: choose"):
+    with pytest.raises(
+        ValueError, match=r"saved by a fit named 'fused-lr0\.01', this run has \['fused-lr0\.1'\]: choose"
+    ):
         checkpoints_to_resume(tmp_path, str(path), ["fused-lr0.1"])
     with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not a file: give last, or a checkpoint such as"):
         checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from knowfuse.corpus import Corpus, Split
 from knowfuse.data import FusionDataModule, SourceReader
@@ -28,8 +28,7 @@ METHODS = ("clm", "fused")  # the baseline and the point
 class Experiment:
     """The settings of a run, as the root of the configuration gives them; its fields are the schema.
 
-    Both methods train on the same documents in the same order, from the same seed, over the same `learning_rates`;
-    of each method the fit with the best checkpoint on validation is kept.
+    Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best checkpoint on validation is kept.
     """
 
     name: str
@@ -48,6 +47,7 @@ class Experiment:
     top_k: int
     lm_weight: float
     learning_rates: Sequence[float]
+    clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
     schedule: str
     warmup_steps: int
     weight_decay: float
@@ -60,7 +60,6 @@ class Experiment:
         require_lm_weight(self.lm_weight)
         if not self.learning_rates:
             raise ValueError("learning_rates is empty: give at least one, such as learning_rates=[1e-5]")
-
         for chosen in (self.alignment, self.fusion, self.loss):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)
@@ -71,7 +70,10 @@ class Experiment:
 
     @property
     def fit_names(self) -> list[str]:
-        return [_fit_name(method, rate) for method in self.methods for rate in self.learning_rates]
+        return [_fit_name(method, rate) for method in self.methods for rate in self._rates(method)]
+
+    def _rates(self, method: str) -> Sequence[float]:
+        return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
 
     def prepare(self) -> Prepared:
         """Corpus, LLMs and traces, made where they are missing."""
@@ -123,7 +125,7 @@ class Experiment:
         """
         data = self.data(prepared, method)
         fits = []
-        for learning_rate in self.learning_rates:
+        for learning_rate in self._rates(method):
             name = _fit_name(method, learning_rate)
             L.seed_everything(self.seed, workers=True, verbose=False)
             folder = run / "fits" / name
@@ -148,15 +150,6 @@ class Experiment:
                 module.network, prepared.target_surface, documents, prepared.target.context_length(), BATCH_TOKENS
             )
         return score_table(scores, documents)
-
-    def close_log(self, run: Path, fused: Fit) -> None:
-        """Log `best/val_bits_per_byte`, what a sweep minimises, and end the W&B run: a multirun's next job has its own."""
-        logger = self.logger(save_dir=str(run))
-        logger.log_metrics({"best/val_bits_per_byte": fused.best_bits_per_byte})
-        logger.save()
-        logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
 
 
 def _fit_name(method: str, learning_rate: float) -> str:

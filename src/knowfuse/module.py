@@ -77,13 +77,16 @@ class FusionModule(L.LightningModule):
                 f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "
                 f"(CLM {loss.clm.item():.4g}, KL {loss.kl.item():.4g}): nothing was updated; lower the learning rate"
             )
-        self.tokens_seen += int((batch.labels != IGNORE).sum()) * self.trainer.world_size
+        labelled = (batch.labels != IGNORE).sum()
+        on_all_ranks = self.trainer.strategy.reduce(labelled.clone(), reduce_op="sum")
+        self.tokens_seen += int(on_all_ranks)
         self.log("train/loss_nats", loss.total, prog_bar=True)
         self.log("train/clm_nats", loss.clm)
         self.log("train/kl_nats", loss.kl)
         self.log("train/fused_share", loss.fused_share)
         self.log("train/tokens", float(self.tokens_seen))
-        return loss.total
+        # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
+        return loss.total * (labelled * self.trainer.world_size / on_all_ranks)
 
     def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:
         assert batch.sources is not None

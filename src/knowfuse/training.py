@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.data import FusionDataModule
 from knowfuse.module import FusionModule
@@ -188,6 +190,13 @@ def _take_best_along(start: Path, folder: Path) -> None:
 def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
     """The module with the weights of the fit's best checkpoint."""
     module.configure_model()
-    checkpoint = torch.load(folder / fit.best_checkpoint, map_location="cpu", weights_only=True)
+    best = folder / fit.best_checkpoint
+    if not best.is_dir():
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    else:  # each rank wrote its shards
+        with TemporaryDirectory(dir=folder) as unfinished:
+            whole = Path(unfinished) / "whole.ckpt"
+            dcp_to_torch_save(best, whole)
+            checkpoint = torch.load(whole, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     return module

@@ -149,5 +149,5 @@ def test_the_fingerprint_is_of_the_content(folder: Path) -> None:
 @pytest.mark.parametrize("path", ["no-such-org/no-such-llm", "./no/such/folder/here", "/gone"])
 def test_a_path_that_is_neither_a_folder_nor_on_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=rf"LLM 'mine': '{path}' is neither a folder here nor to be had from the hub"):
+    with pytest.raises(ValueError, match=rf"LLM 'mine': '{path}' is neither a folder here nor on the hub"):
         localize("mine", LLMSpec(path=path))

@@ -1,7 +1,5 @@
 """Shapes and dtypes are refused where they are wrong, at construction."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,6 @@ from knowfuse.types import (
     Recipe,
     SourceTrace,
     TopK,
-    plain,
 )
 
 RECIPE = Recipe(
@@ -119,9 +116,3 @@ def test_aligned_source_is_a_document_without_batch_axes() -> None:
 def test_an_llm_has_exactly_one_origin(arguments: dict) -> None:
     with pytest.raises(ValueError, match=r"either a path or a recipe.*set exactly one of the two"):
         LLMSpec(**arguments)
-
-
-def test_plain_is_what_asdict_says() -> None:
-    spec = LLMSpec(recipe=RECIPE)
-    assert plain(spec) == asdict(spec)
-    assert plain("as it is") == "as it is"

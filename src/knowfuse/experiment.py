@@ -28,7 +28,8 @@ METHODS = ("clm", "fused")  # the baseline and the point
 class Experiment:
     """The settings of a run, as the root of the configuration gives them; its fields are the schema.
 
-    Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best checkpoint on validation is kept.
+    Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best
+    checkpoint on validation is kept.
     """
 
     name: str

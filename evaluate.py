@@ -10,12 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from knowfuse import report
+from knowfuse.progress import quiet_libraries
 from knowfuse.runs import load_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Writes what `train.py` wrote to a folder of its own; the run is left as it is."""
+    quiet_libraries()
     run, settings, fits = load_run(cfg.run)
     experiment = hydra.utils.instantiate(settings, _convert_="all")
     prepared = experiment.prepare()

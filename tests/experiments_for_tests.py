@@ -55,7 +55,6 @@ TINY_TRAINING = [
     "batch_blocks=2",
     "learning_rates=[2e-3]",
     "clm_learning_rates=null",
-    "clm_learning_rates=null",
     "lm_weight=0.3",
     "warmup_steps=1",
     "trainer.max_steps=8",

@@ -1,6 +1,7 @@
 """What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,7 +133,8 @@ class Experiment:
             folder = run / "fits" / name
             loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
             module = self.module(prepared, method, learning_rate)
-            fits.append(fit(name, folder, module, data, self.trainer, learning_rate, loggers, resume.get(name)))
+            trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
+            fits.append(fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name)))
         return min(fits, key=lambda f: f.best_bits_per_byte)
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from knowfuse.corpus import Corpus, Document
 from knowfuse.evaluation import DocumentScores, score_documents
 from knowfuse.llm import LocalLLM, localize
-from knowfuse.progress import counting, say
+from knowfuse.progress import counting, quiet_libraries, say
 from knowfuse.recipes import materialise
 from knowfuse.sources import tokenize_documents, trace_documents
 from knowfuse.store import TraceKey, TraceStore
@@ -136,6 +136,7 @@ def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache:
 @hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="prepare")
 def main(cfg: DictConfig) -> None:
     """Corpus, LLMs and traces of a configuration, and nothing else."""
+    quiet_libraries()
     settings = hydra.utils.instantiate(cfg, _convert_="all")
     cache = Path(settings["cache"]).expanduser()
     prepare(settings["corpus"](cache=str(cache)), settings["target"], settings["sources"], settings["top_k"], cache)

@@ -1,17 +1,44 @@
 """How far is each stage, how fast, and how long will it take?"""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
 
 from knowfuse.types import IGNORE
 
-console = Console()
+# What libraries say at every run of ours about their own insides.
+NOISE = [
+    "Checkpoint directory .* exists",
+    "'set_vital' is deprecated",
+    ".*isinstance\\(treespec, LeafSpec\\)",
+    "Detected an existing checkpoint",
+    "It is recommended to use `self.log",  # of figures that every rank has already
+]
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that speaks, scores and writes; Lightning reads it from the environment."""
+    return rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def quiet_libraries() -> None:
+    """Leave the screen to our own lines and tables: no advertisement, no bar for each model loaded."""
+    disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+console = Console(quiet=not is_first_rank())
 
 
 class _TokensPerSecond(TextColumn):

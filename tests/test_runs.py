@@ -1,6 +1,7 @@
 """Where a run lives, and from where it goes on."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,9 +38,25 @@ def test_last_is_the_newest_run_that_is_not_finished(tmp_path: Path, monkeypatch
     started(Path("outputs") / "other" / "2026-01-04_00-00-00")
     (root / "2026-01-05_00-00-00").mkdir()
     assert run_folder("mine", "last") == str(newest)
-    for fresh in (run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")):
-        assert not Path(fresh).exists()
-    assert Path(run_folder("new", "last")).parent == Path("outputs") / "new"
+    fresh = [run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")]
+    assert not any(list(Path(folder).iterdir()) for folder in fresh)
+    assert Path(fresh[2]).parent == Path("outputs") / "new"
+
+
+def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are names, however many share a second."""
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: run_folder("mine", None), range(40)))
+    assert len(set(folders)) == 40
+    assert all(Path(folder).is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_of_one_run_must_be_given_its_folder(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(ValueError, match=r"4 processes were started as one run.*such as hydra\.run\.dir=outputs/mine/"):
+        run_folder("mine", None)
 
 
 def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

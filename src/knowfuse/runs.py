@@ -21,14 +21,37 @@ def register_resolvers() -> None:
 
 
 def run_folder(name: str, ckpt_path: str | None) -> str:
-    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one."""
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one.
+
+    The new folder is made here, so that no two runs share one, however close they start. ValueError where several
+    processes of one run ask, which could not agree on the time.
+    """
     root = Path("outputs") / name
     if ckpt_path == "last":
         started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
         unfinished = [path for path in started if not (path / "results.json").exists()]
         if unfinished:
             return str(unfinished[-1])
-    return str(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    processes = max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if processes > 1:
+        raise ValueError(
+            f"{processes} processes were started as one run, and each would make a run folder of its own: give them one "
+            f"folder, such as hydra.run.dir={root / 'mine'}"
+        )
+    return _new_folder(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def _new_folder(wanted: Path) -> str:
+    """This folder, or the first of `<wanted>-2`, `<wanted>-3`, ... that nobody has."""
+    folder, n = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            n += 1
+            folder = wanted.with_name(f"{wanted.name}-{n}")
+        else:
+            return str(folder)
 
 
 def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
@@ -53,7 +76,7 @@ def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
         say(f"run {run}: goes on")
         return run
     run.mkdir(parents=True, exist_ok=True)
-    unfinished = run / "config.yaml.part"
+    unfinished = run / f"config.yaml.{os.getpid()}.part"  # every rank of a run writes the same
     OmegaConf.save(cfg, unfinished, resolve=True)
     os.replace(unfinished, saved)
     say(f"run {run}")

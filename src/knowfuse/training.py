@@ -4,7 +4,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,7 +156,8 @@ def fit(
         )
     if ckpt_path is not None and runner.is_global_zero:
         _take_best_along(ckpt_path.parent, folder)
-    runner.fit(module, data, ckpt_path=ckpt_path)
+    with _failing(runner.loggers):
+        runner.fit(module, data, ckpt_path=ckpt_path)
     result = Fit(
         name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
     )
@@ -166,6 +168,18 @@ def fit(
         for logger in runner.loggers:
             _close(logger, result, runner.global_step)
     return result
+
+
+@contextmanager
+def _failing(loggers: Iterable[Logger]) -> Iterator[None]:
+    """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures."""
+    try:
+        yield
+    except BaseException:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=1)
+        raise
 
 
 def _close(logger: Logger, result: Fit, step: int) -> None:

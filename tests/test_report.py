@@ -2,9 +2,12 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from experiments_for_tests import run_python
 from rich.console import Console
 
 from knowfuse import report
@@ -48,6 +51,28 @@ def test_tokens_to_the_clm_fits_best(history: list[tuple[int, float]], want: flo
 
 def test_without_a_clm_fit_there_is_nothing_to_reach() -> None:
     assert tokens_to_clm_final({"fused": CLM}) is None
+
+
+def test_a_finished_run_as_the_readmes_table(tmp_path: Path) -> None:
+    """`python -m knowfuse.report RUN`."""
+    write_results(tmp_path, TABLE, {"clm": CLM, "fused": fit("fused", (100, 2.0), (200, 1.0))}, "test")
+    printed = run_python("-m", "knowfuse.report", str(tmp_path), cache=tmp_path)
+    assert printed.splitlines() == [
+        "| bits per byte on the test split | code | docs | mean |",
+        "| --- | --- | --- | --- |",
+        "| llama2 | 1.000 | 4.000 | 2.500 |",
+        "| mpt | 3.000 | 1.500 | 2.250 |",
+        "| target fused | 1.000 | 2.000 | 1.500 |",
+        "",
+        "The fused target reaches plain CLM's best validation figure with 1.5 times fewer training tokens.",
+    ]
+
+
+def test_a_run_that_is_not_finished_has_no_table(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "knowfuse.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "is not there: give the folder of a finished run, or finish it with train.py" in done.stderr
 
 
 def shown(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:

@@ -1,11 +1,16 @@
-"""What came out of a run? Tables on the screen, files in the run folder, pictures."""
+"""What came out of a run? Tables on the screen, files in the run folder, pictures.
 
+`python -m knowfuse.report RUN` prints a finished run's results as the Markdown table of the README.
+"""
+
+import argparse
 import csv
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -108,3 +113,30 @@ def _results_picture(table: ScoreTable, split: Split) -> Figure:
     axes.margins(y=0.15)
     axes.legend(fontsize=8)
     return figure
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The rows of `results.json` as a Markdown table."""
+    columns = list(next(iter(results["rows"].values())))
+    lines = [f"| {results['unit']} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{bits[c]:.3f}' for c in columns)} |" for name, bits in results["rows"].items()]
+    sooner = results["tokens_to_clm_final"]
+    if sooner is not None:
+        lines += [
+            "",
+            f"The fused target reaches plain CLM's best validation figure with {sooner:.1f} times fewer training tokens.",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
+    path = parser.parse_args().run / "results.json"
+    if not path.exists():
+        parser.error(f"{str(path)!r} is not there: give the folder of a finished run, or finish it with train.py")
+    print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

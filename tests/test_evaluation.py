@@ -80,6 +80,11 @@ def test_the_table_is_over_the_documents_that_all_can_read() -> None:
     assert table.mean("two") == pytest.approx(1.25 * bit)  # domains weigh the same, whatever their bytes
 
 
+def test_without_a_document_that_all_can_read_nothing_compares() -> None:
+    with pytest.raises(ValueError, match=r"of 4 documents each can read \{'one': 1, 'two': 2\}: leave out the LLM"):
+        score_table({"one": scores(a=12), "two": scores(b=21, c=30)}, DOCUMENTS)
+
+
 def test_the_oracle_pays_the_least_on_each_shared_document() -> None:
     got = oracle({"one": scores(a=3, b=2, c=1), "two": scores(a=1, b=5, d=1)})
     assert got == scores(a=1, b=2)

@@ -140,9 +140,7 @@ def text_files(
 
 def _read_file(path: Path, jsonl_field: str) -> list[str]:
     if not path.is_file():
-        raise ValueError(
-            f"corpus file {str(path)!r} does not exist (looked from {os.getcwd()!r}): set data.corpus.files"
-        )
+        raise ValueError(f"corpus file {str(path)!r} does not exist (looked from {os.getcwd()!r}): set corpus.files")
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -166,7 +164,7 @@ def _json_text(line: str, number: int, path: Path, field: str) -> str:
         raise ValueError(f"corpus file {str(path)!r}, line {number}, is not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         raise ValueError(
-            f"corpus file {str(path)!r}, line {number}, has no text field {field!r}: set data.corpus.jsonl_field"
+            f"corpus file {str(path)!r}, line {number}, has no text field {field!r}: set corpus.jsonl_field"
         )
     if any("\ud800" <= c <= "\udfff" for c in record[field]):
         raise ValueError(f"corpus file {str(path)!r}, line {number}, holds half a surrogate pair: remove it")
@@ -196,7 +194,12 @@ def hub_dataset(
     seen: set[str] = set()
     sides: dict[Split, str] = {"test": test_split, "validation": validation_split, "fusion": train_split}
     for split, name in sides.items():
-        texts = [t for t in datasets.load_dataset(path, split=name, revision=revision)[text_field] if t not in whole]
+        rows = datasets.load_dataset(path, split=name, revision=revision)
+        if text_field not in rows.column_names:
+            raise ValueError(
+                f"data set {path!r} has no field {text_field!r}, it has {rows.column_names}: set corpus.text_field to one"
+            )
+        texts = [t for t in rows[text_field] if t not in whole]
         whole.update(texts)
         documents += pieces_of(texts, domain, {split: 1.0}, max_document_bytes, seen)
     return Corpus(path, documents).require({"fusion": 1, "validation": 1, "test": 1})

@@ -69,8 +69,14 @@ class ScoreTable:
 
 
 def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]) -> ScoreTable:
-    """One row per LLM, one column per domain, all over the same documents."""
+    """One row per LLM, one column per domain, all over the same documents; ValueError where there is none."""
     shared = [d for d in documents if all(d.id in s.nats for s in scores.values())]
+    if not shared:
+        read = {name: len(s.nats) for name, s in scores.items()}
+        raise ValueError(
+            f"no document can be read by all of these LLMs, so nothing compares; of {len(documents)} documents each can "
+            f"read {read}: leave out the LLM that cannot, or set corpus.max_document_bytes lower"
+        )
     domains = sorted({d.domain for d in shared})
     rows = {
         name: {domain: bits_per_byte(s.nats, [d for d in shared if d.domain == domain]) for domain in domains}

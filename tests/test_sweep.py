@@ -19,7 +19,7 @@ def environment(url: str, cache: Path, folder: Path) -> dict[str, str]:
     """Of a user who is logged in at this server; `python` is this one."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     mine = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "WANDB_ENTITY": "us", "WANDB_PROJECT": "knowfuse"}
-    mine |= {"WANDB_CONFIG_DIR": str(folder), "WANDB_CACHE_DIR": str(folder), "WANDB_DATA_DIR": str(folder)}
+    mine |= {f"WANDB_{kind}DIR": str(folder) for kind in ("", "CONFIG_", "CACHE_", "DATA_")} | {"WANDB_MODE": "online"}
     return {**os.environ, **mine, "PATH": path, "KNOWFUSE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 

@@ -1,0 +1,74 @@
+"""The commands of the README, each as it stands there and made small by what follows it."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from experiments_for_tests import ROOT, TINY_TRAINING, documents, local_llm, run_python
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+LINES = [line.partition("  #")[0].strip() for kind, block in BLOCKS if not kind for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith(("python ", "torchrun "))]
+SHORT = ["compare_with_clm=false", "trainer.max_steps=1", "trainer.val_check_interval=1"]
+OWN_TEXT = ["corpus.max_document_bytes=100", "corpus.validation_share=0.3", "corpus.test_share=0.3"]
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user stands: the project's programs and settings, text, and two LLMs named as in the README's example."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    for program in ("train.py", "evaluate.py"):
+        shutil.copy(ROOT / program, folder)
+    texts = [d.text for d in documents(60)]
+    (folder / "mine.txt").write_text("\n\n".join(" ".join(text.split()) for text in texts[:30]))
+    (folder / "more.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts[30:]))
+    sources, target = [block for kind, block in BLOCKS if kind == "yaml"]
+    specs = yaml.safe_load(sources)
+    for name, architecture in zip(specs, ("llama", "mpt"), strict=True):
+        local_llm(folder / name, architecture)
+        specs[name]["path"] = str(folder / name)
+    (folder / "conf" / "sources" / "mine.yaml").write_text(yaml.safe_dump(specs))
+    (folder / "conf" / "target" / "mine.yaml").write_text(target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(user: Path, tiny_cache: Path) -> str:
+    """The name of the folder of a finished run in outputs/quickstart."""
+    run_python("train.py", *TINY_TRAINING, *SHORT, cache=tiny_cache, cwd=user)
+    return next((user / "outputs" / "quickstart").iterdir()).name
+
+
+def made_small(program: str, arguments: list[str]) -> list[str]:
+    """The overrides that make a command one of seconds; a Markdown table needs none."""
+    if "data=text_files" in arguments:
+        return [*OWN_TEXT, *(o for o in TINY_TRAINING if not o.startswith(("corpus.", "sources."))), *SHORT]
+    if program == "train.py":
+        return [*TINY_TRAINING, *SHORT]
+    return [o for o in TINY_TRAINING if o.startswith(("corpus.", "sources."))] if program == "knowfuse.prepare" else []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command: str, user: Path, tiny_cache: Path, finished: str) -> None:
+    words = shlex.split(command.replace("<date_time>", finished))
+    launcher = [] if words[0] == "python" else ["-m", "torch.distributed.run", *words[1:3]]
+    arguments = words[1:] if words[0] == "python" else words[3:]
+    program = arguments[1] if arguments[0] == "-m" else arguments[0]
+    stated = {argument.split("=")[0] for argument in arguments}
+    small = [o for o in made_small(program, arguments) if o.split("=")[0] not in stated]
+    run_python(*launcher, *arguments, *small, cache=tiny_cache, cwd=user)
+
+
+def test_the_readme_says_how_to_sweep() -> None:
+    """That line has a test of its own, with a server."""
+    assert "wandb sweep conf/sweep/fusion.yaml" in README
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 9, "the README is read as it is written"

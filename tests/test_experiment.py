@@ -6,7 +6,7 @@ from typing import Any
 
 import hydra
 import pytest
-from experiments_for_tests import TINY_TRAINING, composed
+from experiments_for_tests import TINY_TRAINING, composed, run_python
 from omegaconf import OmegaConf
 
 from knowfuse.alignment.exact_match import exact_match
@@ -36,8 +36,26 @@ def test_lambda_outside_0_and_1_is_refused_at_once(value: str) -> None:
 
 
 def test_no_learning_rate_is_refused() -> None:
-    with pytest.raises(hydra.errors.InstantiationException, match="learning_rates is empty: give at least one"):
+    with pytest.raises(hydra.errors.InstantiationException, match=r"learning_rates is \[\]: give a list, such as"):
         experiment("learning_rates=[]")
+
+
+def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: Path) -> None:
+    """In a process of its own: the tests' type checker would be first to refuse it."""
+    wrong = {
+        "learning_rates=1e-3": "learning_rates is 0.001: give a list, such as",
+        "seed=abc": "seed is 'abc': it must be a whole number of at least 0",
+        "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number of at least 1",
+    }
+    program = (
+        "import sys, hydra\nfrom experiments_for_tests import TINY_TRAINING, composed\n"
+        "for override in sys.argv[1:]:\n"
+        "    try:\n        hydra.utils.instantiate(composed('train', *TINY_TRAINING, override), _convert_='all')\n"
+        "    except hydra.errors.InstantiationException as error:\n        print(str(error).replace('\\n', ' '))\n"
+    )
+    said = run_python("-c", program, *wrong, cache=tmp_path, cwd=Path(__file__).parent).splitlines()
+    for message in wrong.values():
+        assert any(message in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +67,8 @@ def test_no_learning_rate_is_refused() -> None:
         ),
         ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
         ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
+        ("schedule=linearr", r"schedule is 'linearr': choose one of \['linear', 'cosine'"),
+        ("top_k=0", r"top_k is 0: it must be a whole number of at least 1"),
         ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
     ],
 )

@@ -98,6 +98,13 @@ def test_where_it_goes_on_from_and_what_it_logs_to_may_change(
     assert "goes on" in capsys.readouterr().out
 
 
+def test_a_setting_without_a_value_is_refused(tmp_path: Path) -> None:
+    """Before there is a run."""
+    with pytest.raises(ValueError, match=r"leaves corpus\.files open: set it, such as corpus\.files=\.\.\."):
+        open_run(tmp_path / "run", OmegaConf.create({**SETTINGS, "corpus": {"files": "???"}}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_refused(tmp_path: Path) -> None:
     run = started(tmp_path / "run", finished=True)
     with pytest.raises(ValueError, match=rf"run '{run}' is finished: start a new one, or score it .* run={run}"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
+from transformers import SchedulerType
 
 from knowfuse.corpus import Corpus, Split
 from knowfuse.data import FusionDataModule, SourceReader
@@ -60,8 +61,14 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_lm_weight(self.lm_weight)
-        if not self.learning_rates:
-            raise ValueError("learning_rates is empty: give at least one, such as learning_rates=[1e-5]")
+        if isinstance(self.learning_rates, float | int) or not self.learning_rates:
+            raise ValueError(f"learning_rates is {self.learning_rates}: give a list, such as learning_rates=[1e-5]")
+        if self.schedule not in list(SchedulerType):
+            raise ValueError(f"schedule is {self.schedule!r}: choose one of {[s.value for s in SchedulerType]}")
+        for name in ("seed", "top_k", "warmup_steps", "block_tokens", "batch_blocks", "num_workers"):
+            least = 1 if name in ("top_k", "block_tokens", "batch_blocks") else 0
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
         for chosen in (self.alignment, self.fusion, self.loss):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)

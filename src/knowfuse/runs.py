@@ -57,8 +57,10 @@ def _new_folder(wanted: Path) -> str:
 def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
     """The run folder with its `config.yaml`.
 
-    ValueError where the folder holds a run of other settings (named), or a finished one.
+    ValueError where a setting has no value, or the folder holds a run of other settings (named), or a finished one.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"the configuration leaves {', '.join(missing)} open: set it, such as {missing[0]}=...")
     run = Path(folder)
     saved = run / "config.yaml"
     if saved.exists():

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from tokenizers_for_tests import llama, neox, random_trace, surface
 
 from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Document, Split, cut
 from knowfuse.data import FusionDataModule, SourceReader
 from knowfuse.fusion.min_ce import min_ce
@@ -113,7 +114,9 @@ def readers(
 ) -> list[SourceReader]:
     """One source per tokenizer family, aligned with the Llama-2-like target."""
     return [
-        SourceReader(trace_store(folder / family, family, texts), byte_exact(surface(family), surface("llama")))
+        SourceReader(
+            trace_store(folder / family, family, texts), byte_exact(TokenizerPair(surface(family), surface("llama")))
+        )
         for family in families
     ]
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Document
 from knowfuse.data import EndlessShuffle, PackedBlocks, SourceReader, collate, pack
 from knowfuse.types import EMPTY, IGNORE, FusionBatch
@@ -125,7 +126,7 @@ def test_a_document_that_a_source_set_aside_is_not_aligned_there(tmp_path: Path)
     store = trace_store(tmp_path / "neox", "neox", TEXTS[1:])
     store.put_aside({TEXTS[0].id: "too long"})
     sources = [
-        SourceReader(store, byte_exact(surface("neox"), surface("llama"))),
+        SourceReader(store, byte_exact(TokenizerPair(surface("neox"), surface("llama")))),
         *readers(tmp_path, TEXTS, ["unigram"]),
     ]
     blocks = PackedBlocks(TEXTS, surface("llama"), 96, sources)
@@ -201,7 +202,8 @@ def test_validation_is_every_document_once() -> None:
 
 def test_missing_traces_are_an_error(tmp_path: Path) -> None:
     short = SourceReader(
-        trace_store(tmp_path, "neox", TEXTS[:-2], name="mpt"), byte_exact(surface("neox"), surface("llama"))
+        trace_store(tmp_path, "neox", TEXTS[:-2], name="mpt"),
+        byte_exact(TokenizerPair(surface("neox"), surface("llama"))),
     )
     with pytest.raises(
         ValueError, match=r"source 'mpt' has traces of 28 documents, the corpus has 30 .*knowfuse\.prepare"

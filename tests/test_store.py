@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowfuse.store import TraceKey, TraceStore
+from knowfuse.store import MapStore, TraceKey, TraceStore
 from knowfuse.types import EMPTY, SourceTrace, TopK
 
 KEY = TraceKey(source="mpt", llm="weights", tokenizer="surface", top_k=3)
@@ -164,3 +164,18 @@ def test_the_manifest_carries_what_the_traces_depend_on(tmp_path: Path) -> None:
         "format_version": 1,
     }
     assert manifest["shards"] == [{"file": "shard-00000.safetensors", "documents": ["a", "bb"], "tokens": 5}]
+
+
+def test_a_map_is_made_once_and_found_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append("once")
+        return {"ids": np.arange(6, dtype=np.int64)[::2], "bytes": np.frombuffer(b"ab", dtype=np.uint8)}
+
+    first, again = MapStore(tmp_path / "maps")("nearest-1", make), MapStore(tmp_path / "maps")("nearest-1", make)
+    assert made == ["once"]
+    for arrays in (first, again):
+        assert arrays["ids"].tolist() == [0, 2, 4]
+        assert arrays["bytes"].tobytes() == b"ab"
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["nearest-1.safetensors"]

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from transformers import SchedulerType
 
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Split
 from knowfuse.data import FusionDataModule, SourceReader
 from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
@@ -19,7 +20,6 @@ from knowfuse.module import Fusion, FusionModule
 from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
 from knowfuse.progress import say
 from knowfuse.runs import saved_settings
-from knowfuse.surface import Surface
 from knowfuse.training import Fit, fit, load_best
 from knowfuse.types import Aligner, LLMSpec, require_choices
 
@@ -41,7 +41,7 @@ class Experiment:
     target: LLMSpec
     sources: Mapping[str, LLMSpec]
     corpus: Callable[..., Corpus]
-    alignment: Callable[[Surface, Surface], Aligner]
+    alignment: Callable[[TokenizerPair], Aligner]
     fusion: Fusion
     loss: Callable[..., Any]
     optimizer: Callable[..., Any]
@@ -106,8 +106,8 @@ class Experiment:
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:
         """The batches of this method; plain CLM reads no traces."""
         readers = [
-            SourceReader(source.store, self.alignment(source.surface, prepared.target_surface))
-            for source in (prepared.sources.values() if method == "fused" else ())
+            SourceReader(source.store, self.alignment(prepared.pair(name)))
+            for name, source in (prepared.sources.items() if method == "fused" else ())
         ]
         data = FusionDataModule(
             prepared.corpus.split("fusion"),

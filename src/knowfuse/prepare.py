@@ -16,13 +16,14 @@ from filelock import FileLock
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Document
 from knowfuse.evaluation import DocumentScores, score_documents
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.progress import counting, quiet_libraries, say
 from knowfuse.recipes import materialise
 from knowfuse.sources import tokenize_documents, trace_documents
-from knowfuse.store import TraceKey, TraceStore
+from knowfuse.store import MapStore, TraceKey, TraceStore
 from knowfuse.surface import Surface
 from knowfuse.types import LLMSpec, SourceTrace
 
@@ -48,6 +49,11 @@ class Prepared:
     target_surface: Surface
     sources: dict[str, Source]
     cache: Path
+
+    def pair(self, name: str) -> TokenizerPair:
+        """This source's tokenizer beside the target's; what is made for both is kept in the cache."""
+        documents = [d.text for d in self.corpus.split("fusion")]
+        return TokenizerPair(self.sources[name].surface, self.target_surface, documents, MapStore(self.cache / "maps"))
 
     def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
         """The nats of every source on these documents, from the cache where a source has read them before."""

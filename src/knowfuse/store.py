@@ -8,7 +8,7 @@ file is written beside its place and moved there when whole: what is listed in t
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from knowfuse.types import SourceTrace, TopK
 
@@ -156,6 +156,23 @@ class TraceStore:
         unfinished.write_text(json.dumps(asdict(self._manifest), indent=1), encoding="utf-8")
         _move_into_place(unfinished, self.folder / "manifest.json")
         self.__dict__.pop("_places", None)
+
+
+@dataclass(frozen=True)
+class MapStore:
+    """Maps between two tokenizers, made once per machine: one safetensors file a name."""
+
+    folder: Path
+
+    def __call__(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of this name; where they are not there yet, `make` is called and they are kept."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}.part")
+            save_file({key: np.ascontiguousarray(array) for key, array in make().items()}, unfinished)
+            _move_into_place(unfinished, path)
+        return load_file(path)
 
 
 def _move_into_place(unfinished: Path, place: Path) -> None:

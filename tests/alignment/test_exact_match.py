@@ -10,6 +10,7 @@ from tokenizers_for_tests import random_trace, surface, toy_surface
 
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.min_edit_distance import min_edit_distance
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark
 from knowfuse.alignment.vocabulary_map import identical_strings
 
@@ -17,7 +18,7 @@ from knowfuse.alignment.vocabulary_map import identical_strings
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_rows_are_those_of_the_slow_reading(source: str, target: str) -> None:
     trace, tokens = random_trace(surface(source), TEXT, 40), surface(target).tokenize(TEXT)
-    aligned = exact_match(surface(source), surface(target))(trace, tokens, TEXT.encode())
+    aligned = exact_match(TokenizerPair(surface(source), surface(target)))(trace, tokens, TEXT.encode())
     theirs, ours = with_common_mark(surface(source)), with_common_mark(surface(target))
     rows = slow_rows(trace, tokens, surface(source), surface(target))
     for t, u in enumerate(rows):
@@ -39,9 +40,9 @@ def test_a_space_breaks_a_match_that_min_edit_distance_keeps() -> None:
     source, target = toy_surface(["a", "b", "Ġ", "Ġa"], [("Ġ", "a")]), toy_surface(["a", "b", "Ġ"], [])
     trace, tokens = random_trace(source, "b ab", 3), target.tokenize("b ab")
     # source: b, Ġa, b. target: b, Ġ, a, b, whose Ġ is nothing without its mark and joins the b before it.
-    exact = exact_match(source, target)(trace, tokens, b"b ab").is_aligned.tolist()
+    exact = exact_match(TokenizerPair(source, target))(trace, tokens, b"b ab").is_aligned.tolist()
     assert exact == [True, False, False, False, True, False]
-    nearest = min_edit_distance(source, target)(trace, tokens, b"b ab").is_aligned.tolist()
+    nearest = min_edit_distance(TokenizerPair(source, target))(trace, tokens, b"b ab").is_aligned.tolist()
     assert nearest == [True, False, False, True, True, False]
 
 
@@ -49,7 +50,7 @@ def test_gold_next_is_certain_of_the_next_token_not_of_its_own() -> None:
     """Regression: the published code puts the one-hot of an unmatched position on the token AT the position."""
     source, target = toy_surface(["a", "b", "Ġ", "Ġa"], [("Ġ", "a")]), toy_surface(["a", "b", "Ġ"], [])
     trace, tokens = random_trace(source, "b ab", 3), target.tokenize("b ab")
-    aligned = exact_match(source, target, unaligned="gold_next")(trace, tokens, b"b ab")
+    aligned = exact_match(TokenizerPair(source, target), unaligned="gold_next")(trace, tokens, b"b ab")
     assert aligned.is_aligned.tolist() == [True] * 5 + [False]
     for t in (1, 2, 3):
         assert distribution(aligned, t) == {int(tokens.input_ids[t + 1]): 1.0}
@@ -58,4 +59,4 @@ def test_gold_next_is_certain_of_the_next_token_not_of_its_own() -> None:
 
 def test_options_that_do_not_exist_are_named() -> None:
     with pytest.raises(ValueError, match=r"many_to_one='mean' does not exist: choose one of \['sum', 'first'\]"):
-        inspect.unwrap(exact_match)(surface("neox"), surface("llama"), many_to_one="mean")  # type: ignore[arg-type]  # past the type checks
+        inspect.unwrap(exact_match)(TokenizerPair(surface("neox"), surface("llama")), many_to_one="mean")  # type: ignore[arg-type]  # past the type checks

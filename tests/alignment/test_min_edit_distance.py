@@ -12,6 +12,7 @@ from test_token_map import slow_one_to_one
 from tokenizers_for_tests import FAMILIES, LOSSLESS, random_trace, surface, toy_surface
 
 from knowfuse.alignment.min_edit_distance import min_edit_distance
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark, without_mark
 from knowfuse.alignment.vocabulary_map import nearest_strings
 from knowfuse.surface import Surface
@@ -51,7 +52,9 @@ def test_rows_are_those_of_the_slow_reading(
 ) -> None:
     trace = random_trace(surface(source), TEXT, 40, is_complete=complete[0])
     tokens = surface(target).tokenize(TEXT, is_complete=complete[1])
-    aligned = min_edit_distance(surface(source), surface(target), many_to_one=many_to_one)(trace, tokens, TEXT.encode())
+    aligned = min_edit_distance(TokenizerPair(surface(source), surface(target)), many_to_one=many_to_one)(
+        trace, tokens, TEXT.encode()
+    )
     rows, id_map = (
         slow_rows(trace, tokens, surface(source), surface(target)),
         nearest_strings(surface(source), surface(target)),
@@ -71,7 +74,7 @@ def test_rows_are_those_of_the_slow_reading(
 @pytest.mark.parametrize("family", LOSSLESS)
 def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str) -> None:
     trace, tokens = random_trace(surface(family), TEXT, 10), surface(family).tokenize(TEXT)
-    aligned = min_edit_distance(surface(family), surface(family))(trace, tokens, TEXT.encode())
+    aligned = min_edit_distance(TokenizerPair(surface(family), surface(family)))(trace, tokens, TEXT.encode())
     assert aligned.is_aligned.tolist() == [True] * (len(tokens.ends) - 1) + [False]
     np.testing.assert_allclose(aligned.nll, trace.nll, rtol=1e-5, atol=1e-6)
     for t in range(len(tokens.ends) - 1):
@@ -89,7 +92,9 @@ def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str) -> 
 )
 def test_mass_is_conserved_and_gold_rows_are_certain(text: str, source: str, target: str, unaligned: str) -> None:
     trace, tokens = random_trace(surface(source), text, 8), surface(target).tokenize(text)
-    aligned = min_edit_distance(surface(source), surface(target), unaligned=unaligned)(trace, tokens, text.encode())
+    aligned = min_edit_distance(TokenizerPair(surface(source), surface(target)), unaligned=unaligned)(
+        trace, tokens, text.encode()
+    )
     np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=0, atol=1e-6)
     assert not aligned.is_aligned[-1]
     if unaligned == "gold_next":
@@ -101,8 +106,8 @@ def test_gold_next_is_certain_of_the_next_token_not_of_its_own() -> None:
     source = toy_surface(["a", "b", "c", "ab"], [("a", "b")])
     target = toy_surface(["a", "b", "c"], [])
     trace, tokens = random_trace(source, "abcab", 3), target.tokenize("abcab")
-    masked = min_edit_distance(source, target)(trace, tokens, b"abcab")
-    aligned = min_edit_distance(source, target, unaligned="gold_next")(trace, tokens, b"abcab")
+    masked = min_edit_distance(TokenizerPair(source, target))(trace, tokens, b"abcab")
+    aligned = min_edit_distance(TokenizerPair(source, target), unaligned="gold_next")(trace, tokens, b"abcab")
     unmatched = np.flatnonzero(~masked.is_aligned[:-1])
     assert len(unmatched) > 0
     for t in unmatched:
@@ -122,8 +127,8 @@ def test_first_leaves_the_rest_to_the_tail() -> None:
     log_probs = np.log(np.array([[0.4, 0.3, 0.1, 0.1]] * len(trace.ends), dtype=np.float32))
     trace = SourceTrace(trace.input_ids, trace.ends, TopK(ids, log_probs), trace.nll)
     tokens = target.tokenize("ab")
-    summed = min_edit_distance(source, target, many_to_one="sum")(trace, tokens, b"ab")
-    first = min_edit_distance(source, target, many_to_one="first")(trace, tokens, b"ab")
+    summed = min_edit_distance(TokenizerPair(source, target), many_to_one="sum")(trace, tokens, b"ab")
+    first = min_edit_distance(TokenizerPair(source, target), many_to_one="first")(trace, tokens, b"ab")
     np.testing.assert_allclose([distribution(summed, 0)[0], summed.tail[0]], [0.8, 0.1], rtol=1e-5)
     np.testing.assert_allclose([distribution(first, 0)[0], first.tail[0]], [0.4, 0.5], rtol=1e-5)
 
@@ -133,18 +138,18 @@ def test_documents_of_one_token(source: str, target: str) -> None:
     for complete in (True, False):
         trace, tokens = random_trace(surface(source), "", 5, 0, complete), surface(target).tokenize("", complete)
         for unaligned in ("mask", "gold_next"):
-            align = min_edit_distance(surface(source), surface(target), unaligned=unaligned)
+            align = min_edit_distance(TokenizerPair(surface(source), surface(target)), unaligned=unaligned)
             assert align(trace, tokens, b"").is_aligned.tolist() == [True, False][not complete :]
 
 
 def test_options_that_do_not_exist_are_named() -> None:
     with pytest.raises(ValueError, match=r"unaligned='gold' does not exist: choose one of \['mask', 'gold_next'\]"):
-        inspect.unwrap(min_edit_distance)(surface("neox"), surface("llama"), unaligned="gold")  # type: ignore[arg-type]  # past the type checks
+        inspect.unwrap(min_edit_distance)(TokenizerPair(surface("neox"), surface("llama")), unaligned="gold")  # type: ignore[arg-type]  # past the type checks
 
 
 def test_a_pickled_aligner_says_the_same() -> None:
     trace, tokens = random_trace(surface("unigram"), TEXT, 5), surface("llama").tokenize(TEXT)
-    align = min_edit_distance(surface("unigram"), surface("llama"))
+    align = min_edit_distance(TokenizerPair(surface("unigram"), surface("llama")))
     a, b = align(trace, tokens, TEXT.encode()), pickle.loads(pickle.dumps(align))(trace, tokens, TEXT.encode())
     assert np.array_equal(a.topk.ids, b.topk.ids)
     assert np.array_equal(a.topk.log_probs, b.topk.log_probs)

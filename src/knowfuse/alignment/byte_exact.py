@@ -13,14 +13,15 @@ from functools import cached_property, partial
 import numpy as np
 
 from knowfuse.alignment.duplicates import merge_duplicates
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument
 
 
-def byte_exact(source: Surface, target: Surface) -> Aligner:
+def byte_exact(pair: TokenizerPair) -> Aligner:
     """The aligner for a pair of tokenizers: builds the map from source tokens and their suffixes to target tokens."""
-    return partial(align_bytes, tokens=PairedTokens(source, target))
+    return partial(align_bytes, tokens=PairedTokens(pair.source, pair.target))
 
 
 @dataclass

@@ -8,20 +8,18 @@ from functools import partial
 import numpy as np
 
 from knowfuse.alignment.matched_rows import ManyToOne, PairedStrings, Unaligned, align_rows, check_options, match_rows
-from knowfuse.surface import Surface
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.types import AlignedSource, Aligner, SourceTrace, TokenizedDocument
 
 
-def exact_match(
-    source: Surface, target: Surface, *, unaligned: Unaligned = "mask", many_to_one: ManyToOne = "sum"
-) -> Aligner:
+def exact_match(pair: TokenizerPair, *, unaligned: Unaligned = "mask", many_to_one: ManyToOne = "sum") -> Aligner:
     """The aligner for a pair of tokenizers; ValueError where an option does not exist.
 
     `unaligned`: rows without a match are masked, or certain of the true next token. `many_to_one`: several source
     tokens of one target id are summed, or only the most probable counts.
     """
     check_options(unaligned, many_to_one)
-    tokens = PairedStrings(source, target)
+    tokens = PairedStrings(pair.source, pair.target)
     return partial(align_exact_matches, tokens=tokens, unaligned=unaligned, many_to_one=many_to_one)
 
 

@@ -1,0 +1,38 @@
+"""What does an alignment method know of the two tokenizers it works between?"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from knowfuse.surface import Surface
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+Keep: TypeAlias = Callable[[str, Callable[[], Arrays]], Arrays]
+
+
+def make_each_time(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """Keeps nothing."""
+    return make()
+
+
+@dataclass
+class TokenizerPair:
+    """A source's tokenizer and the target's, and the training text that both cut.
+
+    `keep` gives the arrays of that name, made by its second argument where they are not there yet; a run keeps them on
+    disk.
+    """
+
+    source: Surface
+    target: Surface
+    documents: Sequence[str] = ()
+    keep: Keep = make_each_time
+
+    def kept(self, kind: str, make: Callable[[], Arrays], *depends_on: str) -> Arrays:
+        """The arrays of this kind for these two tokenizers, and for whatever else they depend on."""
+        state = json.dumps([self.source.fingerprint, self.target.fingerprint, *depends_on])
+        return self.keep(f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:24]}", make)

@@ -15,6 +15,7 @@ from experiments_for_tests import ROOT, composed
 from omegaconf import OmegaConf
 from tokenizers_for_tests import surface
 
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.experiment import Experiment
 from knowfuse.types import Aligner, LLMSpec
 
@@ -42,10 +43,16 @@ def test_every_choice_builds_an_experiment(group: str, choice: str) -> None:
     assert isinstance(experiment.target, LLMSpec)
     assert experiment.sources
     assert all(isinstance(spec, LLMSpec) for spec in experiment.sources.values())
-    assert experiment.target in experiment.sources.values()
     for setting in ("corpus", "alignment", "fusion", "loss", "optimizer", "trainer", "logger"):
         assert isinstance(getattr(experiment, setting), partial), setting
     assert not [name for name, value in vars(experiment).items() if OmegaConf.is_config(value)]
+
+
+@pytest.mark.parametrize("overrides", [[], ["experiment=fusellm_7b"], ["target=llama2_7b", "sources=fusellm_7b"]])
+def test_the_papers_target_is_a_copy_of_a_source(overrides: list[str]) -> None:
+    """So that it is read once."""
+    experiment = built(*overrides)
+    assert experiment.target == experiment.sources["llama2"]
 
 
 @pytest.mark.parametrize(("group", "choice"), [c for c in CHOICES if c[0] in ("target", "sources", "data")])
@@ -65,7 +72,9 @@ def test_preparing_and_training_agree() -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "alignment"])
 def test_every_alignment_pairs_two_tokenizers(choice: str) -> None:
-    aligner = built(f"alignment={choice}").alignment(surface("neox"), surface("llama"))
+    aligner = built(f"alignment={choice}").alignment(
+        TokenizerPair(surface("neox"), surface("llama"), ["a text that both cut"])
+    )
     assert isinstance(aligner, Aligner)
 
 

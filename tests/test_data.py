@@ -117,6 +117,9 @@ def test_the_words_of_the_sources_are_at_the_rows_of_their_documents(tmp_path: P
                 assert said.source_tokens[0, s, rows].tolist() == want.source_tokens.tolist()
                 assert said.is_aligned[0, s, rows].tolist() == want.is_aligned.tolist()
                 assert want.is_aligned.any()
+        assert said.budget is not None
+        rows_of_each = said.is_aligned[0].sum(-1)  # the classes of a row sum to 1, in float32 here
+        torch.testing.assert_close(said.budget[0].sum(-1), rows_of_each.float(), rtol=1e-5, atol=0)
         assert not (said.is_aligned & (block.labels == IGNORE)[:, None]).any()
         assert not (said.is_aligned & (block.document_ids == 0)[:, None]).any()
 
@@ -137,6 +140,19 @@ def test_a_document_that_a_source_set_aside_is_not_aligned_there(tmp_path: Path)
         aligned = block.sources.is_aligned[0, :, rows]
         assert bool(aligned[0].any()) == (which != 0)
         assert aligned[1].any()
+
+
+def test_a_block_of_which_no_source_spoke_has_no_mass_to_place(tmp_path: Path) -> None:
+    """Beside one of which they did: zeros in the batch."""
+    store = trace_store(tmp_path / "neox", "neox", TEXTS[1:])
+    store.put_aside({TEXTS[0].id: "too long"})
+    reader = SourceReader(store, byte_exact(TokenizerPair(surface("neox"), surface("llama"))))
+    silent, spoken = (PackedBlocks([text], surface("llama"), 96, [reader])[0] for text in TEXTS[:2])
+    batch = collate([silent, spoken])
+    assert batch.sources is not None
+    assert batch.sources.budget is not None
+    assert batch.sources.budget.sum((1, 2))[0] == 0
+    assert batch.sources.budget.sum((1, 2))[1] > 0
 
 
 # ---- batches ----------------------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@ from experiments_for_tests import data_module, documents, fusion_module, local_l
 from lightning.pytorch.loggers import CSVLogger
 from tokenizers_for_tests import surface
 
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.data import PackedBlocks, collate
 from knowfuse.evaluation import bits_per_byte, score_documents
 from knowfuse.fusion.avg_ce import avg_ce
+from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llm import LocalLLM, packed_logits
 from knowfuse.losses import fused_loss
 from knowfuse.module import FusionModule
-from knowfuse.types import IGNORE, FusionBatch
+from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, FusionBatch
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,12 @@ def test_what_is_logged(target: LocalLLM, tmp_path: Path) -> None:
         assert logged[f"coverage/{name}"] == pytest.approx(coverage, rel=1e-6)
         assert 0 < share < 1
         assert 0.5 < coverage <= 1
+        assert batch.sources.budget is not None
+        masses = [logged[f"mass/{name}/{kind}"] for kind in MASS_CLASSES]
+        assert sum(masses) == pytest.approx(1.0, abs=1e-5)
+        assert masses == pytest.approx(
+            (batch.sources.budget[:, s].sum(0) / batch.sources.is_aligned[:, s].sum()).tolist(), rel=1e-5
+        )
     nats = disagreement(batch.sources)
     assert logged["train/disagreement_nats"] == pytest.approx(
         sum(float(nats[b, t]) for b, t in rows) / len(rows), rel=1e-5
@@ -106,9 +115,38 @@ def test_what_is_logged(target: LocalLLM, tmp_path: Path) -> None:
     assert loss == pytest.approx(0.3 * clm + 0.7 * kl, rel=1e-6)
 
 
+def test_ranks_are_those_of_the_target_as_it_is_now(target: LocalLLM, tmp_path: Path) -> None:
+    """Whatever the sources' ids, the KL is to the target's own sorted tokens: it can be computed from its logits alone."""
+    sources = readers(tmp_path, documents(30))
+    for source, family in zip(sources, ("neox", "unigram"), strict=True):
+        source.align = rank_matched(TokenizerPair(surface(family), surface("llama")))
+    module = fusion_module(target)
+    watch = learn(module, data_module(sources), 1)
+    batch, logged = watch.batches[0], watch.logged[0]
+    assert batch.sources is not None
+    assert batch.sources.is_by_rank
+    fused = min_ce(batch.sources, batch.document_ids, batch.label_bytes)
+    before = fusion_module(target)
+    before.configure_model()
+    logits = packed_logits(before.network, batch.input_ids, batch.position_ids, batch.document_ids).detach().double()
+    total, count = 0.0, int((batch.labels != IGNORE).sum())
+    for b, t in ((b, t) for b in range(3) for t in range(96) if batch.labels[b, t] != IGNORE):
+        if not fused.has_target[b, t]:
+            continue
+        q = logits[b, t].log_softmax(-1).sort(descending=True).values
+        p = fused.topk.log_probs[b, t].double()
+        k = int((p > EMPTY).sum())
+        tail = fused.tail[b, t].double()
+        total += float((p[:k].exp() * (p[:k] - q[fused.topk.ids[b, t, :k]])).sum())
+        others = torch.ones_like(q, dtype=torch.bool)
+        others[fused.topk.ids[b, t, :k]] = False
+        total += float(tail * (tail.log() - q[others].logsumexp(0)))
+    assert logged["train/kl_nats"] == pytest.approx(total / count, rel=1e-4)
+
+
 def test_plain_clm_logs_no_source(target: LocalLLM) -> None:
     logged = learn(fusion_module(target, is_fused=False), data_module(), 2).logged[0]
-    assert not [name for name in logged if name.startswith(("share/", "coverage/"))]
+    assert not [name for name in logged if name.startswith(("share/", "coverage/", "mass/"))]
     assert logged["train/loss_nats"] == logged["train/clm_nats"]
 
 

@@ -12,6 +12,7 @@ from itertools import count
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
@@ -20,7 +21,17 @@ from knowfuse.corpus import Document
 from knowfuse.sources import tokenize_documents
 from knowfuse.store import TraceStore
 from knowfuse.surface import Surface
-from knowfuse.types import EMPTY, IGNORE, AlignedSource, AlignedSources, Aligner, FusionBatch, TokenizedDocument, TopK
+from knowfuse.types import (
+    EMPTY,
+    IGNORE,
+    MASS_CLASSES,
+    AlignedSource,
+    AlignedSources,
+    Aligner,
+    FusionBatch,
+    TokenizedDocument,
+    TopK,
+)
 
 
 @dataclass
@@ -123,6 +134,9 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
     ids, log_probs = torch.zeros(*shape, width, dtype=torch.int64), torch.full((*shape, width), EMPTY)
     tail, nll, source_tokens = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
     is_aligned = torch.zeros(shape, dtype=torch.bool)
+    words_said = [w for words in said for _, w in words if w]
+    has_budget = any(w.budget is not None for w in words_said)
+    budget = torch.zeros(*shape[:2], len(MASS_CLASSES)) if has_budget else None
     for s, words in enumerate(said):
         for start, word in words:
             if word is None:
@@ -134,7 +148,17 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
             nll[0, s, rows] = torch.from_numpy(word.nll)
             source_tokens[0, s, rows] = torch.from_numpy(word.source_tokens)
             is_aligned[0, s, rows] = torch.from_numpy(word.is_aligned)
-    return AlignedSources(TopK(ids, log_probs), tail, nll, source_tokens, is_aligned)
+            if budget is not None and word.budget is not None:
+                budget[0, s] += torch.from_numpy(word.budget[word.is_aligned].sum(0))
+    return AlignedSources(
+        TopK(ids, log_probs),
+        tail,
+        nll,
+        source_tokens,
+        is_aligned,
+        budget,
+        is_by_rank=any(w.is_by_rank for w in words_said),
+    )
 
 
 def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
@@ -153,6 +177,8 @@ def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
             torch.cat([s.nll for s in said]),
             torch.cat([s.source_tokens for s in said]),
             torch.cat([s.is_aligned for s in said]),
+            _budgets(said),
+            is_by_rank=any(s.is_by_rank for s in said),
         )
     return FusionBatch(
         input_ids=torch.cat([b.input_ids for b in blocks]),
@@ -162,6 +188,14 @@ def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
         label_bytes=torch.cat([b.label_bytes for b in blocks]),
         sources=sources,
     )
+
+
+def _budgets(said: Sequence[AlignedSources]) -> Tensor | None:
+    """The mass budgets of all blocks; zeros for a block of which no source spoke."""
+    given = [s.budget for s in said if s.budget is not None]
+    if not given:
+        return None
+    return torch.cat([torch.zeros_like(given[0]) if s.budget is None else s.budget for s in said])
 
 
 class EndlessShuffle(Sampler[int]):

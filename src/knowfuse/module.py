@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
+from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llm import LocalLLM, packed_logits, require_isolated_documents
 from knowfuse.losses import FusedLoss, token_nll
 from knowfuse.sharding import shard
-from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
+from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
 
-LOG_DISAGREEMENT_EVERY = 20  # steps; it costs one more mixture
+LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
 Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
 
 
@@ -70,6 +71,8 @@ class FusionModule(L.LightningModule):
         fused = None
         if self.fusion is not None and batch.sources is not None:
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
+            if batch.sources.is_by_rank:
+                fused = ranks_to_ids(fused, logits)
             self._log_sources(batch, fused)
         loss = self.loss(logits.flatten(0, 1), batch.labels.flatten(), fused)
         if not bool(torch.isfinite(loss.total)):
@@ -97,8 +100,12 @@ class FusionModule(L.LightningModule):
         for name, share, covered in zip(self.source_names, shares, coverage, strict=True):
             self.log(f"share/{name}", share)
             self.log(f"coverage/{name}", covered)
-        if self.global_step % LOG_DISAGREEMENT_EVERY == 0:
+        if self.global_step % LOG_SOURCES_EVERY == 0:
             self.log("train/disagreement_nats", (disagreement(batch.sources) * is_labelled).sum() / count)
+            if batch.sources.budget is not None:
+                rows = batch.sources.is_aligned.sum((0, 2)).clamp(min=1)
+                for name, budget in zip(self.source_names, batch.sources.budget.sum(0) / rows[:, None], strict=True):
+                    self.log_dict({f"mass/{name}/{kind}": m for kind, m in zip(MASS_CLASSES, budget, strict=True)})
 
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         logits = packed_logits(self.network, batch.input_ids, batch.position_ids, batch.document_ids)

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Float64, Int
 from torch import Tensor
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
 IGNORE = -100  # the label of a row that predicts nothing
+# Where the probability of an aligned row went: to a target token that takes all of a candidate's bytes, to one that takes
+# the first of them, along the gold chain; what no slot holds: candidates that end where the row begins, candidates that
+# no target token begins, and what the source did not keep.
+MASS_CLASSES = ("exact", "prefix", "chained", "ambiguous", "unmapped", "tail")
 EMPTY = float("-inf")  # the log-probability of an empty slot of a TopK
 
 
@@ -66,6 +70,8 @@ class AlignedSource:
     `tail` is the probability that no slot of `topk` holds. `nll` is the nats the source spent on the bytes of the
     next target token, and `source_tokens` the number of its own tokens that those bytes took (both fractional
     where a boundary falls inside a source token). Where `is_aligned` is False the other fields mean nothing.
+    `budget` sums to 1 over the `MASS_CLASSES`; None where the method has no such classes. `is_by_rank`: the ids are not
+    tokens but ranks among the target LLM's own next tokens, the most probable first.
     """
 
     topk: TopK[np.ndarray]  # [T, K]
@@ -73,6 +79,8 @@ class AlignedSource:
     nll: Float32[np.ndarray, " T"]
     source_tokens: Float32[np.ndarray, " T"]
     is_aligned: Bool[np.ndarray, " T"]
+    budget: Float64[np.ndarray, "T 6"] | None = None
+    is_by_rank: bool = False
 
 
 @runtime_checkable
@@ -84,13 +92,18 @@ class Aligner(Protocol):
 
 @dataclass
 class AlignedSources:
-    """The words of S sources on the same rows; the fields of `AlignedSource` with a source axis."""
+    """The words of S sources on the same rows; the fields of `AlignedSource` with a source axis.
+
+    `budget` is summed over each source's aligned rows.
+    """
 
     topk: TopK[Tensor]  # [*B, S, T, K]
     tail: Float32[Tensor, "*B S T"]
     nll: Float32[Tensor, "*B S T"]
     source_tokens: Float32[Tensor, "*B S T"]
     is_aligned: Bool[Tensor, "*B S T"]
+    budget: Float32[Tensor, "*B S 6"] | None = None
+    is_by_rank: bool = False
 
 
 @dataclass

@@ -2,18 +2,20 @@
 
 import itertools
 import pickle
+from collections.abc import Iterator
 from functools import cache
+from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers_for_tests import LOSSLESS, random_trace, surface, toy_surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.surface import Surface
-from knowfuse.types import EMPTY, AlignedSource, SourceTrace, TokenizedDocument, TopK
+from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, SourceTrace, TokenizedDocument, TopK
 
 CODE = 'def wrap(text, width=70):\n    """Wrap a paragraph — 🙂 é."""\n    return w.wrap(text)\n'
 WORDS = "def wrap (text, width=70): Reformat the single paragraph in text so it fits in lines of no more than 70."
@@ -46,8 +48,11 @@ def paid_on_labels(aligned: AlignedSource, target: TokenizedDocument) -> np.ndar
 
 def slow_rows(
     trace: SourceTrace, target: TokenizedDocument, data: bytes, source: Surface, target_surface: Surface
-) -> list[dict[int, float] | None]:
-    """Each row's probabilities by target id as DESIGN 3 states them, in Python floats; None where it is not aligned."""
+) -> list[tuple[dict[int, float], dict[str, float]] | None]:
+    """Each row's probabilities by target id as DESIGN 3 states them, in Python floats, and the classes of its mass.
+
+    None where it is not aligned.
+    """
     source_complete = len(trace.ends) > 1 and int(trace.input_ids[-1]) == source.eos_id
     target_complete = len(target.ends) > 1 and int(target.input_ids[-1]) == target_surface.eos_id
 
@@ -67,7 +72,11 @@ def slow_rows(
     def first(rest: bytes, t: int) -> int:
         return int(target_surface.first_tokens([rest], at_start=t == 0)[0])
 
-    rows: list[dict[int, float] | None] = []
+    def takes_all(token: int, rest: bytes) -> bool:
+        spelled = target_surface.token_bytes[token] or b""
+        return spelled == rest or (spelled.startswith(b" ") and spelled[1:] == rest)  # the space before a word
+
+    rows: list[tuple[dict[int, float], dict[str, float]] | None] = []
     for t in range(len(target.ends) - 1):
         label, predicts_eos = int(target.input_ids[t + 1]), target_complete and t == len(target.ends) - 2
         if predicts_eos and not source_complete:
@@ -80,17 +89,25 @@ def slow_rows(
         candidates = {i: p for i, p in said(u).items() if bytes_of(i).startswith(consumed)}
         divisor = sum(candidates.values()) if consumed else 1.0
         mass: dict[int, float] = {}
+        budget = dict.fromkeys(MASS_CLASSES, 0.0)
+        kinds: dict[int, str] = {}
         for i, p in candidates.items():
             rest = bytes_of(i)[len(consumed) :]
             if i == source.eos_id and not consumed:
                 to = -1 if target_surface.eos_id is None else target_surface.eos_id
+                kinds[i] = "unmapped" if to < 0 else "exact"
             elif not rest:
                 to = -1  # what would follow it is unknown
+                kinds[i] = "ambiguous" if consumed else "unmapped"
             elif i == gold and rest.startswith(wanted) and not predicts_eos:
                 to = label
+                kinds[i] = "exact" if rest == wanted else "prefix"
             else:
                 to = first(rest, t)
+                kinds[i] = "unmapped" if to < 0 else "exact" if takes_all(to, rest) else "prefix"
             mass[to] = mass.get(to, 0.0) + p / divisor
+            budget[kinds[i]] += p / divisor
+        budget["tail"] = 0.0 if consumed else 1.0 - sum(candidates.values())
         piece = bytes_of(gold)[len(consumed) :]
         if piece and len(piece) < len(wanted) and wanted.startswith(piece):
             chained, owed, v = candidates[gold] / divisor, wanted[len(piece) :], u + 1
@@ -104,7 +121,9 @@ def slow_rows(
                     owed = b""
             mass[first(piece, t)] -= chained
             mass[label] = mass.get(label, 0.0) + chained
-        rows.append({i: p for i, p in mass.items() if i >= 0 and p > 0})
+            budget[kinds[gold]] -= chained
+            budget["chained"] = chained
+        rows.append(({i: p for i, p in mass.items() if i >= 0 and p > 0}, budget))
     return [*rows, None]
 
 
@@ -115,15 +134,20 @@ def check_against_slow_rules(
     aligned = byte_exact(TokenizerPair(source, target))(trace, tokens, text.encode())
     expected = slow_rows(trace, tokens, text.encode(), source, target)
     assert aligned.is_aligned.tolist() == [row is not None for row in expected]
-    for t, row in enumerate(expected):
-        if row is not None:
+    assert aligned.budget is not None
+    for t, row_and_budget in enumerate(expected):
+        if row_and_budget is not None:
+            row, budget = row_and_budget
             got = distribution(aligned, t)
+            np.testing.assert_allclose(aligned.budget[t], list(budget.values()), rtol=1e-5, atol=1e-6)
             # float32 log-probabilities in, float32 out: 1e-5 relative; masses below 1e-9 may be a difference of two.
             assert {i for i, p in got.items() if p > 1e-9} == {i for i, p in row.items() if p > 1e-9}, (t, got, row)
             for i, p in row.items():
                 np.testing.assert_allclose(got.get(i, 0.0), p, rtol=1e-5, atol=1e-8)
             np.testing.assert_allclose(aligned.tail[t], 1 - sum(row.values()), rtol=0, atol=1e-6)
     np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(aligned.budget[aligned.is_aligned].sum(-1), 1.0, rtol=0, atol=1e-6)
+    assert (aligned.budget >= 0).all()
 
 
 @pytest.mark.parametrize(("source", "target"), [p for p in PAIRS if p[0] != p[1]])
@@ -148,6 +172,65 @@ def test_rows_of_wordpiece_are_those_of_the_slow_rules(other: str) -> None:
 )
 def test_rows_of_any_text_are_those_of_the_slow_rules(text: str, pair: tuple[str, str], seed: int) -> None:
     check_against_slow_rules(surface(pair[0]), surface(pair[1]), text, seed, (True, True))
+
+
+@st.composite
+def toy_vocabularies(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, str]]]:
+    """The pieces and merges of a random BPE over four characters, one of them a space."""
+    pieces, merges = list("abcĠ"), []
+    for _ in range(draw(st.integers(0, 6))):
+        pair = draw(st.sampled_from(pieces)), draw(st.sampled_from(pieces))
+        if "".join(pair) not in pieces:
+            pieces.append("".join(pair))
+            merges.append(pair)
+    return pieces, merges
+
+
+@settings(max_examples=80, deadline=None)
+@given(source=toy_vocabularies(), target=toy_vocabularies(), text=st.text("abc ", max_size=24), seed=st.integers(0, 99))
+def test_rows_of_random_merges_are_those_of_the_slow_rules(
+    source: tuple[list[str], list[tuple[str, str]]],
+    target: tuple[list[str], list[tuple[str, str]]],
+    text: str,
+    seed: int,
+) -> None:
+    assume(source != target)  # who has the source's own tokenizer hears it word for word
+    check_against_slow_rules(toy_surface(*source, name="s"), toy_surface(*target, name="t"), text, seed, (True, True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    source=toy_vocabularies(),
+    target=toy_vocabularies(),
+    text=st.text("abc ", max_size=24),
+    random=st.randoms(use_true_random=False),
+)
+def test_the_order_of_vocabulary_ids_does_not_matter(
+    source: tuple[list[str], list[tuple[str, str]]],
+    target: tuple[list[str], list[tuple[str, str]]],
+    text: str,
+    random: Random,
+) -> None:
+    """The same tokens under other ids: the same probabilities of the same strings."""
+    said = []
+    trace = random_trace(toy_surface(*source), text, 0)
+    for shuffle in (False, True):
+        pieces, ours = (list(vocabulary[0]) for vocabulary in (source, target))
+        if shuffle:
+            random.shuffle(pieces)
+            random.shuffle(ours)
+        theirs, us = toy_surface(pieces, source[1]), toy_surface(ours, target[1])
+        new = np.array([*(pieces.index(piece) for piece in source[0]), len(pieces)])
+        renamed = SourceTrace(
+            new[trace.input_ids], trace.ends, TopK(new[trace.topk.ids], trace.topk.log_probs), trace.nll
+        )
+        tokens = us.tokenize(text)
+        aligned = byte_exact(TokenizerPair(theirs, us))(renamed, tokens, text.encode())
+        said.append(
+            [{us.token_strings[i]: p for i, p in distribution(aligned, t).items()} for t in range(len(tokens.ends) - 1)]
+        )
+    for before, after in zip(*said, strict=True):
+        assert before == pytest.approx(after, rel=1e-6)
 
 
 # --- brute force ------------------------------------------------------------------------------------------------------
@@ -222,6 +305,56 @@ def test_the_next_target_token_has_the_probability_of_every_way_to_go_on(
     )
 
 
+def ends_inside(rest: bytes, target: Surface) -> bool:
+    """Whether a text that starts with these bytes may go on inside a target token that begins in them."""
+    longer = [piece for piece in target.token_bytes if piece]
+    return any(p != rest[n:] and p.startswith(rest[n:]) for n in range(len(rest)) for p in longer)
+
+
+@pytest.mark.parametrize("source_name", TOY_SOURCES)
+@pytest.mark.parametrize("target_name", TOY_TARGETS)
+@pytest.mark.parametrize("text", ["abcabcab", "cabbacb", "bcbca"])
+def test_a_row_is_as_far_from_the_sources_own_distribution_as_documented(
+    source_name: str, target_name: str, text: str
+) -> None:
+    """The source's own distribution over the next target token: all that it may go on to write, cut by the target.
+
+    In total variation no farther than the mass of candidates that end inside a target token, and what no slot holds.
+    """
+    source, target = toy("source", source_name), toy("target", target_name)
+    follows = np.random.default_rng(len(text)).dirichlet(np.ones(source.vocabulary_size), source.vocabulary_size)
+    trace, tokens, data = markov_trace(source, text, follows), target.tokenize(text), text.encode()
+    aligned = byte_exact(TokenizerPair(source, target))(trace, tokens, data)
+    longest = max(len(piece) for piece in target.token_bytes if piece)
+    eos = source.eos_id
+
+    def writes(last: int, so_far: bytes, probability: float) -> Iterator[tuple[bytes, float]]:
+        if last == eos or len(so_far) >= 2 * longest:  # the first target token is known by then
+            yield so_far, probability
+            return
+        for i in range(source.vocabulary_size):
+            yield from writes(i, so_far + (source.token_bytes[i] or b""), probability * follows[last, i])
+
+    for t in range(len(tokens.ends) - 2):
+        u = int(np.flatnonzero(trace.ends[:-1] <= tokens.ends[t])[-1])
+        consumed = data[trace.ends[u] : tokens.ends[t]]
+        own: dict[int, float] = {}
+        divisor = may_differ = 0.0
+        for i in range(source.vocabulary_size):
+            piece, p = source.token_bytes[i] or b"", float(follows[trace.input_ids[u], i])
+            if not piece.startswith(consumed):
+                continue
+            divisor += p
+            may_differ += p * (ends_inside(piece[len(consumed) :], target) or piece == consumed != b"")
+            for written, probability in writes(i, piece, p):
+                rest = written[len(consumed) :].decode()
+                first = int(target.tokenize(rest).input_ids[1])  # EOS where nothing is left
+                own[first] = own.get(first, 0.0) + probability
+        got = distribution(aligned, t)
+        distance = sum(max(p / divisor - got.get(i, 0.0), 0.0) for i, p in own.items())
+        assert distance <= may_differ / divisor + 1e-5, (t, own, got)
+
+
 # --- along the true text ----------------------------------------------------------------------------------------------
 
 
@@ -284,6 +417,9 @@ def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str, k: 
         got = distribution(aligned, t)
         assert got.keys() == said.keys()
         np.testing.assert_allclose([got[i] for i in said], list(said.values()), rtol=1e-5)
+    k = trace.topk.ids.shape[-1]
+    assert np.array_equal(aligned.topk.ids[:, :k], trace.topk.ids)
+    assert np.array_equal(aligned.topk.log_probs[:, :k], trace.topk.log_probs), "bit for bit"
 
 
 # --- roles and edges --------------------------------------------------------------------------------------------------

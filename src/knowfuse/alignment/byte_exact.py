@@ -5,208 +5,227 @@ the target has consumed the bytes `[0, e)`; the last source boundary `b <= e` se
 `[b, e)`. The source row is conditioned on the candidates that start with `r`, each candidate loses `r`, and what
 remains of it goes to the first target token of those bytes. Where the true next target token spans several source
 tokens, its probability is the product along the gold chain already in the trace.
+
+**The choice.** What remains of a candidate may be shorter than the target token that the text would go on to form
+(`th`, then `e`: the target says `the`). What follows is in the trace for the gold candidate alone, whose chain is
+exact; every other candidate counts as if the text were cut after it. So a row differs from the source's own
+distribution over the next target token, in total variation, by at most the mass of the candidates that end inside a
+target token (some suffix of theirs is a proper prefix of one), plus what no kept candidate tells (`ambiguous`, `tail`).
+To know more would take one more pass of the source for every candidate of every row.
 """
 
+import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from typing import no_type_check
 
 import numpy as np
+from numba import njit
 
-from knowfuse.alignment.duplicates import merge_duplicates
+from knowfuse.alignment.duplicates import log_of, new_table, slot_of
+from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
-from knowfuse.surface import Surface
-from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument
+from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
+
+EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
 
 
 def byte_exact(pair: TokenizerPair) -> Aligner:
-    """The aligner for a pair of tokenizers: builds the map from source tokens and their suffixes to target tokens."""
-    return partial(align_bytes, tokens=PairedTokens(pair.source, pair.target))
+    """The aligner for a pair of tokenizers: makes or finds the map from source tokens to first target tokens."""
+    if pair.source.fingerprint == pair.target.fingerprint:
+        return own_words
+    roles = _Roles(*(-1 if i is None else i for i in (pair.source.eos_id, pair.target.eos_id)))
+    return partial(align_bytes, tokens=first_tokens(pair), roles=roles)
 
 
-@dataclass
-class PairedTokens:
-    """Every source token as padded bytes, and the first target token of each of its suffixes.
+@dataclass(frozen=True)
+class _Roles:
+    """Special tokens map by role; -1 where a tokenizer has none."""
 
-    `first_inside[offsets[i] + k]` is the first target token of the bytes of source token i from byte k on, inside a
-    document; `first_at_start` the same where the target's tokens begin a document. -1: no target token begins it.
-    """
-
-    source: Surface
-    target: Surface
-
-    @cached_property
-    def are_same(self) -> bool:
-        return self.source.fingerprint == self.target.fingerprint
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        return np.array([len(piece or b"") for piece in self.source.token_bytes], dtype=np.int64)
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(self.lengths)])[:-1]
-
-    @cached_property
-    def padded(self) -> np.ndarray:
-        """uint8 [V, L]: the bytes of every source token, zeros behind them."""
-        table = np.zeros((len(self.lengths), max(int(self.lengths.max()), 1)), dtype=np.uint8)
-        for i, piece in enumerate(self.source.token_bytes):
-            table[i, : self.lengths[i]] = np.frombuffer(piece or b"", dtype=np.uint8)
-        return table
-
-    @cached_property
-    def _suffixes(self) -> list[bytes]:
-        return [piece[k:] for piece in self.source.token_bytes if piece for k in range(len(piece))]
-
-    @cached_property
-    def first_inside(self) -> np.ndarray:
-        return self.target.first_tokens(self._suffixes, at_start=False)
-
-    @cached_property
-    def first_at_start(self) -> np.ndarray:
-        return self.target.first_tokens(self._suffixes, at_start=True) if self.target.prefix else self.first_inside
+    source_eos: int
+    target_eos: int
 
 
-def align_bytes(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, tokens: PairedTokens) -> AlignedSource:
+def align_bytes(
+    trace: SourceTrace, target: TokenizedDocument, data: bytes, *, tokens: FirstTokens, roles: _Roles
+) -> AlignedSource:
     """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one)."""
-    if tokens.are_same:
-        return _own_words(trace, target)
-    rows = _locate(trace, target, tokens)
-    ids, probs, is_gold = _candidates(trace, rows.source)
-    starts = _starts_with(ids, rows, data, tokens)
-    mass = np.where(starts, probs, 0.0)
-    divisor = np.where(rows.residual > 0, mass.sum(-1), 1.0)  # [T], the probability of the bytes r
-    target_ids = _first_target_tokens(ids, is_gold, rows, target, tokens)
-    mass = np.where(target_ids >= 0, mass, 0.0) / np.maximum(divisor, np.finfo(np.float64).tiny)[:, None]
-    chained = _chained(trace, rows, divisor)
-    mass = mass - np.where(is_gold, chained[:, None], 0.0)  # taken off the shorter piece it was mapped to
-    labels = np.append(target.input_ids[1:], 0)
-    topk, tail = merge_duplicates(
-        np.concatenate([target_ids, labels[:, None]], -1), np.concatenate([mass, chained[:, None]], -1)
+    ids, probs, budget, is_aligned = _align_rows(
+        trace.input_ids,
+        trace.ends,
+        trace.topk.ids,
+        np.exp(trace.topk.log_probs, dtype=np.float64),
+        np.exp(-trace.nll, dtype=np.float64),
+        np.concatenate([[0.0], np.cumsum(trace.nll[:-1], dtype=np.float64)]),
+        ends_with_eos(trace.ends),
+        target.input_ids,
+        target.ends,
+        ends_with_eos(target.ends),
+        np.frombuffer(data, dtype=np.uint8),
+        roles.source_eos,
+        roles.target_eos,
+        tokens.starts,
+        tokens.pieces,
+        tokens.inside,
+        tokens.at_start,
+        tokens.whole_inside,
+        tokens.whole_at_start,
     )
     nll, source_tokens = spent_on_target_tokens(trace, target)
     return AlignedSource(
-        topk=topk,
-        tail=tail,
+        topk=TopK(ids, log_of(probs)),
+        tail=budget[:, AMBIGUOUS:].sum(-1).astype(np.float32),
         nll=nll,
         source_tokens=source_tokens,
-        is_aligned=rows.is_served & (divisor > 0),
+        is_aligned=is_aligned,
+        budget=budget,
     )
 
 
-def _own_words(trace: SourceTrace, target: TokenizedDocument) -> AlignedSource:
-    """What a source said, as it said it: the target has the source's own tokenizer."""
+def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes) -> AlignedSource:
+    """What a source said, as it said it, bit for bit: the target has the source's own tokenizer. K' = K + 1 (gold)."""
     assert np.array_equal(trace.input_ids, target.input_ids), "one tokenizer, two ways to cut a document"
-    ids, mass, _ = _candidates(trace, np.arange(len(trace.input_ids)))
-    topk, tail = merge_duplicates(ids, mass)
+    gold = np.append(trace.input_ids[1:], 0)
+    is_kept = ((trace.topk.ids == gold[:, None]) & (trace.topk.log_probs > EMPTY)).any(-1)
+    log_probs = np.concatenate([trace.topk.log_probs, np.where(is_kept, EMPTY, -trace.nll)[:, None]], -1)
+    ids = np.where(log_probs > EMPTY, np.concatenate([trace.topk.ids, gold[:, None]], -1), 0)
+    budget = np.zeros((len(ids), len(MASS_CLASSES)))
+    budget[:, EXACT] = np.exp(log_probs, dtype=np.float64).sum(-1)
+    budget[:, TAIL] = np.maximum(1.0 - budget[:, EXACT], 0.0)
     nll, source_tokens = spent_on_target_tokens(trace, target)
-    predicts = np.arange(len(nll)) < len(nll) - 1
-    return AlignedSource(topk, tail, nll, source_tokens, is_aligned=predicts)
-
-
-@dataclass
-class _Rows:
-    """Which source row serves each target row; every field [T]."""
-
-    source: np.ndarray  # row index into the trace
-    begin: np.ndarray  # byte at which the source row's next token begins
-    lead: np.ndarray  # bytes that this token has before those of the text: a space, or none
-    residual: np.ndarray  # bytes of this token already consumed, its lead among them
-    gold_end: np.ndarray  # byte at which the source row's next token ends
-    next_end: np.ndarray  # byte at which the target row's next token ends
-    paid: np.ndarray  # nats of the gold chain from the source row to the last source boundary up to next_end
-    owes: np.ndarray  # next_end lies inside a source token
-    is_served: np.ndarray
-    predicts_eos: np.ndarray
-
-
-def _locate(trace: SourceTrace, target: TokenizedDocument, tokens: PairedTokens) -> _Rows:
-    """The row of the source that serves each target row.
-
-    A source token may lead with a space that the text has not (the one put before a document; WordPiece after
-    punctuation). Its row said the token with that space: the space is consumed there, a residual like any other.
-    """
-    source_eos, target_eos = ends_with_eos(trace.ends), ends_with_eos(target.ends)
-    following = np.minimum(np.arange(len(trace.ends)) + 1, len(trace.ends) - 1)
-    lead = tokens.lengths[trace.input_ids[following]] - (trace.ends[following] - trace.ends)  # [U]
-    lead[-1] = 0
-    predicting = trace.ends[:-1]
-    row = np.maximum(np.searchsorted(predicting, target.ends, side="right") - 1, 0)
-    next_end = np.append(target.ends[1:], target.ends[-1])
-    chain_end = np.searchsorted(trace.ends[: len(trace.ends) - source_eos], next_end, side="right") - 1
-    paid = np.concatenate([[0.0], np.cumsum(trace.nll[:-1], dtype=np.float64)])
-    last, predicts_eos = np.arange(len(target.ends)) == len(target.ends) - 1, np.zeros(len(target.ends), dtype=bool)
-    predicts_eos[-2:-1] = target_eos
-    return _Rows(
-        source=row,
-        begin=trace.ends[row],
-        lead=lead[row],
-        residual=target.ends - trace.ends[row] + lead[row],
-        gold_end=trace.ends[following][row],
-        next_end=next_end,
-        paid=paid[chain_end] - paid[row],
-        owes=next_end > trace.ends[chain_end],
-        is_served=~last & (source_eos | ~predicts_eos),
-        predicts_eos=predicts_eos,
+    return AlignedSource(
+        topk=TopK(ids, log_probs.astype(np.float32)),
+        tail=budget[:, TAIL].astype(np.float32),
+        nll=nll,
+        source_tokens=source_tokens,
+        is_aligned=np.arange(len(nll)) < len(nll) - 1,
+        budget=budget,
     )
 
 
-def _candidates(trace: SourceTrace, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, float64 probabilities and gold flag [T, K + 1] of the serving rows: the kept tokens and the gold one."""
-    gold = trace.input_ids[np.minimum(row + 1, len(trace.input_ids) - 1), None]
-    kept = trace.topk.log_probs[row]
-    ids = np.concatenate([np.where(kept > EMPTY, trace.topk.ids[row], 0), gold], -1)  # an empty slot's id means nothing
-    probs = np.exp(np.concatenate([kept, -trace.nll[row][:, None]], -1).astype(np.float64))
-    is_gold = ids == gold
-    is_gold[:, :-1] &= kept > EMPTY
-    is_gold[:, -1] = ~is_gold[:, :-1].any(-1)
-    probs[:, -1] *= is_gold[:, -1]  # a gold token among the kept ones is not counted twice
-    return ids, probs, is_gold
+@njit(cache=True, nogil=True)
+@no_type_check
+def _align_rows(
+    source_ids,  # int64 [U]
+    source_ends,  # int64 [U]
+    kept_ids,  # int64 [U, K]
+    kept_probs,  # float64 [U, K]
+    gold_probs,  # float64 [U], of the token after each row
+    paid,  # float64 [U], nats up to and with each token
+    source_has_eos,
+    target_ids,  # int64 [T]
+    target_ends,  # int64 [T]
+    target_has_eos,
+    data,  # uint8 [bytes]
+    source_eos,
+    target_eos,
+    starts,
+    pieces,
+    inside,
+    at_start,
+    whole_inside,
+    whole_at_start,
+):
+    """Ids [T, K + 2], float64 probabilities [T, K + 2], the budget [T, 6] and whether each row is aligned [T].
 
-
-def _starts_with(ids: np.ndarray, rows: _Rows, data: bytes, tokens: PairedTokens) -> np.ndarray:
-    """Bool [T, K + 1]: the candidate starts with the residual bytes of its row."""
-    starts = np.ones(ids.shape, dtype=bool)
-    inside = np.flatnonzero(rows.residual > 0)
-    if len(inside):
-        width = min(int(rows.residual[inside].max()), tokens.padded.shape[1])
-        columns = np.arange(width) - rows.lead[inside, None]
-        text = np.frombuffer(data + b" ", dtype=np.uint8)  # the space is what index -1 reads
-        at = np.minimum(rows.begin[inside, None] + columns, len(data))
-        residual = text[np.where(columns < 0, -1, at)]  # [N, L]
-        length = rows.residual[inside, None]
-        beyond = np.arange(width) >= length
-        pieces = tokens.padded[ids[inside], :width]  # [N, K + 1, L]
-        is_same = ((pieces == residual[:, None]) | beyond[:, None]).all(-1)
-        starts[inside] = is_same & (tokens.lengths[ids[inside]] >= length)
-    return starts
-
-
-def _first_target_tokens(
-    ids: np.ndarray, is_gold: np.ndarray, rows: _Rows, target: TokenizedDocument, tokens: PairedTokens
-) -> np.ndarray:
-    """Target id [T, K + 1] that each candidate's remaining bytes begin with, -1 where its mass belongs to the tail."""
-    residual, labels = rows.residual[:, None], np.append(target.input_ids[1:], 0)[:, None]
-    remains = tokens.lengths[ids] > residual  # a candidate equal to r: what would follow it is unknown
-    suffix = np.where(remains, tokens.offsets[ids] + residual, 0)
-    at_start = (np.arange(len(ids)) == 0)[:, None]
-    first = np.where(at_start, tokens.first_at_start[suffix], tokens.first_inside[suffix])
-    first = np.where(remains, first, -1)
-    covers = (rows.gold_end >= rows.next_end)[:, None] & remains & ~rows.predicts_eos[:, None]
-    first = np.where(is_gold & covers, labels, first)  # the true next target token was seen, not guessed
-    if tokens.source.eos_id is not None and tokens.target.eos_id is not None:
-        first = np.where((ids == tokens.source.eos_id) & (residual == 0), tokens.target.eos_id, first)
-    return first
-
-
-def _chained(trace: SourceTrace, rows: _Rows, divisor: np.ndarray) -> np.ndarray:
-    """float64 [T]: the probability of a true next target token that spans several source tokens; 0 elsewhere.
-
-    The product of the gold probabilities up to the last source boundary inside it; a source token that runs past its
-    end counts with every candidate that starts with the bytes still owed, which is the divisor of the next row.
+    From the last row to the first: the probability of a token that runs on into the next row's source token needs the
+    divisor of that row.
     """
-    spans = (rows.gold_end < rows.next_end) & rows.is_served & ~rows.predicts_eos
-    owed = np.where(rows.owes, np.append(divisor[1:], 1.0), 1.0)
-    chained = np.exp(-rows.paid) * owed / np.maximum(divisor, np.finfo(np.float64).tiny)
-    return np.where(spans, chained, 0.0)
+    num_rows, num_source, k = len(target_ids), len(source_ids), kept_ids.shape[1]
+    ids = np.zeros((num_rows, k + 2), dtype=np.int64)
+    probs = np.zeros((num_rows, k + 2))
+    budget = np.zeros((num_rows, 6))
+    is_aligned = np.zeros(num_rows, dtype=np.bool_)
+    table = new_table(k + 2)
+    row, boundary = num_source - 2, num_source - 1 - int(source_has_eos)
+    next_divisor = 1.0
+    for t in range(num_rows - 2, -1, -1):
+        end, next_end = target_ends[t], target_ends[t + 1]
+        predicts_eos = target_has_eos and t == num_rows - 2
+        while row > 0 and source_ends[row] > end:
+            row -= 1
+        while boundary > 0 and source_ends[boundary] > next_end:
+            boundary -= 1
+        if row < 0 or (predicts_eos and not source_has_eos):
+            next_divisor = 1.0
+            continue
+        gold, gold_end, begin = source_ids[row + 1], source_ends[row + 1], source_ends[row]
+        # A source token may lead with a space that the text has not (the one put before a document; WordPiece after
+        # punctuation). Its row said the token with that space: it is consumed there, a residual like any other.
+        lead = starts[gold + 1] - starts[gold] - (gold_end - begin)
+        residual = end - begin + lead
+        label = target_ids[t + 1]
+        covers = gold_end >= next_end and not predicts_eos
+        firsts, wholes = (at_start, whole_at_start) if t == 0 else (inside, whole_inside)
+        table[:] = -1
+        count, total, gold_slot, gold_class, gold_seen = 0, 0.0, -1, UNMAPPED, False
+        for c in range(k + 1):
+            if c < k:
+                candidate, p = kept_ids[row, c], kept_probs[row, c]
+                if p == 0.0:
+                    continue
+                gold_seen = gold_seen or candidate == gold
+            else:
+                candidate, p = gold, gold_probs[row]
+                if gold_seen:
+                    break
+            at = starts[candidate]
+            remains = starts[candidate + 1] - at - residual
+            if residual > 0 and not (remains >= 0 and _starts_with(pieces, at, data, begin, lead, residual)):
+                continue
+            total += p
+            first, kind = -1, UNMAPPED
+            if candidate == source_eos and residual == 0 and target_eos >= 0:
+                first, kind = target_eos, EXACT
+            elif remains <= 0:
+                if residual > 0:
+                    kind = AMBIGUOUS  # the candidate is r: what would follow it is unknown
+            elif candidate == gold and covers:  # the true next target token was seen, not guessed
+                first, kind = label, EXACT if gold_end == next_end else PREFIX
+            else:
+                first = firsts[at + residual]
+                if first >= 0:
+                    kind = EXACT if wholes[at + residual] else PREFIX
+            budget[t, kind] += p
+            slot = -1
+            if first >= 0:
+                slot = slot_of(table, ids[t], count, first)
+                count += slot == count
+                probs[t, slot] += p
+            if candidate == gold:
+                gold_slot, gold_class = slot, kind
+        divisor = total if residual > 0 else 1.0
+        following, next_divisor = next_divisor, divisor
+        if divisor <= 0.0:
+            next_divisor = 0.0
+            continue
+        is_aligned[t] = True
+        for slot in range(count):
+            probs[t, slot] /= divisor
+        for kind in range(TAIL):
+            budget[t, kind] /= divisor
+        budget[t, TAIL] = max(1.0 - total, 0.0) if residual == 0 else 0.0
+        if gold_end < next_end and not predicts_eos:
+            owed = following if next_end > source_ends[boundary] else 1.0
+            chained = math.exp(paid[row] - paid[boundary]) * owed / divisor
+            # It is taken off the shorter piece that the gold token was mapped to.
+            chained = min(chained, gold_probs[row] / divisor)
+            budget[t, gold_class] = max(budget[t, gold_class] - chained, 0.0)
+            if gold_slot >= 0:
+                probs[t, gold_slot] = max(probs[t, gold_slot] - chained, 0.0)
+            budget[t, CHAINED] = chained
+            slot = slot_of(table, ids[t], count, label)
+            count += slot == count
+            probs[t, slot] += chained
+    return ids, probs, budget, is_aligned
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _starts_with(pieces, at, data, begin, lead, residual):
+    """Whether the token whose bytes are at `at` starts with `lead` spaces and the text from `begin` on."""
+    for n in range(residual):  # noqa: SIM110  (numba has no generators here)
+        if pieces[at + n] != (32 if n < lead else data[begin + n - lead]):
+            return False
+    return True

@@ -1,7 +1,10 @@
 """What becomes of several candidates that land on one target id?"""
 
+from typing import no_type_check
+
 import numpy as np
 from jaxtyping import Float32, Float64, Int
+from numba import njit
 
 from knowfuse.types import TopK
 
@@ -13,18 +16,79 @@ def merge_duplicates(
 
     The mass of an id of -1 belongs to the tail; a mass of 0 or less makes no slot.
     """
-    same = ids[:, :, None] == ids[:, None, :]
-    is_first = same.argmax(-1) == np.arange(ids.shape[-1])
-    summed = np.einsum("tij,tj->ti", same, np.maximum(mass, 0.0))
-    summed = np.where(is_first & (ids >= 0), summed, 0.0)
+    merged, summed = _merge(ids, mass)
     tail = np.clip(1.0 - summed.sum(-1), 0.0, 1.0).astype(np.float32)
+    return TopK(merged, log_of(summed)), tail
+
+
+def log_of(probs: Float64[np.ndarray, "T C"]) -> Float32[np.ndarray, "T C"]:
+    """The natural logs; -inf, an empty slot, for 0."""
     with np.errstate(divide="ignore"):
-        log_probs = np.log(summed).astype(np.float32)
-    return TopK(np.where(summed > 0, ids, 0), log_probs), tail
+        return np.log(probs.astype(np.float32))
 
 
 def drop_duplicates(ids: Int[np.ndarray, "T C"], mass: Float64[np.ndarray, "T C"]) -> Float64[np.ndarray, "T C"]:
     """The mass with 0 for all but the most probable candidate of each id of a row (ties: the first)."""
-    same = ids[:, :, None] == ids[:, None, :]
-    best = np.where(same, mass[:, None, :], -1.0).argmax(-1)
-    return np.where(best == np.arange(ids.shape[-1]), mass, 0.0)
+    return _drop(ids, mass)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _merge(ids, mass):
+    num_rows, width = ids.shape
+    merged, summed = np.zeros((num_rows, width), dtype=np.int64), np.zeros((num_rows, width))
+    table = new_table(width)
+    for t in range(num_rows):
+        table[:] = -1
+        count = 0
+        for c in range(width):
+            if ids[t, c] >= 0 and mass[t, c] > 0.0:
+                slot = slot_of(table, merged[t], count, ids[t, c])
+                count += slot == count
+                summed[t, slot] += mass[t, c]
+    return merged, summed
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _drop(ids, mass):
+    num_rows, width = ids.shape
+    kept, seen = np.zeros((num_rows, width)), np.empty(width, dtype=np.int64)
+    best, table = np.empty(width, dtype=np.int64), new_table(width)
+    for t in range(num_rows):
+        table[:] = -1
+        count = 0
+        for c in range(width):
+            slot = slot_of(table, seen, count, ids[t, c])
+            if slot == count:
+                best[slot], count = c, count + 1
+            elif mass[t, c] > mass[t, best[slot]]:
+                best[slot] = c
+        for slot in range(count):
+            kept[t, best[slot]] = mass[t, best[slot]]
+    return kept
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def new_table(width):
+    """An open-address hash table with room for `width` ids; -1 everywhere is empty."""
+    size = 4
+    while size < 2 * width:
+        size *= 2
+    return np.empty(size, dtype=np.int64)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def slot_of(table, ids, count, wanted):
+    """The slot of an id among the `count` ids so far; `count`, where it is then put, if it is new."""
+    mask = len(table) - 1
+    at = (wanted * 0x9E3779B1 >> 7) & mask
+    while table[at] >= 0:
+        if ids[table[at]] == wanted:
+            return table[at]
+        at = (at + 1) & mask
+    table[at] = count
+    ids[count] = wanted
+    return count

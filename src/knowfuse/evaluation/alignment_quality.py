@@ -1,0 +1,103 @@
+"""How good is an alignment, before anyone trains?
+
+Three numbers and a budget, over documents that a source has read. *Alignment loss*: the bits per byte that the aligned
+distribution pays on the true next target tokens, minus what the source itself pays on the same bytes, both over one
+floor. *Coverage*: the share of rows that are aligned. *Top-1 fidelity*: of a source that is certain of its true next
+token, the share of rows whose most probable aligned token is the target's true next one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
+
+FLOOR = 1e-12  # the least probability that a token is charged for
+
+
+@dataclass
+class SeenDocument:
+    """What a source said of a document, how the target cuts it, and its bytes."""
+
+    trace: SourceTrace
+    target: TokenizedDocument
+    data: bytes
+
+
+@dataclass
+class AlignmentQuality:
+    """How well a source's words survive an alignment; shares are of the rows that predict a token."""
+
+    loss_bits_per_byte: float
+    coverage: float
+    top1_fidelity: float
+    budget: dict[str, float] | None  # the mean over aligned rows by `MASS_CLASSES`; None: the method has no classes
+
+
+def alignment_quality(align: Aligner, documents: Sequence[SeenDocument]) -> AlignmentQuality:
+    """The quality of one source's alignment over these documents.
+
+    Ranks (`rank_matched`) name no token before a target LLM ranks its own: here they rank by how often a token occurs in
+    the documents, which a tokenizer alone can tell.
+    """
+    by_count = _most_frequent_first(documents)
+    paid = spent = num_bytes = 0.0
+    rows = aligned_rows = faithful = 0
+    budget = np.zeros(len(MASS_CLASSES))
+    has_budget = True
+    for document in documents:
+        labels = document.target.input_ids[1:]
+        aligned = align(document.trace, document.target, document.data)
+        is_aligned = aligned.is_aligned[:-1]
+        probs = np.maximum(_label_probs(aligned, labels, by_count), FLOOR)
+        paid -= float(np.log(probs[is_aligned]).sum())
+        spent += float(np.minimum(aligned.nll[:-1][is_aligned].astype(np.float64), -math.log(FLOOR)).sum())
+        num_bytes += int(np.diff(document.target.ends)[is_aligned].sum())
+        rows, aligned_rows = rows + len(labels), aligned_rows + int(is_aligned.sum())
+        has_budget = has_budget and aligned.budget is not None
+        if aligned.budget is not None:
+            budget += aligned.budget[aligned.is_aligned].sum(0)
+        certain = align(certain_of_the_text(document.trace), document.target, document.data)
+        faithful += int((certain.is_aligned[:-1] & (_top1(certain, by_count)[:-1] == labels)).sum())
+    return AlignmentQuality(
+        loss_bits_per_byte=(paid - spent) / (math.log(2) * max(num_bytes, 1.0)),
+        coverage=aligned_rows / max(rows, 1),
+        top1_fidelity=faithful / max(rows, 1),
+        budget=dict(zip(MASS_CLASSES, (budget / max(aligned_rows, 1)).tolist(), strict=True)) if has_budget else None,
+    )
+
+
+def certain_of_the_text(trace: SourceTrace) -> SourceTrace:
+    """The trace of an oracle that cuts the document as this source does: probability 1 on each true next token."""
+    gold = np.append(trace.input_ids[1:], 0)[:, None]
+    nothing = np.zeros(len(gold), dtype=np.float32)
+    return SourceTrace(trace.input_ids, trace.ends, TopK(gold, nothing[:, None]), nothing)
+
+
+def _most_frequent_first(documents: Sequence[SeenDocument]) -> Int[np.ndarray, " V"]:
+    ids, counts = np.unique(np.concatenate([d.target.input_ids[1:] for d in documents]), return_counts=True)
+    return ids[np.argsort(-counts, kind="stable")]
+
+
+def _ids(aligned: AlignedSource, by_count: Int[np.ndarray, " V"]) -> Int[np.ndarray, "T K"]:
+    if not aligned.is_by_rank:
+        return aligned.topk.ids
+    return np.append(by_count, -1)[np.minimum(aligned.topk.ids, len(by_count))]
+
+
+def _label_probs(
+    aligned: AlignedSource, labels: Int[np.ndarray, " rows"], by_count: Int[np.ndarray, " V"]
+) -> Float64[np.ndarray, " rows"]:
+    """The probability of each true next token; 0 where no slot holds it."""
+    is_label = _ids(aligned, by_count)[:-1] == labels[:, None]
+    return np.where(is_label, np.exp(aligned.topk.log_probs[:-1], dtype=np.float64), 0.0).sum(-1)
+
+
+def _top1(aligned: AlignedSource, by_count: Int[np.ndarray, " V"]) -> Int[np.ndarray, " T"]:
+    """The most probable id of each row; -1 where no slot is filled."""
+    best = aligned.topk.log_probs.argmax(-1)[:, None]
+    ids = np.take_along_axis(_ids(aligned, by_count), best, -1)
+    return np.where(np.take_along_axis(aligned.topk.log_probs, best, -1) > EMPTY, ids, -1)[:, 0]

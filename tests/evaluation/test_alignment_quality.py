@@ -1,0 +1,99 @@
+"""The three numbers of an alignment against a count row by row in Python floats."""
+
+import math
+
+import numpy as np
+import pytest
+from tokenizers_for_tests import random_trace, surface
+
+from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.min_edit_distance import min_edit_distance
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.rank_matched import rank_matched
+from knowfuse.evaluation import SeenDocument, alignment_quality
+from knowfuse.types import EMPTY, MASS_CLASSES, SourceTrace, TopK
+
+TEXTS = ["def wrap(text, width=70):\n    return width", "Reformat the single paragraph.", "é 🙂 text"]
+METHODS = {"byte_exact": byte_exact, "exact_match": exact_match, "min_edit_distance": min_edit_distance}
+
+
+def seen(source: str, target: str, peak: float = 4.0) -> list[SeenDocument]:
+    return [
+        SeenDocument(
+            random_trace(surface(source), text, 10, n, peak=peak), surface(target).tokenize(text), text.encode()
+        )
+        for n, text in enumerate(TEXTS)
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("source", "target"), [("neox", "llama"), ("unigram", "neox"), ("gemma", "gemma")])
+def test_the_numbers_against_a_count_row_by_row(method: str, source: str, target: str) -> None:
+    align, documents = METHODS[method](TokenizerPair(surface(source), surface(target))), seen(source, target)
+    quality = alignment_quality(align, documents)
+    paid = spent = 0.0
+    num_bytes = rows = aligned_rows = faithful = 0
+    for document in documents:
+        aligned = align(document.trace, document.target, document.data)
+        gold = document.trace.input_ids[1:].tolist()
+        one = TopK(np.array([*gold, 0])[:, None], np.zeros((len(gold) + 1, 1), dtype=np.float32))
+        sure = SourceTrace(document.trace.input_ids, document.trace.ends, one, np.zeros(len(gold) + 1, np.float32))
+        certain = align(sure, document.target, document.data)
+        for t, label in enumerate(document.target.input_ids[1:].tolist()):
+            rows += 1
+            if certain.is_aligned[t]:
+                slots = zip(certain.topk.log_probs[t].tolist(), certain.topk.ids[t].tolist(), strict=True)
+                best = max(slots, key=lambda slot: slot[0])
+                faithful += best[0] > EMPTY and best[1] == label
+            if not aligned.is_aligned[t]:
+                continue
+            aligned_rows += 1
+            slots = zip(aligned.topk.ids[t].tolist(), aligned.topk.log_probs[t].tolist(), strict=True)
+            paid -= math.log(max(sum(math.exp(p) for i, p in slots if i == label and p > EMPTY), 1e-12))
+            spent += min(float(aligned.nll[t]), -math.log(1e-12))
+            num_bytes += int(document.target.ends[t + 1] - document.target.ends[t])
+    assert quality.coverage == aligned_rows / rows
+    assert quality.top1_fidelity == faithful / rows
+    assert quality.loss_bits_per_byte == pytest.approx((paid - spent) / math.log(2) / num_bytes, rel=1e-6)
+
+
+def test_an_alignment_that_loses_nothing() -> None:
+    """One tokenizer for both: no loss, every row, every top-1; all mass exact or never kept."""
+    quality = alignment_quality(byte_exact(TokenizerPair(surface("neox"), surface("neox"))), seen("neox", "neox"))
+    assert quality.loss_bits_per_byte == pytest.approx(0.0, abs=1e-6)
+    assert (quality.coverage, quality.top1_fidelity) == (1.0, 1.0)
+    assert quality.budget is not None
+    assert quality.budget["exact"] + quality.budget["tail"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_byte_exact_is_faithful_between_any_two_families() -> None:
+    """And its masses sum to 1; the paper's methods have none."""
+    for source, target in (("llama", "neox"), ("neox", "unigram"), ("unigram", "gemma")):
+        pair, documents = TokenizerPair(surface(source), surface(target)), seen(source, target, peak=8.0)
+        quality = alignment_quality(byte_exact(pair), documents)
+        assert quality.coverage == 1.0
+        assert quality.top1_fidelity == 1.0
+        assert quality.budget is not None
+        assert list(quality.budget) == list(MASS_CLASSES)
+        assert sum(quality.budget.values()) == pytest.approx(1.0, abs=1e-6)
+        other = alignment_quality(min_edit_distance(pair), documents)
+        assert other.budget is None
+        assert other.top1_fidelity < 1.0
+        assert other.loss_bits_per_byte > abs(quality.loss_bits_per_byte)
+
+
+def test_ranks_are_judged_by_how_often_a_token_occurs() -> None:
+    """A certain source names the most frequent target token at every row it serves."""
+    documents = seen("neox", "llama")
+    tokens = [i for d in documents for i in d.target.input_ids[1:].tolist()]
+    most = max(sorted(set(tokens)), key=tokens.count)
+    quality = alignment_quality(rank_matched(TokenizerPair(surface("neox"), surface("llama"))), documents)
+    served = 0
+    for d in documents:
+        boundaries = {int(b) for b in d.trace.ends[:-1]}
+        served += sum(
+            int(d.target.ends[t]) in boundaries and label == most for t, label in enumerate(d.target.input_ids[1:])
+        )
+    assert quality.top1_fidelity == pytest.approx(served / len(tokens))
+    assert quality.loss_bits_per_byte > 1.0

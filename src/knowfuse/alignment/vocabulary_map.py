@@ -5,13 +5,12 @@ Source: FuseLLM, arXiv 2401.10491, section 3.2 (exact match, and minimum edit di
 
 import numpy as np
 from jaxtyping import Int
-from rapidfuzz import process
-from rapidfuzz.distance import Levenshtein
 
+from knowfuse.alignment.edit_distance import encode
+from knowfuse.alignment.nearest import nearest_choices
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark
 from knowfuse.surface import Surface
-
-CHUNK = 256  # source tokens whose distances to the whole target vocabulary are held at once
 
 
 def identical_strings(source: Surface, target: Surface) -> Int[np.ndarray, " V"]:
@@ -33,13 +32,16 @@ def nearest_strings(source: Surface, target: Surface) -> Int[np.ndarray, " V"]:
     mapped to, but for EOS to EOS.
     """
     mapped = identical_strings(source, target)
-    strings = with_common_mark(source)
-    missing = [i for i, token in enumerate(strings) if token is not None and mapped[i] < 0]
+    missing = {i: token for i, token in enumerate(with_common_mark(source)) if token is not None and mapped[i] < 0}
     choices = {i: token for i, token in enumerate(with_common_mark(target)) if token is not None}
-    ids, tokens = np.array(list(choices), dtype=np.int64), list(choices.values())
-    for start in range(0, len(missing), CHUNK):
-        chunk = missing[start : start + CHUNK]
-        queries = [strings[i] for i in chunk]
-        distances = process.cdist(queries, tokens, scorer=Levenshtein.distance, dtype=np.uint16, workers=1)
-        mapped[chunk] = ids[distances.argmin(-1)]
+    if missing and choices:
+        strings = encode([*missing.values(), *choices.values()])
+        queries = np.arange(len(missing))
+        found = nearest_choices(strings, queries, len(missing) + np.arange(len(choices)))
+        mapped[list(missing)] = np.array(list(choices))[found]
     return mapped
+
+
+def kept_nearest_strings(pair: TokenizerPair) -> Int[np.ndarray, " V"]:
+    """`nearest_strings` of the pair, made once where the pair keeps what is made for it."""
+    return pair.kept("nearest-strings", lambda: {"target_ids": nearest_strings(pair.source, pair.target)})["target_ids"]

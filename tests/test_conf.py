@@ -72,9 +72,8 @@ def test_preparing_and_training_agree() -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "alignment"])
 def test_every_alignment_pairs_two_tokenizers(choice: str) -> None:
-    aligner = built(f"alignment={choice}").alignment(
-        TokenizerPair(surface("neox"), surface("llama"), ["a text that both cut"])
-    )
+    pair = TokenizerPair(surface("neox"), surface("llama"), ["the text to fuse on"])
+    aligner = built(f"alignment={choice}").alignment(pair)
     assert isinstance(aligner, Aligner)
 
 

@@ -1,53 +1,44 @@
-"""MinED against a slow reading of the paper, and the options that it shares with EM."""
+"""MinED against the published algorithm in plain loops, and the options that it shares with EM and MS."""
 
 import inspect
 import pickle
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_byte_exact import distribution, total_mass
-from test_token_map import slow_one_to_one
 from tokenizers_for_tests import FAMILIES, LOSSLESS, random_trace, surface, toy_surface
 
+from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.min_edit_distance import min_edit_distance
-from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.printed import with_common_mark, without_mark
-from knowfuse.alignment.vocabulary_map import nearest_strings
-from knowfuse.surface import Surface
-from knowfuse.types import SourceTrace, TokenizedDocument, TopK
+from knowfuse.alignment.pair import Arrays, TokenizerPair
+from knowfuse.store import MapStore
+from knowfuse.types import AlignedSource, Aligner, SourceTrace, TopK
 
 TEXT = "def wrap (text, width=70): Reformat the single paragraph in text so it fits in lines of no more than 70."
 PAIRS = [(s, t) for s in FAMILIES for t in FAMILIES]
 
 
-def slow_rows(trace: SourceTrace, target: TokenizedDocument, source: Surface, target_surface: Surface) -> list[int]:
-    """The source row of each target row: BOS to BOS, then one-to-one matches of the printed text tokens; -1 else."""
-    theirs, ours = with_common_mark(source), with_common_mark(target_surface)
-    source_text = [i for i in trace.input_ids[1:] if i != source.eos_id]
-    target_text = [i for i in target.input_ids[1:] if i != target_surface.eos_id]
-    matches = slow_one_to_one(
-        [without_mark(theirs[i] or "") for i in source_text], [without_mark(ours[i] or "") for i in target_text]
-    )
-    rows = [0, *(u + 1 if u >= 0 else -1 for u in matches)]
-    rows = [u if u < len(trace.input_ids) - 1 else -1 for u in rows]
-    return [*rows, -1] if len(rows) < len(target.input_ids) else [*rows[:-1], -1]
-
-
-def slow_row(trace: SourceTrace, row: int, id_map: np.ndarray) -> dict[int, list[float]]:
-    """The probabilities that land on each target id, as a list of its candidates."""
-    landed: dict[int, list[float]] = {}
-    for i, p in zip(trace.topk.ids[row], np.exp(trace.topk.log_probs[row]), strict=True):
-        if id_map[i] >= 0:
-            landed.setdefault(int(id_map[i]), []).append(float(p))
-    return landed
+def assert_said(aligned: AlignedSource, expected: list[dict[int, float] | None]) -> None:
+    """The very rows and ids of the plain loops; the probabilities within what float32 logarithms keep."""
+    assert aligned.is_aligned.tolist() == [said is not None for said in expected]
+    for t, said in enumerate(expected):
+        if said is not None:
+            got = distribution(aligned, t)
+            assert got.keys() == said.keys()
+            np.testing.assert_allclose([got[i] for i in said], list(said.values()), rtol=1e-5)
+            np.testing.assert_allclose(aligned.tail[t], 1 - sum(said.values()), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @pytest.mark.parametrize("many_to_one", ["sum", "first"])
 @pytest.mark.parametrize("complete", [(True, True), (True, False), (False, True), (False, False)])
-def test_rows_are_those_of_the_slow_reading(
+def test_rows_are_those_of_the_published_algorithm(
     source: str, target: str, many_to_one: str, complete: tuple[bool, bool]
 ) -> None:
     trace = random_trace(surface(source), TEXT, 40, is_complete=complete[0])
@@ -55,20 +46,72 @@ def test_rows_are_those_of_the_slow_reading(
     aligned = min_edit_distance(TokenizerPair(surface(source), surface(target)), many_to_one=many_to_one)(
         trace, tokens, TEXT.encode()
     )
-    rows, id_map = (
-        slow_rows(trace, tokens, surface(source), surface(target)),
-        nearest_strings(surface(source), surface(target)),
-    )
-    assert aligned.is_aligned.tolist() == [u >= 0 for u in rows]
-    assert aligned.is_aligned.mean() > 0.3
-    add = {"sum": sum, "first": max}[many_to_one]
-    for t, row in enumerate(rows):
-        if row >= 0:
-            expected = {i: add(ps) for i, ps in slow_row(trace, row, id_map).items()}
-            got = distribution(aligned, t)
-            assert got.keys() == expected.keys()
-            np.testing.assert_allclose([got[i] for i in expected], list(expected.values()), rtol=1e-5)
-    np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=0, atol=1e-6)
+    assert aligned.is_aligned.mean() > 0.2
+    id_map = plain_map(source, target)
+    assert_said(aligned, published.align(trace, tokens, surface(source), surface(target), id_map, many_to_one))
+
+
+@cache
+def plain_map(source: str, target: str) -> dict[int, int]:
+    return published.vocabulary_map(surface(source), surface(target))
+
+
+@cache
+def aligner(source: str, target: str, unaligned: str, many_to_one: str) -> Aligner:
+    pair = TokenizerPair(surface(source), surface(target))
+    return min_edit_distance(pair, unaligned=unaligned, many_to_one=many_to_one)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text(st.sampled_from("the wrap.(\n é🙂"), max_size=40),
+    source=st.sampled_from(LOSSLESS),
+    target=st.sampled_from(LOSSLESS),
+    unaligned=st.sampled_from(["mask", "gold_next"]),
+    many_to_one=st.sampled_from(["sum", "first"]),
+)
+def test_rows_of_random_texts_are_those_of_the_published_algorithm(
+    text: str, source: str, target: str, unaligned: str, many_to_one: str
+) -> None:
+    trace, tokens = random_trace(surface(source), text, 8), surface(target).tokenize(text)
+    aligned = aligner(source, target, unaligned, many_to_one)(trace, tokens, text.encode())
+    id_map, surfaces = plain_map(source, target), (surface(source), surface(target))
+    assert_said(aligned, published.align(trace, tokens, *surfaces, id_map, many_to_one, unaligned))
+
+
+def test_a_source_token_that_matches_two_serves_the_one_that_it_becomes() -> None:
+    pieces = [*"abcxy", "xx", "yy", "xxxx", "yyyy", "ab"]
+    merges = [("x", "x"), ("y", "y"), ("xx", "xx"), ("yy", "yy"), ("a", "b")]
+    source, target = toy_surface([*pieces, "abc"], [*merges, ("ab", "c")]), toy_surface(pieces, merges)
+    text = "xxxxabcyyyy"
+    trace, tokens = random_trace(source, text, 3), target.tokenize(text)
+    # source: xxxx, abc, yyyy. target: xxxx, ab, c, yyyy; both ab and c match abc alone, which becomes ab.
+    pair = TokenizerPair(source, target)
+    assert min_edit_distance(pair)(trace, tokens, text.encode()).is_aligned.tolist() == [1, 1, 1, 0, 1, 0]
+    assert exact_match(pair)(trace, tokens, text.encode()).is_aligned.tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_the_map_is_made_once_and_found_again(tmp_path: Path) -> None:
+    made: list[str] = []
+    store = MapStore(tmp_path)
+
+    def keep(name: str, make: Callable[[], Arrays]) -> Arrays:
+        def counted() -> Arrays:
+            made.append(name)
+            return make()
+
+        return store(name, counted)
+
+    trace, tokens = random_trace(surface("neox"), TEXT, 5), surface("llama").tokenize(TEXT)
+    said = [
+        min_edit_distance(TokenizerPair(surface("neox"), surface("llama"), keep=keep))(trace, tokens, TEXT.encode())
+        for _ in range(2)
+    ]
+    assert len(made) == 1
+    assert np.array_equal(said[0].topk.ids, said[1].topk.ids)
+    assert np.array_equal(said[0].topk.log_probs, said[1].topk.log_probs)
+    min_edit_distance(TokenizerPair(surface("llama"), surface("neox"), keep=keep))
+    assert len(set(made)) == 2, "another pair has another map"
 
 
 @pytest.mark.parametrize("family", LOSSLESS)

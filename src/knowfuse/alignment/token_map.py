@@ -4,67 +4,129 @@ Source: FuseLLM, arXiv 2401.10491, section 3.2: dynamic programming (as in dynam
 of two sequences of tokens; the map is monotone.
 """
 
-from collections.abc import Sequence
+from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
-from rapidfuzz import process
-from rapidfuzz.distance import Levenshtein
+from jaxtyping import Int64
+from numba import njit
+
+from knowfuse.alignment.edit_distance import EncodedStrings, edit_distances
 
 DIAGONAL, UP, LEFT = range(3)  # ties of the backtrace prefer them in this order; UP is the previous source token
+FAR = np.int32(2**30)  # more than any sum of distances
 
 
-def one_to_one(source: Sequence[str], target: Sequence[str]) -> Int[np.ndarray, " T"]:
-    """The source token that each target token matches, where each matches no other; -1 elsewhere.
+def matched_pairs(
+    strings: EncodedStrings, source: Int64[np.ndarray, " U"], target: Int64[np.ndarray, " T"]
+) -> Int64[np.ndarray, "P 2"]:
+    """The pairs (source token, target token) on the cheapest monotone path through all tokens, from the last to the first.
 
-    The strings carry no space marks.
+    `source` and `target` say which of the strings (without space marks) each token is. A pair costs the edit distance
+    of its strings; each pair of different strings is measured once.
     """
-    matches = np.full(len(target), -1, dtype=np.int64)
-    if not source or not target:
-        return matches
-    path = _path(_moves(_edit_distances(source, target)))
-    u, t = path[:, 0], path[:, 1]
-    alone = (np.bincount(u)[u] == 1) & (np.bincount(t)[t] == 1)
-    matches[t[alone]] = u[alone]
+    if len(source) == 0 or len(target) == 0:
+        return np.empty((0, 2), dtype=np.int64)
+    rows, row_of = np.unique(source, return_inverse=True)
+    columns, column_of = np.unique(target, return_inverse=True)
+    return _path(_moves(edit_distances(strings, rows, columns), row_of, column_of))
+
+
+def only_matches(pairs: Int64[np.ndarray, "P 2"], num_target: int) -> Int64[np.ndarray, " T"]:
+    """The source token that each target token matches, where it matches one alone; -1 elsewhere.
+
+    Several target tokens may match one source token.
+    """
+    matches = np.full(num_target, -1, dtype=np.int64)
+    matches[pairs[:, 1]] = pairs[:, 0]
+    matches[np.bincount(pairs[:, 1], minlength=num_target) != 1] = -1
     return matches
 
 
-def _edit_distances(source: Sequence[str], target: Sequence[str]) -> Float32[np.ndarray, "U T"]:
-    """Levenshtein distances of all pairs; each pair of different strings is measured once."""
-    rows, columns = ({s: i for i, s in enumerate(dict.fromkeys(strings))} for strings in (source, target))
-    table = process.cdist(list(rows), list(columns), scorer=Levenshtein.distance, dtype=np.float32, workers=1)
-    return table[np.ix_([rows[s] for s in source], [columns[s] for s in target])]
+@njit(cache=True)
+@no_type_check
+def _moves(distances, row_of, column_of):
+    """The best way into each cell (u, t): the least of D[u-1, t-1], D[u-1, t] and D[u, t-1]; uint8 [U, T].
 
-
-def _moves(cost: Float32[np.ndarray, "U T"]) -> UInt8[np.ndarray, "D U"]:
-    """The best way into each cell (i, j), at [i + j, i]: the least of D[i-1, j-1], D[i-1, j] and D[i, j-1].
-
-    D[i, j] is `cost[i, j]` plus that least. Cells of one anti-diagonal do not depend on each other, so that each is
-    one step of numpy; sums of small integers are exact in float32.
+    D[u, t] is the distance of the two tokens plus that least. With the sums S of a row's distances, S[t] being those
+    before t, it is S[t + 1] + min over k <= t of (min(D[u-1, k-1], D[u-1, k]) - S[k]): whole rows at a time, which the
+    compiler takes in words of many cells, where cell by cell each would wait for the one before.
     """
-    num_source, num_target = cost.shape
-    i = np.arange(num_source)
-    j = np.arange(num_source + num_target - 1)[:, None] - i
-    skewed = np.where((j >= 0) & (j < num_target), cost[i, np.clip(j, 0, num_target - 1)], np.float32(np.inf))
-    # Anti-diagonal d is row d + 2 of `total`, and source token i its column i + 1: outside of the matrix is infinite.
-    total = np.full((len(skewed) + 2, num_source + 1), np.inf, dtype=np.float32)
-    total[0, 0] = 0.0
-    for d, costs in enumerate(skewed):
-        best = np.minimum(total[d, :-1], total[d + 1, :-1])
-        np.minimum(best, total[d + 1, 1:], out=best)
-        np.add(best, costs, out=total[d + 2, 1:])
-    diagonal, up, left = total[:-2, :-1], total[1:-1, :-1], total[1:-1, 1:]
-    is_diagonal = (diagonal <= up) & (diagonal <= left)
-    return np.where(is_diagonal, DIAGONAL, np.where(up <= left, UP, LEFT)).astype(np.uint8)
+    num_source, num_target = len(row_of), len(column_of)
+    sums = _row_sums(distances, column_of)
+    moves = np.empty((num_source, num_target), dtype=np.uint8)
+    total = np.full(
+        num_target + 1, FAR, dtype=np.int32
+    )  # D of one row; column 0 is what is before the first target token
+    scratch = np.empty((3, num_target), dtype=np.int32)
+    total[0] = 0
+    for u in range(num_source):
+        _next_row(total, sums[row_of[u]], moves[u], scratch)
+        total[0] = FAR
+    return moves
 
 
-def _path(moves: UInt8[np.ndarray, "D U"]) -> Int[np.ndarray, "P 2"]:
-    """The matched pairs (source token, target token), from the last to the first."""
-    width = moves.shape[1]
-    u, t = width - 1, len(moves) - width
-    flat, path = moves.tobytes(), [(u, t)]
-    while u or t:
-        move = flat[(u + t) * width + u]
-        u, t = u - (move != LEFT), t - (move != UP)
-        path.append((u, t))
-    return np.array(path, dtype=np.int64)
+@njit(cache=True)
+@no_type_check
+def _next_row(total, sums, moves, scratch):
+    """`total` from one row to the next, and the moves into the cells of that."""
+    entered, least, spare = scratch[0], scratch[1], scratch[2]  # unpacked, their layout would be lost on the compiler
+    for t in range(len(moves)):
+        entered[t] = min(total[t], total[t + 1])
+        least[t] = entered[t] - sums[t]
+        moves[t] = np.uint8(total[t + 1] < total[t])  # DIAGONAL or UP
+    _running_minimum(least, spare)
+    for t in range(len(moves)):
+        total[t + 1] = least[t] + sums[t + 1]
+    for t in range(len(moves)):
+        moves[t] = np.uint8(LEFT) if total[t] < entered[t] else moves[t]
+
+
+@njit(cache=True)
+@no_type_check
+def _row_sums(distances, column_of):
+    """The sums of the distances of each different source token to the first t target tokens; int32 [R, T + 1]."""
+    sums = np.zeros((len(distances), len(column_of) + 1), dtype=np.int32)
+    for r in range(len(distances)):
+        total = 0
+        for t in range(len(column_of)):
+            total += distances[r, column_of[t]]
+            sums[r, t + 1] = total
+    return sums
+
+
+@njit(cache=True)
+@no_type_check
+def _running_minimum(values, spare):
+    """The least of values[0], ..., values[t] in place of values[t]: of 2, 4, 8, 16 neighbours, then of all 16ths."""
+    _with_earlier(values, spare, 1)
+    _with_earlier(spare, values, 2)
+    _with_earlier(values, spare, 4)
+    _with_earlier(spare, values, 8)
+    for t in range(len(values) - 16):
+        values[t + 16] = min(values[t + 16], values[t])
+
+
+@njit(cache=True)
+@no_type_check
+def _with_earlier(values, out, lag):
+    """out[t] is the lesser of values[t] and values[t - lag]."""
+    out[:lag] = values[:lag]
+    later, later_out = values[lag:], out[lag:]
+    for t in range(len(later)):
+        later_out[t] = min(later[t], values[t])
+
+
+@njit(cache=True)
+@no_type_check
+def _path(moves):
+    u, t = moves.shape[0] - 1, moves.shape[1] - 1
+    pairs = np.empty((u + t + 1, 2), dtype=np.int64)
+    pairs[0] = u, t
+    count = 1
+    while u > 0 or t > 0:
+        move = moves[u, t]
+        u -= move != LEFT
+        t -= move != UP
+        pairs[count, 0], pairs[count, 1] = u, t
+        count += 1
+    return pairs[:count].copy()

@@ -32,7 +32,12 @@ def built(*overrides: str) -> Experiment:
 def test_every_folder_is_a_group_we_know() -> None:
     """`sweep` is read by wandb, the others by Hydra; a group has two living choices."""
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, "sweep"}
-    assert {path.name for path in CONF.glob("*.yaml")} == {"train.yaml", "evaluate.yaml", "prepare.yaml"}
+    assert {path.name for path in CONF.glob("*.yaml")} == {
+        "train.yaml",
+        "evaluate.yaml",
+        "prepare.yaml",
+        "align_report.yaml",
+    }
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

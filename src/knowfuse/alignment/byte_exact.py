@@ -20,6 +20,7 @@ from functools import partial
 from typing import no_type_check
 
 import numpy as np
+from jaxtyping import Int
 from numba import njit
 
 from knowfuse.alignment.duplicates import log_of, new_table, slot_of
@@ -81,6 +82,11 @@ def align_bytes(
         is_aligned=is_aligned,
         budget=budget,
     )
+
+
+def serving_rows(source_ends: Int[np.ndarray, " U"], target_ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """The source row that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
+    return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
 
 
 def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes) -> AlignedSource:

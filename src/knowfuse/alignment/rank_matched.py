@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from knowfuse.alignment.byte_exact import serving_rows
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
 from knowfuse.types import EMPTY, AlignedSource, Aligner, FusedTarget, SourceTrace, TokenizedDocument, TopK
@@ -29,7 +30,7 @@ def align_ranks(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, v
 
     What a target of `vocabulary_size` tokens has no rank for goes to the tail.
     """
-    rows = np.maximum(np.searchsorted(trace.ends[:-1], target.ends, side="right") - 1, 0)
+    rows = serving_rows(trace.ends, target.ends)
     is_aligned = trace.ends[rows] == target.ends
     is_aligned[-1] = False
     if ends_with_eos(target.ends) and not ends_with_eos(trace.ends):

@@ -1,0 +1,143 @@
+"""How much of what a source said survives each alignment, before anyone trains?
+
+    python benchmarks/fidelity.py --source SOURCE_DIR --target TOKENIZER_DIR --text FILE...
+
+The source reads the beginning of each text, K tokens kept; every method puts its words on the target's tokens. Without
+arguments: the quickstart's `mpt` for its `llama2`, on the documents of its three domains. A folder with a single GGUF
+file is read as such. Figures are means over the texts; `worst` is the text with the largest loss, whatever its sign.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import hydra
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+
+from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.mapping_statistics import mapping_statistics
+from knowfuse.alignment.min_edit_distance import min_edit_distance
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.rank_matched import rank_matched
+from knowfuse.corpus import Document, cut
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
+from knowfuse.llm import LocalLLM, localize
+from knowfuse.progress import quiet_libraries
+from knowfuse.sources import tokenize_documents, trace_documents
+from knowfuse.surface import Surface
+from knowfuse.types import Aligner, LLMSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
+    "byte_exact": byte_exact,
+    "min_edit_distance": min_edit_distance,
+    "min_edit_distance, gold_next": partial(min_edit_distance, unaligned="gold_next"),
+    "exact_match": exact_match,
+    "mapping_statistics": mapping_statistics,
+    "rank_matched": rank_matched,
+}
+DOCUMENT_BYTES = 1500  # a text is cut into documents of at most so many, which every LLM can hold
+BATCH_TOKENS = 2048
+
+
+def folder_llm(folder: str) -> LocalLLM:
+    """The LLM, or the tokenizer, of a folder."""
+    files = sorted(Path(folder).glob("*.gguf"))
+    is_gguf = len(files) == 1 and not (Path(folder) / "config.json").exists()
+    return localize(Path(folder).name, LLMSpec(path=folder, gguf_file=files[0].name if is_gguf else None))
+
+
+def quickstart() -> tuple[LocalLLM, Surface, dict[str, list[str]]]:
+    """The quickstart's source `mpt`, its target's tokenizer, and the text that the sources read."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        experiment = hydra.utils.instantiate(compose("train"), _convert_="all")
+    prepared = experiment.prepare()
+    texts = {d: [t.text for t in prepared.corpus.split("fusion", domain=d)] for d in prepared.corpus.domains}
+    return prepared.sources["mpt"].llm, prepared.target_surface, texts
+
+
+def seen(
+    llm: LocalLLM, source: Surface, target: Surface, texts: Mapping[str, Sequence[str]], top_k: int
+) -> dict[str, list[SeenDocument]]:
+    """What the source says of each text, read once for all methods."""
+    model = llm.load()
+    found = {}
+    for name, pieces in texts.items():
+        documents = {d.id: d for d in (Document(piece, name, "test", is_complete=False) for piece in pieces)}
+        ours, left_out = tokenize_documents(target, list(documents.values()), sys.maxsize)
+        theirs, unread = tokenize_documents(source, [documents[d] for d in ours], llm.context_length())
+        if left_out or unread:
+            reason = next(iter({**left_out, **unread}.values()))
+            print(f"{name}: {len(left_out | unread)} of {len(documents)} documents left out, the first for {reason}")
+        traces = {
+            d: t for batch in trace_documents(model, source, theirs, top_k, BATCH_TOKENS) for d, t in batch.items()
+        }
+        found[name] = [SeenDocument(t, ours[d], documents[d].text.encode()) for d, t in traces.items()]
+    return found
+
+
+def summary(by_text: Mapping[str, AlignmentQuality]) -> dict:
+    """The means of one method over the texts."""
+    qualities = list(by_text.values())
+    worst = max(by_text, key=lambda name: abs(by_text[name].loss_bits_per_byte))
+    figures = {
+        "alignment_loss_bits_per_byte": round(fmean(q.loss_bits_per_byte for q in qualities), 5),
+        "coverage": round(fmean(q.coverage for q in qualities), 5),
+        "top1_fidelity": round(fmean(q.top1_fidelity for q in qualities), 5),
+        "worst": {worst: round(by_text[worst].loss_bits_per_byte, 5)},
+    }
+    budgets = [q.budget for q in qualities if q.budget is not None]
+    if len(budgets) == len(qualities):
+        figures["mass"] = {kind: round(fmean(b[kind] for b in budgets), 6) for kind in budgets[0]}
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", help="folder of the source LLM")
+    parser.add_argument("--target", help="folder of the target's tokenizer")
+    parser.add_argument("--text", nargs="+", help="UTF-8 files")
+    parser.add_argument("--top-k", type=int, default=10)
+    parser.add_argument("--bytes", type=int, default=6000, help="of each file, from its beginning")
+    arguments = parser.parse_args()
+    given = [arguments.source, arguments.target, arguments.text]
+    if any(given) and not all(given):
+        parser.error("--source, --target and --text belong together: give all three, or none for the quickstart's")
+    quiet_libraries()
+
+    if any(given):
+        llm, target = folder_llm(arguments.source), folder_llm(arguments.target).surface()
+        whole = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in arguments.text}
+        texts = {n: cut(cut(text, arguments.bytes)[0], DOCUMENT_BYTES) for n, text in whole.items()}
+    else:
+        llm, target, texts = quickstart()
+    source = llm.surface()
+    documents = seen(llm, source, target, texts, arguments.top_k)
+    pair = TokenizerPair(source, target, [text for pieces in texts.values() for text in pieces])
+
+    table = Table(title=f"{source.name} -> {target.name}, K = {arguments.top_k}")
+    for column in ("method", *(f"loss, {name}" for name in texts), "loss, mean", "coverage", "top-1 fidelity"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    methods = {}
+    for name, method in METHODS.items():
+        align = method(pair)
+        by_text = {text: alignment_quality(align, seen) for text, seen in documents.items()}
+        methods[name] = summary(by_text)
+        table.add_row(
+            name,
+            *(f"{quality.loss_bits_per_byte:.4f}" for quality in by_text.values()),
+            *(f"{methods[name][key]:.4f}" for key in ("alignment_loss_bits_per_byte", "coverage", "top1_fidelity")),
+        )
+    Console(width=140).print(table)
+    print(json.dumps({"source": source.name, "target": target.name, "top_k": arguments.top_k, "methods": methods}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What does each alignment keep of what the sources said? `alignment.html`, `alignment.png` and `alignment.json`.
+
+python -m knowfuse.align_report
+python -m knowfuse.align_report sources=mine target=mine num_documents=1000
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import hydra
+import matplotlib
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.table import Table
+
+from knowfuse.align_report.example import example_of
+from knowfuse.align_report.page import page
+from knowfuse.align_report.picture import picture
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
+from knowfuse.prepare import Prepared, prepare
+from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.surface import UnspellableDocument
+from knowfuse.types import Aligner
+
+matplotlib.use("Agg")
+
+
+def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocument]:
+    """What this source said of the first documents that it and the target can read."""
+    store, surface = prepared.sources[name].store, prepared.target_surface
+    seen = []
+    for document in prepared.corpus.split("fusion"):
+        if len(seen) == most or document.id in store.set_aside:
+            continue
+        try:
+            tokens = surface.tokenize(document.text, document.is_complete)
+        except UnspellableDocument:
+            continue
+        seen.append(SeenDocument(store.read(document.id), tokens, document.text.encode()))
+    if not seen:
+        raise ValueError(f"source {name!r} and the target can both read none of the documents: nothing to report")
+    return seen
+
+
+def show(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> None:
+    """The figures on the screen."""
+    table = Table(title="What each alignment keeps of what the sources said")
+    for column in ("source", "method", "loss, bits/byte", "coverage", "top-1 fidelity"):
+        table.add_column(column, justify="left" if column in ("source", "method") else "right")
+    for source, methods in qualities.items():
+        for method, q in methods.items():
+            table.add_row(source, method, f"{q.loss_bits_per_byte:.4f}", f"{q.coverage:.3f}", f"{q.top1_fidelity:.3f}")
+    console.print(table)
+
+
+@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="align_report")
+def main(cfg: DictConfig) -> None:
+    """Reads what is missing as `python -m knowfuse.prepare` does; trains nothing."""
+    quiet_libraries()
+    settings = hydra.utils.instantiate(cfg, _convert_="all")
+    cache = Path(settings["cache"]).expanduser()
+    corpus = settings["corpus"](cache=str(cache))
+    prepared = prepare(corpus, settings["target"], settings["sources"], settings["top_k"], cache)
+    methods: dict[str, Callable[[TokenizerPair], Aligner]] = settings["methods"]
+    qualities, examples = {}, []
+    for name, source in prepared.sources.items():
+        documents = seen_documents(prepared, name, settings["num_documents"])
+        aligners = {method: make(prepared.pair(name)) for method, make in methods.items()}
+        qualities[name] = {method: alignment_quality(align, documents) for method, align in aligners.items()}
+        chosen = documents[min(settings["example"], len(documents) - 1)]
+        examples.append(example_of(aligners["byte_exact"], chosen, source.surface, prepared.target_surface))
+    show(qualities)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    figures = {name: {method: asdict(q) for method, q in by.items()} for name, by in qualities.items()}
+    (folder / "alignment.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    (folder / "alignment.html").write_text(page(qualities, examples), encoding="utf-8")
+    picture(qualities, examples).savefig(folder / "alignment.png", dpi=120)
+    say(f"{folder}: alignment.html, alignment.png, alignment.json")
+
+
+if __name__ == "__main__":
+    main()

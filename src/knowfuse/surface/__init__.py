@@ -1,0 +1,9 @@
+"""Which bytes of the document does each token stand for? The one place that knows tokenizer families.
+
+Every tokenisation is verified: the bytes of its tokens must concatenate to the document's.
+"""
+
+from knowfuse.surface.cutting import Surface, UnspellableDocument, surface_of
+from knowfuse.surface.families import SPACE_MARK
+
+__all__ = ["SPACE_MARK", "Surface", "UnspellableDocument", "surface_of"]

@@ -1,0 +1,158 @@
+"""How does one tokenizer cut a text, and at which bytes? Every tokenisation is verified against the document's bytes."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_byte_fallback
+from knowfuse.surface.spelling import first_difference, lengths_of, word_lengths_of
+from knowfuse.surface.variants import with_unlikely_specials, without_prefix
+from knowfuse.types import TokenizedDocument
+
+
+class UnspellableDocument(ValueError):
+    """A document whose tokens do not spell its bytes; it is set aside and counted."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The bytes of every id of one tokenizer, and its way of cutting a text.
+
+    `token_bytes[i]` is None for ids that stand for no text (BOS, EOS, padding, unknown). `bos_id` falls back to
+    `eos_id` where a tokenizer has none (GPT-2, MPT), as those LLMs were trained; where both are missing no row
+    predicts the first token, and the tokenizer is refused.
+    """
+
+    name: str
+    family: str
+    tokenizer: Tokenizer
+    token_bytes: list[bytes | None]
+    bos_id: int
+    eos_id: int | None
+    prefix: bytes  # what the first token of a document carries before the text: b" " or b""
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.token_bytes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A content hash of everything that decides how a text is cut."""
+        state = json.dumps([self.tokenizer.to_str(), self.bos_id, self.eos_id])
+        return hashlib.sha256(state.encode()).hexdigest()
+
+    @cached_property
+    def token_strings(self) -> list[str]:
+        """The printed form of every id, as edit-distance methods compare it; "" where an id has no entry."""
+        return [self.tokenizer.id_to_token(i) or "" for i in range(self.vocabulary_size)]
+
+    @cached_property
+    def _continuing(self) -> Tokenizer:
+        """The same tokenizer for text that goes on where other text ended: nothing is put before it."""
+        return without_prefix(self.tokenizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_continuing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.tokenizer.encode_special_tokens = True  # a pickled Tokenizer forgets it
+
+    def tokenize(self, text: str, is_complete: bool = True) -> TokenizedDocument:
+        """BOS, the tokens of `text`, and an EOS if the document ends here; every token with its end in bytes.
+
+        Text that spells a special token stays text. Raises UnspellableDocument if the bytes of the tokens are not
+        those of the text.
+        """
+        data = text.encode()
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = [self.token_bytes[i] for i in ids]
+        if None in pieces:
+            raise UnspellableDocument(f"tokenizer {self.name!r} has no bytes for {self._culprit(ids)!r} in it")
+        known = [piece for piece in pieces if piece is not None]
+        lengths = word_lengths_of(known, data) if self.family == "wordpiece" else lengths_of(known, data, self.prefix)
+        if lengths is None:
+            spelled = b"".join(known).removeprefix(b"" if data.startswith(b" ") else self.prefix)
+            raise UnspellableDocument(f"tokenizer {self.name!r} spells {first_difference(spelled, data)}")
+        ends = np.cumsum([0, *lengths])
+        ids = [self.bos_id, *ids]
+        if is_complete and self.eos_id is not None:
+            ids, ends = [*ids, self.eos_id], np.append(ends, len(data))
+        return TokenizedDocument(np.asarray(ids, dtype=np.int64), ends.astype(np.int64))
+
+    def first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
+        """The first token of each piece of text, int64 [N]; -1 where no token's bytes begin it.
+
+        `at_start` says whether the pieces begin a document or go on inside one. Pieces that are not UTF-8 (a
+        character cut in two) go to the longest token that begins them.
+        """
+        tokenizer = self.tokenizer if at_start else self._continuing
+        first = np.full(len(pieces), -1, dtype=np.int64)
+        texts, rows = [], []
+        for row, piece in enumerate(pieces):
+            try:
+                texts.append(piece.decode())
+                rows.append(row)
+            except UnicodeDecodeError:
+                first[row] = self._longest_token(self.prefix + piece if at_start else piece)
+        may_add = self.prefix if at_start or self.family == "wordpiece" else b""
+        for row, encoding in zip(rows, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+            spelled = self.token_bytes[encoding.ids[0]] if encoding.ids else None  # None: unknown to this tokenizer
+            if spelled and (pieces[row].startswith(spelled) or (may_add + pieces[row]).startswith(spelled)):
+                first[row] = encoding.ids[0]
+        return first
+
+    @cached_property
+    def _ids_by_bytes(self) -> dict[bytes, int]:
+        """The first id that spells these bytes; a byte-fallback token only where no other does."""
+        ids: dict[bytes, int] = {}
+        for i in sorted(range(self.vocabulary_size), key=lambda i: is_byte_fallback(self.token_strings[i])):
+            if piece := self.token_bytes[i]:
+                ids.setdefault(piece, i)
+        return ids
+
+    def _longest_token(self, piece: bytes) -> int:
+        for length in range(len(piece), 0, -1):
+            if piece[:length] in self._ids_by_bytes:
+                return self._ids_by_bytes[piece[:length]]
+        return -1
+
+    def _culprit(self, ids: list[int]) -> str:
+        return next(self.token_strings[i] for i in ids if self.token_bytes[i] is None)
+
+
+def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
+    """The surface of a transformers tokenizer; ValueError names one that hides its bytes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"tokenizer {name!r} ({type(tokenizer).__name__}) hides the bytes of its tokens: it has no "
+            "tokenizer.json; set `tokenizer:` of this LLM to a folder or hub id with a fast tokenizer"
+        )
+    backend = with_unlikely_specials(backend)  # ours: no truncation or padding of the caller's reaches us
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    eos_id: Any = tokenizer.eos_token_id
+    bos_id: Any = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos_id is None:
+        raise ValueError(f"tokenizer {name!r} has neither BOS nor EOS: no row could predict a document's first token")
+    state = json.loads(backend.to_str())
+    family = family_of(state, name)
+    prefix = (backend.encode("a", add_special_tokens=False).tokens or [""])[0]
+    return Surface(
+        name=name,
+        family=family,
+        tokenizer=backend,
+        token_bytes=bytes_of_ids(backend, family, set(tokenizer.all_special_ids), state),
+        bos_id=int(bos_id),
+        eos_id=None if eos_id is None else int(eos_id),
+        prefix=b" " if prefix.startswith((SPACE_MARK, "Ġ")) or family == "wordpiece" else b"",
+    )

@@ -1,0 +1,85 @@
+"""Which bytes does each id of a vocabulary stand for? Family by family.
+
+A family is read from the tokenizer's own decoder, never from its name: byte-level BPE (GPT-2, MPT, Llama 3, Qwen),
+SentencePiece-like BPE and Unigram (`▁` for a space, `<0x0A>` byte fallback; Llama 2, Mistral, Gemma, OpenLLaMA), and
+WordPiece (`##`).
+"""
+
+from typing import Any
+
+from tokenizers import Tokenizer
+
+SPACE_MARK = "▁"
+
+
+def family_of(state: dict[str, Any], name: str) -> str:
+    """The family that a tokenizer.json's decoder tells."""
+    decoder = state.get("decoder") or {}
+    kinds = [decoder.get("type"), *(d["type"] for d in decoder.get("decoders", []))]
+    for kind, family in (("ByteLevel", "byte_level"), ("WordPiece", "wordpiece")):
+        if kind in kinds:
+            return family
+    replaces_mark = any(d.get("pattern") == {"String": SPACE_MARK} for d in decoder.get("decoders", []))
+    if "Metaspace" in kinds or replaces_mark:
+        return "sentencepiece"
+    raise ValueError(
+        f"tokenizer {name!r} hides the bytes of its tokens: its decoder is {decoder.get('type')}, we read ByteLevel, "
+        "SentencePiece (Metaspace or a Replace of ▁) and WordPiece decoders; set `tokenizer:` of this LLM to a "
+        "tokenizer with one of these"
+    )
+
+
+def bytes_of_ids(backend: Tokenizer, family: str, special: set[int], state: dict[str, Any]) -> list[bytes | None]:
+    """The bytes of every id; None for special tokens and ids without an entry."""
+    added = {entry["id"]: entry for entry in state["added_tokens"]}
+    special = special | {i for i, entry in added.items() if entry["special"]} | _unknown_ids(backend, state)
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    table: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
+    for token, i in vocabulary.items():
+        if i in special:
+            continue
+        table[i] = _added_bytes(token, family) if i in added else _READERS[family](token)
+    return table
+
+
+def _unknown_ids(backend: Tokenizer, state: dict[str, Any]) -> set[int]:
+    model = state["model"]
+    unknown = {model.get("unk_id"), backend.token_to_id(model["unk_token"]) if model.get("unk_token") else None}
+    return {i for i in unknown if i is not None}
+
+
+def _printable_bytes() -> dict[str, int]:
+    """GPT-2's map from printable characters to bytes: printable latin-1 as itself, the others from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTE_OF = _printable_bytes()
+
+
+def _byte_level(token: str) -> bytes | None:
+    return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
+
+
+def _sentencepiece(token: str) -> bytes | None:
+    if is_byte_fallback(token):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(SPACE_MARK, " ").encode()
+
+
+def is_byte_fallback(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _wordpiece(token: str) -> bytes | None:
+    """A word's first piece carries the space that WordPiece drops; a text without it there is caught by `tokenize`."""
+    return token.removeprefix("##").encode() if token.startswith("##") else f" {token}".encode()
+
+
+def _added_bytes(token: str, family: str) -> bytes:
+    """Added tokens are matched against the raw text, so they are their own bytes, but for SentencePiece's mark."""
+    return (token.replace(SPACE_MARK, " ") if family == "sentencepiece" else token).encode()
+
+
+_READERS = {"byte_level": _byte_level, "sentencepiece": _sentencepiece, "wordpiece": _wordpiece}

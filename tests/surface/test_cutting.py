@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers_for_tests import BYTE_TOKENS, LOSSLESS, llama, neox, surface, unigram, wordpiece
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from knowfuse.surface import Surface, UnspellableDocument, surface_of
+from knowfuse.surface import Surface, UnspellableDocument, cutting, surface_of
 from knowfuse.types import TokenizedDocument
 
 UNICODE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁"), max_size=40)
@@ -209,3 +209,12 @@ def test_unigram_still_cuts_as_transformers_does() -> None:
     text = "Wrap a single paragraph of text, returning a list of wrapped lines."
     expected = unigram()(text, add_special_tokens=False)["input_ids"]
     assert surface("unigram").tokenize(text).input_ids[1:-1].tolist() == expected
+
+
+def test_first_tokens_are_those_of_each_piece_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces asked twice, and more of them than one batch holds."""
+    pieces = [b"ing", b" the", b"\xf0\x9f", b"ing", b"", b" the", b"x"]
+    alone = [surface("neox").first_tokens([piece], at_start=False).item() for piece in pieces]
+    monkeypatch.setattr(cutting, "PIECES_AT_ONCE", 2)
+    assert surface("neox").first_tokens(pieces, at_start=False).tolist() == alone
+    assert surface("neox").first_tokens([], at_start=False).shape == (0,)

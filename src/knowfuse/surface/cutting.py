@@ -16,6 +16,8 @@ from knowfuse.surface.spelling import first_difference, lengths_of, word_lengths
 from knowfuse.surface.variants import with_unlikely_specials, without_prefix
 from knowfuse.types import TokenizedDocument
 
+PIECES_AT_ONCE = 50_000  # pieces whose encodings are alive at one time, about 1 kB each
+
 
 class UnspellableDocument(ValueError):
     """A document whose tokens do not spell its bytes; it is set aside and counted."""
@@ -93,6 +95,14 @@ class Surface:
         `at_start` says whether the pieces begin a document or go on inside one. Pieces that are not UTF-8 (a
         character cut in two) go to the longest token that begins them.
         """
+        distinct = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}  # suffixes of a vocabulary: 3 of 8
+        asked = list(distinct)
+        batches = [asked[n : n + PIECES_AT_ONCE] for n in range(0, len(asked), PIECES_AT_ONCE)]
+        first = [self._first_tokens(batch, at_start) for batch in batches]
+        rows = np.fromiter((distinct[piece] for piece in pieces), dtype=np.int64, count=len(pieces))
+        return np.concatenate([*first, np.empty(0, dtype=np.int64)])[rows]
+
+    def _first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
         tokenizer = self.tokenizer if at_start else self._continuing
         first = np.full(len(pieces), -1, dtype=np.int64)
         texts, rows = [], []

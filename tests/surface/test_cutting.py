@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tokenizers_for_tests import BYTE_TOKENS, LOSSLESS, llama, neox, surface, unigram, wordpiece
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers_for_tests import BYTE_TOKENS, LOSSLESS, gemma, llama, neox, surface, unigram, wordpiece
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from knowfuse.surface import Surface, UnspellableDocument, cutting, surface_of
@@ -109,6 +109,38 @@ def test_an_added_token_that_is_not_special_is_text() -> None:
     assert spelled(added, tokens) == b"a\n\n\nb<fim>"
 
 
+@pytest.mark.parametrize(
+    "text", ["a<fim>b", " a<fim>  b\n", "<fim><fim> x <fim>", "<fim>", "a  <fim>   <fim>\n<fim>  "]
+)
+@pytest.mark.parametrize("family", ["llama", "gemma", "neox", "prefixed_neox", "unigram"])
+def test_a_space_put_before_the_text_after_an_added_token_takes_no_bytes(family: str, text: str) -> None:
+    """Tokenizers cut a text at its added tokens first, and treat what is between as texts of their own."""
+    make = {"llama": llama, "gemma": gemma, "neox": neox, "prefixed_neox": neox, "unigram": unigram}[family]
+    tokenizer = make()
+    if family == "prefixed_neox":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.add_tokens([AddedToken("<fim>", normalized=False)])
+    added = surface_of(tokenizer, "added")
+    tokens = added.tokenize(text)
+    data = text.encode()
+    assert tokens.ends[-1] == len(data)
+    for i, start, end in zip(tokens.input_ids[1:-1], tokens.ends[:-2], tokens.ends[1:-1], strict=True):
+        assert data[start:end] in (added.token_bytes[i], (added.token_bytes[i] or b"").removeprefix(added.prefix))
+    fim = added.token_strings.index("<fim>")
+    ends = tokens.ends[tokens.input_ids == fim].tolist()
+    assert ends == [at + 5 for at in range(len(data)) if data.startswith(b"<fim>", at)]
+
+
+@pytest.mark.parametrize("text", ["a <fim> b", "<fim>", "a<fim>b", "  <fim> <fim>"])
+def test_an_added_token_that_is_normalised_carries_the_space_put_before_it(text: str) -> None:
+    """`tokenizers` looks for "▁<fim>" where Prepend makes that of "<fim>": the token stands for the space too."""
+    tokenizer = llama()
+    tokenizer.add_tokens([AddedToken("<fim>", normalized=True)])
+    added = surface_of(tokenizer, "added")
+    check_spelling(added, text)
+    assert b" <fim>" in added.token_bytes
+
+
 def test_truncation_and_padding_of_the_caller_do_not_reach_us() -> None:
     tokenizer = llama()
     tokenizer.backend_tokenizer.enable_truncation(3)
@@ -149,9 +181,12 @@ def test_a_normalizer_that_changes_the_text_sets_it_aside() -> None:
         lower.tokenize("Wrap")
 
 
-def test_a_lone_surrogate_is_no_text() -> None:
-    with pytest.raises(UnicodeEncodeError):
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(
+        ValueError, match=r"half a surrogate pair \(U\+D800 at character 1\), which no bytes spell"
+    ) as error:
         surface("neox").tokenize("a\ud800b")
+    assert not isinstance(error.value, UnspellableDocument), "an error of the corpus, not a document to set aside"
 
 
 def test_a_slow_tokenizer_is_refused_by_name() -> None:

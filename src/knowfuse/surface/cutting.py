@@ -39,6 +39,7 @@ class Surface:
     bos_id: int
     eos_id: int | None
     prefix: bytes  # what the first token of a document carries before the text: b" " or b""
+    added_ids: frozenset[int] = frozenset()  # added tokens that are text: the text is cut at them first
 
     @property
     def vocabulary_size(self) -> int:
@@ -71,15 +72,18 @@ class Surface:
         """BOS, the tokens of `text`, and an EOS if the document ends here; every token with its end in bytes.
 
         Text that spells a special token stays text. Raises UnspellableDocument if the bytes of the tokens are not
-        those of the text.
+        those of the text, and ValueError if the text has no bytes: half a surrogate pair.
         """
-        data = text.encode()
+        data = _utf8(text)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         pieces = [self.token_bytes[i] for i in ids]
         if None in pieces:
             raise UnspellableDocument(f"tokenizer {self.name!r} has no bytes for {self._culprit(ids)!r} in it")
         known = [piece for piece in pieces if piece is not None]
-        lengths = word_lengths_of(known, data) if self.family == "wordpiece" else lengths_of(known, data, self.prefix)
+        if self.family == "wordpiece":
+            lengths = word_lengths_of(known, data)
+        else:
+            lengths = lengths_of(known, data, self.prefix, [i in self.added_ids for i in ids])
         if lengths is None:
             spelled = b"".join(known).removeprefix(b"" if data.startswith(b" ") else self.prefix)
             raise UnspellableDocument(f"tokenizer {self.name!r} spells {first_difference(spelled, data)}")
@@ -165,4 +169,15 @@ def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
         bos_id=int(bos_id),
         eos_id=None if eos_id is None else int(eos_id),
         prefix=b" " if prefix.startswith((SPACE_MARK, "Ġ")) or family == "wordpiece" else b"",
+        added_ids=frozenset(entry["id"] for entry in state["added_tokens"] if not entry["special"]),
     )
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(
+            f"a text has half a surrogate pair ({half} at character {error.start}), which no bytes spell: remove it"
+        ) from error

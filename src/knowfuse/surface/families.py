@@ -38,7 +38,7 @@ def bytes_of_ids(backend: Tokenizer, family: str, special: set[int], state: dict
     for token, i in vocabulary.items():
         if i in special:
             continue
-        table[i] = _added_bytes(token, family) if i in added else _READERS[family](token)
+        table[i] = _added_bytes(added[i], family, backend) if i in added else _READERS[family](token)
     return table
 
 
@@ -77,9 +77,18 @@ def _wordpiece(token: str) -> bytes | None:
     return token.removeprefix("##").encode() if token.startswith("##") else f" {token}".encode()
 
 
-def _added_bytes(token: str, family: str) -> bytes:
-    """Added tokens are matched against the raw text, so they are their own bytes, but for SentencePiece's mark."""
-    return (token.replace(SPACE_MARK, " ") if family == "sentencepiece" else token).encode()
+def _added_bytes(entry: dict[str, Any], family: str, backend: Tokenizer) -> bytes:
+    """Added tokens are matched against the text, so they are their own bytes.
+
+    Those of SentencePiece may hold its mark; where they are normalised, the text is, and they as well: `<fim>` is
+    `▁<fim>` to a tokenizer that puts a space before every text.
+    """
+    token: str = entry["content"]
+    if family != "sentencepiece":
+        return token.encode()
+    if entry["normalized"] and backend.normalizer is not None:
+        token = backend.normalizer.normalize_str(token)
+    return token.replace(SPACE_MARK, " ").encode()
 
 
 _READERS = {"byte_level": _byte_level, "sentencepiece": _sentencepiece, "wordpiece": _wordpiece}

@@ -1,14 +1,44 @@
 """Do the tokens spell the text, and how many of its bytes does each take?"""
 
+from collections.abc import Iterator
 
-def lengths_of(pieces: list[bytes], data: bytes, prefix: bytes) -> list[int] | None:
-    """The bytes each token takes of the text; None if the tokens do not spell it."""
+
+def lengths_of(pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool]) -> list[int] | None:
+    """The bytes each token takes of the text; None if the tokens do not spell it.
+
+    A tokenizer may put `prefix` before a text; and some cut a text at its added tokens first, and put it before each
+    of the texts between them.
+    """
     lengths, spelled = [len(piece) for piece in pieces], b"".join(pieces)
     if spelled == data:
         return lengths
-    if prefix and spelled == prefix + data:
+    if prefix and pieces and pieces[0].startswith(prefix) and spelled == prefix + data:
         return [lengths[0] - len(prefix), *lengths[1:]]
-    return None
+    return _lengths_between(pieces, data, prefix, is_added) if any(is_added) else None
+
+
+def _lengths_between(pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool]) -> list[int] | None:
+    lengths, at = [len(piece) for piece in pieces], 0
+    for first, last in _stretches(is_added):
+        spelled = b"".join(pieces[first:last])
+        if not data.startswith(spelled, at):
+            spelled = spelled.removeprefix(prefix)
+            lengths[first] -= len(prefix)
+            if lengths[first] < 0 or not data.startswith(spelled, at):
+                return None
+        at += len(spelled)
+    return lengths if at == len(data) else None
+
+
+def _stretches(is_added: list[bool]) -> Iterator[tuple[int, int]]:
+    """First and one past the last token of every added token and of every text between two."""
+    first = 0
+    for n, added in enumerate(is_added):
+        if added:
+            yield from ((first, n), (n, n + 1)) if first < n else ((n, n + 1),)
+            first = n + 1
+    if first < len(is_added):
+        yield first, len(is_added)
 
 
 def word_lengths_of(pieces: list[bytes], data: bytes) -> list[int] | None:

@@ -1,0 +1,44 @@
+"""What the tokens take of a text, against texts small enough to count by hand."""
+
+import pytest
+
+from knowfuse.surface.spelling import lengths_of, word_lengths_of
+
+
+@pytest.mark.parametrize(
+    ("pieces", "data", "expected"),
+    [
+        ([b"a", b" b"], b"a b", [1, 2]),
+        ([b" a", b" b"], b"a b", [1, 2]),  # the space put before takes none
+        ([b" ", b"a"], b"a", [0, 1]),
+        ([b"  a"], b" a", [2]),
+        ([b" a", b" c"], b"a b", None),
+        ([b" a"], b"a b", None),  # the end is missing
+        ([b"", b" a"], b"a", None),
+        ([], b"", []),
+        ([], b"a", None),
+    ],
+)
+def test_lengths(pieces: list[bytes], data: bytes, expected: list[int] | None) -> None:
+    assert lengths_of(pieces, data, b" ", [False] * len(pieces)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pieces", "data", "expected"),
+    [
+        ([b" a", b"<x>", b" b"], b"a<x>b", [1, 3, 1]),
+        ([b" a", b"<x>", b" b"], b" a<x> b", [2, 3, 2]),
+        ([b" a", b"<x>", b" b"], b"a<x> b", [1, 3, 2]),
+        ([b"<x>", b"<x>", b" b", b"c"], b"<x><x>bc", [3, 3, 1, 1]),
+        ([b"<x>", b" b", b" c"], b"<x>bc", None),  # inside a text nothing is put before a token
+    ],
+)
+def test_lengths_after_added_tokens(pieces: list[bytes], data: bytes, expected: list[int] | None) -> None:
+    assert lengths_of(pieces, data, b" ", [piece == b"<x>" for piece in pieces]) == expected
+
+
+def test_word_lengths_take_the_space_where_the_text_has_one() -> None:
+    assert word_lengths_of([b" a", b" b", b"c"], b"a bc") == [1, 2, 1]
+    assert word_lengths_of([b" a", b" (", b" b"], b"a(b") == [1, 1, 1]
+    assert word_lengths_of([b" a", b" b"], b"a  b") is None
+    assert word_lengths_of([b" a"], b"a ") is None

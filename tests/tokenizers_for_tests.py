@@ -7,7 +7,7 @@ import textwrap
 from functools import cache
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from knowfuse.surface import Surface, surface_of
@@ -54,8 +54,12 @@ def llama(vocab_size: int = 500) -> PreTrainedTokenizerFast:
 
 
 def gemma(vocab_size: int = 460) -> PreTrainedTokenizerFast:
-    """Gemma-like: SentencePiece BPE, byte fallback, nothing put before a text."""
-    return _wrap(_sentencepiece_bpe(vocab_size, prefix=False), "<s>", "</s>", "<unk>")
+    """Gemma-like: SentencePiece BPE, byte fallback, nothing put before a text, pieces of text among the added tokens."""
+    tokenizer = _sentencepiece_bpe(vocab_size, prefix=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    pieces = ["\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁▁", "<table>", "<unused0>"]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    return _wrap(tokenizer, "<s>", "</s>", "<unk>")
 
 
 def neox(vocab_size: int = 420) -> PreTrainedTokenizerFast:

@@ -253,3 +253,14 @@ def test_first_tokens_are_those_of_each_piece_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cutting, "PIECES_AT_ONCE", 2)
     assert surface("neox").first_tokens(pieces, at_start=False).tolist() == alone
     assert surface("neox").first_tokens([], at_start=False).shape == (0,)
+
+
+def test_pieces_of_text_among_the_added_tokens() -> None:
+    """As Gemma has them: newlines are found in the raw text, runs of spaces by the model, a written mark is set aside."""
+    text = "a    b\n\nc <table>\n\n\n\n<unused0>  "
+    tokens = surface("gemma").tokenize(text)
+    check_spelling(surface("gemma"), text)
+    strings = [surface("gemma").token_strings[i] for i in tokens.input_ids]
+    assert {"\n\n", "<table>", "\n\n\n", "\n", "<unused0>", "▁▁"} <= set(strings)
+    with pytest.raises(UnspellableDocument, match="tokenizer 'gemma' spells"):
+        surface("gemma").tokenize("a▁▁▁▁b")

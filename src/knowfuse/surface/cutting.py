@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_byte_fallback
-from knowfuse.surface.spelling import first_difference, lengths_of, word_lengths_of
+from knowfuse.surface.normalising import BYTE_SPACE, normalises
+from knowfuse.surface.spelling import first_difference, lengths_of, words_as_in
 from knowfuse.surface.variants import with_unlikely_specials, without_prefix
 from knowfuse.types import TokenizedDocument
 
@@ -40,6 +41,7 @@ class Surface:
     eos_id: int | None
     prefix: bytes  # what the first token of a document carries before the text: b" " or b""
     added_ids: frozenset[int] = frozenset()  # added tokens that are text: the text is cut at them first
+    normalises: tuple[str, ...] = ()  # what changes a text before it is cut: "NFC", "Lowercase", ...
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,9 +83,8 @@ class Surface:
             raise UnspellableDocument(f"tokenizer {self.name!r} has no bytes for {self._culprit(ids)!r} in it")
         known = [piece for piece in pieces if piece is not None]
         if self.family == "wordpiece":
-            lengths = word_lengths_of(known, data)
-        else:
-            lengths = lengths_of(known, data, self.prefix, [i in self.added_ids for i in ids])
+            known = words_as_in(data, known)
+        lengths = lengths_of(known, data, self.prefix, [i in self.added_ids for i in ids])
         if lengths is None:
             spelled = b"".join(known).removeprefix(b"" if data.startswith(b" ") else self.prefix)
             raise UnspellableDocument(f"tokenizer {self.name!r} spells {first_difference(spelled, data)}")
@@ -168,8 +169,9 @@ def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
         token_bytes=bytes_of_ids(backend, family, set(tokenizer.all_special_ids), state),
         bos_id=int(bos_id),
         eos_id=None if eos_id is None else int(eos_id),
-        prefix=b" " if prefix.startswith((SPACE_MARK, "Ġ")) or family == "wordpiece" else b"",
+        prefix=b" " if prefix.startswith((SPACE_MARK, BYTE_SPACE)) or family == "wordpiece" else b"",
         added_ids=frozenset(entry["id"] for entry in state["added_tokens"] if not entry["special"]),
+        normalises=normalises(state),
     )
 
 

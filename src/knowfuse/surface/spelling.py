@@ -41,16 +41,13 @@ def _stretches(is_added: list[bool]) -> Iterator[tuple[int, int]]:
         yield first, len(is_added)
 
 
-def word_lengths_of(pieces: list[bytes], data: bytes) -> list[int] | None:
-    """The same for WordPiece, which marks words but not whether a space came before: the text decides."""
-    lengths, at = [], 0
+def words_as_in(data: bytes, pieces: list[bytes]) -> list[bytes]:
+    """WordPiece marks words but not whether a space came before: each piece with a space where the text has one."""
+    words, at = [], 0
     for piece in pieces:
-        found = next((p for p in (piece, piece.removeprefix(b" ")) if data.startswith(p, at)), None)
-        if found is None:
-            return None
-        lengths.append(len(found))
-        at += len(found)
-    return lengths if at == len(data) else None
+        words.append(piece if data.startswith(b" ", at) else piece.removeprefix(b" "))
+        at += len(words[-1])
+    return words
 
 
 def first_difference(spelled: bytes, data: bytes) -> str:

@@ -1,0 +1,91 @@
+"""`python -m knowfuse.surface` on tokenizers saved to disk: what it says, and how it ends."""
+
+from pathlib import Path
+
+import pytest
+from experiments_for_tests import run_python
+from tokenizers import normalizers
+from tokenizers_for_tests import gemma, llama, neox, wordpiece
+from transformers import ByT5Tokenizer
+
+from knowfuse.surface.__main__ import main
+from knowfuse.surface.hard_texts import HARD_TEXTS
+
+
+def test_facts_of_two_tokenizers(tmp_path: Path) -> None:
+    """As a user runs it; exit status 0, since every byte is recovered."""
+    llama().save_pretrained(tmp_path / "llama")
+    neox().save_pretrained(tmp_path / "neox")
+    said = run_python("-m", "knowfuse.surface", str(tmp_path / "llama"), str(tmp_path / "neox"), cache=tmp_path)
+    one, other = (" ".join(part.split()) for part in said.split(str(tmp_path / "neox")))
+    for fact in (
+        "family sentencepiece (BPE)",
+        f"vocabulary {len(llama())} ids, 3 without bytes",
+        "normalises nothing",
+        "dummy prefix a space before a text",
+        "special roles BOS 1 '<s>', EOS 2 '</s>', unknown 0 '<unk>'",
+        f"bytes recovered in {len(HARD_TEXTS)} of {len(HARD_TEXTS)} hard texts",
+        "lone surrogate refused",
+    ):
+        assert fact in one
+    for fact in ("family byte_level (BPE)", "dummy prefix none", "special roles EOS 0 '<|endoftext|>' in place of BOS"):
+        assert fact in other
+
+
+def test_a_tokenizer_that_loses_bytes_shows_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = gemma()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), tokenizer.backend_tokenizer.normalizer]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "normalises      NFC\n" in said
+    assert f"recovered in {len(HARD_TEXTS) - 1} of" in said
+    assert (
+        r"lost in decomposed accents: spells b'\xc3\xa9j\xc3\xa0 vu, \xc3\x85ngst' where the text has b'e\xcc\x81"
+        in said
+    )
+    assert ascii(HARD_TEXTS["decomposed accents"]) in said
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ByT5Tokenizer().save_pretrained(tmp_path / "byt5")
+    llama().backend_tokenizer.save(str(tmp_path / "bare.json"))
+    llama().save_pretrained(tmp_path / "llama")
+    (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "broken.gguf").write_bytes(b"not a model")
+    names = ["nowhere", "broken.json", "broken.gguf", "byt5", "bare.json", "llama"]
+    assert main([str(tmp_path / name) for name in names]) == 1
+    said = capsys.readouterr()
+    for line, name in zip(said.err.splitlines(), names[:-1], strict=True):
+        assert str(tmp_path / name) in line
+    for error in (
+        "nowhere: cannot be loaded (",
+        "broken.json: cannot be loaded (",
+        "broken.gguf: cannot be loaded (",
+        "byt5' (ByT5Tokenizer) hides the bytes of its tokens",
+        "bare.json' has neither BOS nor EOS",
+    ):
+        assert error in said.err
+    assert said.out.startswith(f"{tmp_path / 'llama'}\n  family          sentencepiece (BPE)\n")
+
+
+def test_a_bare_tokenizer_json_is_told_its_bos_and_eos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bare.json"
+    llama().backend_tokenizer.save(str(path))
+    assert main([str(path), "--bos", "<s>", "--eos", "</s>"]) == 0
+    assert "BOS 1 '<s>', EOS 2 '</s>'" in capsys.readouterr().out
+    assert main([str(path), "--eos", "<eos>"]) == 1
+    assert "cannot be loaded (ValueError: it has no token '<eos>')" in capsys.readouterr().err
+
+
+def test_a_tokenizer_json_in_its_folder_knows_its_roles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wordpiece(lowercase=True).save_pretrained(tmp_path)
+    assert main([str(tmp_path / "tokenizer.json")]) == 1
+    said = capsys.readouterr().out
+    assert "BOS 1 '[CLS]', EOS 2 '[SEP]'" in said
+    assert "normalises      Lowercase, BertPreTokenizer" in said
+    assert "lost in upper case: spells b'capitals, all an' where the text has b'Capitals, ALL an' (byte 0)" in said

@@ -1,6 +1,7 @@
 """Corpus, LLMs and traces are made once, whatever is added, killed or asked for twice."""
 
 import multiprocessing
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from experiments_for_tests import documents, local_llm
+from tokenizers import normalizers
+from tokenizers_for_tests import neox
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
 from knowfuse import prepare as rooms
 from knowfuse.corpus import Corpus, Document
-from knowfuse.llm import LocalLLM
+from knowfuse.llm import LocalLLM, localize
 from knowfuse.prepare import Prepared, prepare, score
 from knowfuse.types import LLMSpec
 
@@ -33,7 +36,16 @@ def llms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalLLM]:
 
 def make(llms: dict[str, LocalLLM], cache: Path, fusion: list[Document] = TEXTS, top_k: int = 5) -> Prepared:
     specs = {name: llm.spec for name, llm in llms.items()}
-    return prepare(corpus(fusion), llms["llama"].spec, specs, top_k, cache)
+    return prepare(corpus(fusion), next(iter(specs.values())), specs, top_k, cache)
+
+
+def normalising_llm(folder: Path, normalizer: normalizers.Normalizer) -> LocalLLM:
+    """A tiny LLM whose byte-level tokenizer changes a text before it cuts it."""
+    llm = local_llm(folder, "mpt")
+    tokenizer = neox()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.save_pretrained(folder)
+    return localize(folder.name, llm.spec)
 
 
 def shards(cache: Path) -> dict[Path, int]:
@@ -129,18 +141,53 @@ def test_a_source_killed_half_way_goes_on(
         assert its.nll == pytest.approx(want.nll, rel=1e-4, abs=1e-5)  # batches of other shapes
 
 
-def test_documents_that_a_source_cannot_hold_are_named(
+def test_documents_that_a_source_cannot_hold_are_counted(
     llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = Document("word after word " * 200, "code", "fusion")
-    prepared = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long])
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"traces llama: document {long.id} set aside:" in said
-    assert "tokens, 'llama' can hold 512" in said
-    assert list(prepared.sources["llama"].store.set_aside) == [long.id]
+    """One line per source: how many of how many, the first and its reason; again where they were read before."""
+    long = [Document(f"{n} word after word " * 200, "code", "fusion") for n in range(2)]
+    line = (
+        f"traces llama: 2 of 26 documents (7.7%) set aside; the first, {long[0].id}: "
+        r"\d+ tokens, 'llama' can hold 512\s"
+    )
+    prepared = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, *long])
+    said = " ".join(capsys.readouterr().out.split()) + " "
+    assert len(re.findall(line.replace("(7.7%)", r"\(7.7%\)"), said)) == 1
+    assert long[1].id not in said
+    assert set(prepared.sources["llama"].store.set_aside) == {d.id for d in long}
     with forward_passes() as passes:
-        make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long])
-    assert not passes, "it is not tried again"
+        make({"llama": llms["llama"]}, tmp_path, [*TEXTS, *long])
+    assert not passes, "they are not tried again"
+    assert "2 of 26 documents (7.7%) set aside" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_the_tokenizer_normalises_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llm = normalising_llm(tmp_path / "nfc", normalizers.NFC())
+    make({"nfc": llm}, tmp_path / "cache", [*TEXTS, Document("cafe\u0301", "code", "fusion")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "traces nfc: 1 of 25 documents (4.0%) set aside; the first," in said
+    assert (
+        "tokenizer 'nfc' spells b'\\xc3\\xa9' where the text has b'e\\xcc\\x81' (byte 3); its tokenizer normalises: NFC"
+        in said
+    )
+
+
+def test_a_source_that_can_read_nothing_is_refused(tmp_path: Path) -> None:
+    """By name, before its LLM is loaded, and again at a second call; one more document that it reads is enough."""
+    llm = normalising_llm(tmp_path / "lower", normalizers.Lowercase())
+    capitals = [Document(f"Capital {n}", "code", "fusion") for n in range(3)]
+    for _ in range(2):
+        with forward_passes() as passes, pytest.raises(ValueError, match="can read none") as error:
+            make({"lower": llm}, tmp_path / "cache", capitals)
+        assert not passes
+        assert re.fullmatch(
+            r"source 'lower' can read none of the 3 documents; the first, [0-9a-f]{24}: tokenizer 'lower' spells "
+            r"b'capital 0' where the text has b'Capital 0' \(byte 0\); its tokenizer normalises: Lowercase\. Leave it "
+            r"out of `sources`, set its `tokenizer:` to one that keeps every byte, or cut the documents shorter "
+            r"\(corpus\.max_document_bytes\)",
+            str(error.value),
+        )
+    make({"lower": llm}, tmp_path / "cache", [*capitals, Document("small", "code", "fusion")])
 
 
 def test_a_source_with_nan_is_named_with_the_document(llms: dict[str, LocalLLM], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from knowfuse.recipes import materialise
 from knowfuse.sources import tokenize_documents, trace_documents
 from knowfuse.store import MapStore, TraceKey, TraceStore
 from knowfuse.surface import Surface
-from knowfuse.types import LLMSpec, SourceTrace
+from knowfuse.types import LLMSpec, SourceTrace, TokenizedDocument
 
 TOKENS_PER_SHARD = 1_000_000
 BATCH_TOKENS = 8192  # tokens of one forward pass, padding included
@@ -99,16 +99,38 @@ def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path)
         store = TraceStore(folder, key)
         missing = store.missing(d.id for d in documents)
         if missing:
-            _trace(llm, surface, store, [d for d in documents if d.id in missing], top_k)
+            tokens, set_aside = tokenize_documents(
+                surface, [d for d in documents if d.id in missing], llm.context_length()
+            )
+            _report_set_aside(surface, store.set_aside | set_aside, documents)
+            _trace(llm, surface, store, tokens, top_k)
+            store.put_aside(set_aside)
         else:
             say(f"traces {llm.name}: read before ({key.folder_name})")
+            _report_set_aside(surface, store.set_aside, documents)
     return Source(llm, surface, store)
 
 
-def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, documents: Sequence[Document], top_k: int) -> None:
-    tokens, set_aside = tokenize_documents(surface, documents, llm.context_length())
-    for document, reason in set_aside.items():
-        say(f"traces {llm.name}: document {document} set aside: {reason}")
+def _report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Sequence[Document]) -> None:
+    """One line on the documents that a source cannot read; ValueError where it can read none of them."""
+    aside = [d.id for d in documents if d.id in reasons]
+    if not aside:
+        return
+    changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
+    first = f"the first, {aside[0]}: {reasons[aside[0]]}{changes}"
+    if len(aside) == len(documents):
+        raise ValueError(
+            f"source {surface.name!r} can read none of the {len(documents)} documents; {first}. Leave it out of "
+            "`sources`, set its `tokenizer:` to one that keeps every byte, or cut the documents shorter "
+            "(corpus.max_document_bytes)"
+        )
+    share = len(aside) / len(documents)
+    say(f"traces {surface.name}: {len(aside)} of {len(documents)} documents ({share:.1%}) set aside; {first}")
+
+
+def _trace(
+    llm: LocalLLM, surface: Surface, store: TraceStore, tokens: dict[str, TokenizedDocument], top_k: int
+) -> None:
     model = _on_device(llm)
     shard: dict[str, SourceTrace] = {}
     waiting = 0
@@ -120,7 +142,6 @@ def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, documents: Sequen
                 store.write(shard)
                 shard, waiting = {}, 0
     store.write(shard)
-    store.put_aside(set_aside)
 
 
 def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:

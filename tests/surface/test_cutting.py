@@ -141,6 +141,18 @@ def test_an_added_token_that_is_normalised_carries_the_space_put_before_it(text:
     assert b" <fim>" in added.token_bytes
 
 
+def test_a_special_token_registered_like_others_is_special() -> None:
+    """As transformers registers the user-defined pieces of a SentencePiece model."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=neox().backend_tokenizer,
+        eos_token="<|endoftext|>",
+        additional_special_tokens=[AddedToken("<fim>", special=False)],
+    )
+    added = surface_of(tokenizer, "added")
+    assert added.token_bytes[tokenizer.convert_tokens_to_ids("<fim>")] is None
+    check_spelling(added, "a<fim>b")
+
+
 def test_truncation_and_padding_of_the_caller_do_not_reach_us() -> None:
     tokenizer = llama()
     tokenizer.backend_tokenizer.enable_truncation(3)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_byte_fallback
 from knowfuse.surface.normalising import BYTE_SPACE, normalises
 from knowfuse.surface.spelling import first_difference, lengths_of, words_as_in
-from knowfuse.surface.variants import with_unlikely_specials, without_prefix
+from knowfuse.surface.variants import with_text_as_text, without_prefix
 from knowfuse.types import TokenizedDocument
 
 PIECES_AT_ONCE = 50_000  # pieces whose encodings are alive at one time, about 1 kB each
@@ -151,10 +151,10 @@ def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
             f"tokenizer {name!r} ({type(tokenizer).__name__}) hides the bytes of its tokens: it has no "
             "tokenizer.json; set `tokenizer:` of this LLM to a folder or hub id with a fast tokenizer"
         )
-    backend = with_unlikely_specials(backend)  # ours: no truncation or padding of the caller's reaches us
+    special = set(tokenizer.all_special_ids)
+    backend = with_text_as_text(backend, special)  # ours: no truncation or padding of the caller's reaches us
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = True
     eos_id: Any = tokenizer.eos_token_id
     bos_id: Any = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos_id is None:
@@ -166,7 +166,7 @@ def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
         name=name,
         family=family,
         tokenizer=backend,
-        token_bytes=bytes_of_ids(backend, family, set(tokenizer.all_special_ids), state),
+        token_bytes=bytes_of_ids(backend, family, special, state),
         bos_id=int(bos_id),
         eos_id=None if eos_id is None else int(eos_id),
         prefix=b" " if prefix.startswith((SPACE_MARK, BYTE_SPACE)) or family == "wordpiece" else b"",

@@ -3,48 +3,59 @@
 import json
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from knowfuse.surface.families import is_byte_fallback
 
 
-def with_unlikely_specials(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy whose Unigram model does not take text that spells a special or byte-fallback token for that token.
+def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> Tokenizer:
+    """A copy that takes no text for a special token, whatever it spells; `special` are the ids that count as such.
 
-    Such a piece gets less than the cheapest way to spell it character by character (a vocabulary that lacks one of
-    these characters still takes it, and `tokenize` sets the document aside). Other models need nothing: no merge
-    leads to those tokens.
+    A special token that is registered as an added token like others (user-defined pieces of a SentencePiece model, as
+    transformers converts them) is registered as special. In a Unigram model such a piece, and one of byte fallback,
+    gets less than the cheapest way to spell it character by character (a vocabulary that lacks one of these
+    characters still takes it, and `tokenize` sets the document aside). Other models need nothing: no merge leads to
+    those tokens.
     """
     state = json.loads(tokenizer.to_str())
+    for entry in state["added_tokens"]:
+        entry["special"] = entry["special"] or entry["id"] in special
     model = state["model"]
     if model["type"] == "Unigram" and model["vocab"]:
         lowest = min(score for _, score in model["vocab"])
-        special = {entry["content"] for entry in state["added_tokens"] if entry["special"]}
+        contents = {entry["content"] for entry in state["added_tokens"] if entry["special"]}
         for entry in model["vocab"]:
-            if entry[0] in special or is_byte_fallback(entry[0]):
+            if entry[0] in contents or is_byte_fallback(entry[0]):
                 entry[1] = lowest * len(entry[0]) - 1.0
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def without_prefix(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that puts nothing before a text: no Prepend, Metaspace never, ByteLevel without its prefix space."""
-
-    def strip(node: Any) -> Any:
-        if isinstance(node, list):
-            return [strip(child) for child in node if not (isinstance(child, dict) and child.get("type") == "Prepend")]
-        if not isinstance(node, dict):
-            return node
-        node = {key: strip(value) for key, value in node.items()}
-        if node.get("type") == "Metaspace":
-            node["prepend_scheme"] = "never"
-        if node.get("type") == "ByteLevel":
-            node["add_prefix_space"] = False
-        return node
-
-    state = json.loads(tokenizer.to_str())
-    for part in ("normalizer", "pre_tokenizer"):
-        whole = strip([state[part]])
-        state[part] = whole[0] if whole else None
     copy = Tokenizer.from_str(json.dumps(state))
     copy.encode_special_tokens = True
     return copy
+
+
+def without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    """One that puts nothing before a text: no Prepend, Metaspace never, ByteLevel without its prefix space.
+
+    The same tokenizer where it puts nothing there anyway, since a copy of a large vocabulary takes seconds.
+    """
+    probe = Tokenizer(models.BPE())
+    probe.normalizer, probe.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    parts = {part: json.loads(probe.to_str())[part] for part in ("normalizer", "pre_tokenizer")}
+    bare = {part: (_strip([node]) or [None])[0] for part, node in parts.items()}
+    if bare == parts:
+        return tokenizer
+    copy = Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | bare))
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _strip(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_strip(child) for child in node if not (isinstance(child, dict) and child.get("type") == "Prepend")]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _strip(value) for key, value in node.items()}
+    if node.get("type") == "Metaspace":
+        node["prepend_scheme"] = "never"
+    if node.get("type") == "ByteLevel" and "add_prefix_space" in node:
+        node["add_prefix_space"] = False
+    return node

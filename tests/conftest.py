@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # it would keep a copy by path, whatever the file there becomes
 
 from pathlib import Path
 

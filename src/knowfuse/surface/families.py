@@ -5,6 +5,7 @@ SentencePiece-like BPE and Unigram (`▁` for a space, `<0x0A>` byte fallback; L
 WordPiece (`##`).
 """
 
+import re
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -69,7 +70,7 @@ def _sentencepiece(token: str) -> bytes | None:
 
 
 def is_byte_fallback(token: str) -> bool:
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+    return re.fullmatch("<0x[0-9A-F]{2}>", token) is not None
 
 
 def _wordpiece(token: str) -> bytes | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from experiments_for_tests import ROOT, TINY_TRAINING, documents, local_llm, run_python
+from experiments_for_tests import ROOT, TINY, TINY_TRAINING, documents, local_llm, run_python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -51,7 +51,9 @@ def made_small(program: str, arguments: list[str]) -> list[str]:
         return [*OWN_TEXT, *(o for o in TINY_TRAINING if not o.startswith(("corpus.", "sources."))), *SHORT]
     if program == "train.py":
         return [*TINY_TRAINING, *SHORT]
-    return [o for o in TINY_TRAINING if o.startswith(("corpus.", "sources."))] if program == "knowfuse.prepare" else []
+    if program in ("knowfuse.prepare", "knowfuse.align_report"):
+        return TINY
+    return []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,65 @@
+"""byte_exact between tokenizers of real LLMs, of different families, in both directions."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from real_tokenizers import real_surface
+from test_byte_exact import slow_rows
+from tokenizers_for_tests import random_trace
+
+from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.evaluation import SeenDocument, alignment_quality
+from knowfuse.types import Aligner
+
+PLAIN = "the text, and 12 more words"  # what a lower-casing WordPiece spells too
+CODE = 'def wrap(text, width=70):\n\t"""Wrap — 🙂 é."""\r\n    return  w.wrap(text)[1234:]\n'
+NEPALI = "नेपाल एक सुन्दर देश हो।"
+PAIRS = [
+    ("mistral1", "llama3", [PLAIN, CODE]),
+    ("qwen", "mistral3", [PLAIN, CODE]),
+    ("deepseek", "mistral1", [PLAIN, CODE]),
+    ("nepali_unigram", "mistral3", [NEPALI]),
+    ("nepali_wordpiece", "mistral1", [PLAIN]),
+]
+BOTH_WAYS = [*PAIRS, *((target, source, texts) for source, target, texts in PAIRS)]
+
+
+@cache
+def aligner(source: str, target: str) -> Aligner:
+    return byte_exact(TokenizerPair(real_surface(source), real_surface(target)))
+
+
+def seen(source: str, target: str, text: str, peak: float) -> SeenDocument:
+    trace = random_trace(real_surface(source), text, 10, peak=peak)
+    return SeenDocument(trace, real_surface(target).tokenize(text), text.encode())
+
+
+@pytest.mark.parametrize(("source", "target", "texts"), BOTH_WAYS)
+def test_rows_are_those_of_the_slow_rules(source: str, target: str, texts: list[str]) -> None:
+    """Probabilities by id and by mass class, in Python floats; float32 log-probabilities in and out."""
+    for text in texts:
+        document = seen(source, target, text, peak=6.0)
+        aligned = aligner(source, target)(document.trace, document.target, document.data)
+        assert aligned.budget is not None
+        rows = slow_rows(document.trace, document.target, document.data, real_surface(source), real_surface(target))
+        for t, row in enumerate(rows):
+            assert aligned.is_aligned[t] == (row is not None)
+            if row is None:
+                continue
+            want, budget = row
+            slots = zip(aligned.topk.ids[t].tolist(), np.exp(aligned.topk.log_probs[t]).tolist(), strict=True)
+            got = {i: p for i, p in slots if p > 1e-9}
+            assert got == pytest.approx({i: p for i, p in want.items() if p > 1e-9}, rel=1e-5, abs=1e-8)
+            np.testing.assert_allclose(aligned.budget[t], list(budget.values()), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(aligned.budget[aligned.is_aligned].sum(-1), 1.0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("source", "target", "texts"), BOTH_WAYS)
+def test_a_certain_source_stays_certain(source: str, target: str, texts: list[str]) -> None:
+    """Of the true next target token, at every row; and a source that is nearly so pays nearly the same."""
+    quality = alignment_quality(aligner(source, target), [seen(source, target, text, peak=25.0) for text in texts])
+    assert quality.coverage == 1.0
+    assert quality.top1_fidelity == 1.0
+    assert abs(quality.loss_bits_per_byte) < 1e-3

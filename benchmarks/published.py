@@ -7,6 +7,8 @@ Differs: as `knowfuse.alignment` does (BOS and EOS by role, WordPiece's marks tr
 unmatched rows masked or certain of the NEXT token, candidates of one target id summed under `many_to_one="sum"`).
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
@@ -15,6 +17,12 @@ from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument
 
 INFINITE = float("inf")
+Printed: TypeAlias = tuple[list[str | None], list[str | None]]  # of the source's ids and of the target's
+
+
+def printed(source: Surface, target: Surface) -> Printed:
+    """The printed tokens of both vocabularies, one mark for a space; None for ids that stand for no text."""
+    return with_common_mark(source), with_common_mark(target)
 
 
 def time_warp(source: list[str], target: list[str]) -> list[tuple[int, int]]:
@@ -65,23 +73,21 @@ def text_length(tokens: SourceTrace | TokenizedDocument) -> int:
 
 
 def text_pairs(
-    trace: SourceTrace | TokenizedDocument, tokens: TokenizedDocument, source: Surface, target: Surface
+    trace: SourceTrace | TokenizedDocument, tokens: TokenizedDocument, printed: Printed
 ) -> list[tuple[int, int]]:
     """The matched pairs of a document's tokens, BOS with BOS as (0, 0)."""
-    theirs, ours = with_common_mark(source), with_common_mark(target)
+    theirs, ours = printed
     source_text = [without_mark(theirs[i] or "") for i in trace.input_ids[1 : text_length(trace)]]
     target_text = [without_mark(ours[i] or "") for i in tokens.input_ids[1 : text_length(tokens)]]
     pairs = time_warp(source_text, target_text) if source_text and target_text else []
     return [(0, 0), *((i + 1, j + 1) for i, j in pairs)]
 
 
-def serving_rows(
-    trace: SourceTrace, tokens: TokenizedDocument, source: Surface, target: Surface, id_map: dict[int, int]
-) -> list[int]:
+def serving_rows(trace: SourceTrace, tokens: TokenizedDocument, printed: Printed, id_map: dict[int, int]) -> list[int]:
     """The source row that serves each target row, -1 for none."""
-    theirs, ours = with_common_mark(source), with_common_mark(target)
+    theirs, ours = printed
     partners: list[list[int]] = [[] for _ in tokens.input_ids]
-    for i, j in text_pairs(trace, tokens, source, target):
+    for i, j in text_pairs(trace, tokens, printed):
         partners[j].append(i)
     rows = []
     for j, matched in enumerate(partners):
@@ -96,8 +102,7 @@ def serving_rows(
 def align(
     trace: SourceTrace,
     tokens: TokenizedDocument,
-    source: Surface,
-    target: Surface,
+    printed: Printed,
     id_map: dict[int, int],
     many_to_one: str,
     unaligned: str = "mask",
@@ -105,7 +110,7 @@ def align(
     """The probabilities of target ids that each target row hears; None where nothing is said."""
     probs = np.exp(trace.topk.log_probs.astype(np.float64))
     said: list[dict[int, float] | None] = []
-    for j, row in enumerate(serving_rows(trace, tokens, source, target, id_map)):
+    for j, row in enumerate(serving_rows(trace, tokens, printed, id_map)):
         if row < 0:
             certain = unaligned == "gold_next" and j < len(tokens.input_ids) - 1
             said.append({int(tokens.input_ids[j + 1]): 1.0} if certain else None)

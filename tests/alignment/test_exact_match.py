@@ -24,7 +24,10 @@ def test_rows_are_those_of_the_published_algorithm(source: str, target: str, man
     pair = TokenizerPair(surface(source), surface(target))
     aligned = exact_match(pair, many_to_one=many_to_one, unaligned=unaligned)(trace, tokens, TEXT.encode())
     id_map = published.vocabulary_map(pair.source, pair.target, nearest=False)
-    assert_said(aligned, published.align(trace, tokens, pair.source, pair.target, id_map, many_to_one, unaligned))
+    assert_said(
+        aligned,
+        published.align(trace, tokens, published.printed(pair.source, pair.target), id_map, many_to_one, unaligned),
+    )
     np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=0, atol=1e-6)
 
 
@@ -39,7 +42,7 @@ def test_rows_of_random_texts_are_those_of_the_published_algorithm(text: str, so
     pair = TokenizerPair(surface(source), surface(target))
     aligned = exact_match(pair)(trace, tokens, text.encode())
     id_map = published.vocabulary_map(pair.source, pair.target, nearest=False)
-    assert_said(aligned, published.align(trace, tokens, pair.source, pair.target, id_map, "sum"))
+    assert_said(aligned, published.align(trace, tokens, published.printed(pair.source, pair.target), id_map, "sum"))
 
 
 def test_a_space_breaks_a_match_that_min_edit_distance_keeps() -> None:

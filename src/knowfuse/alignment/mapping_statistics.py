@@ -32,7 +32,7 @@ def mapping_statistics(
     """The aligner for a pair of tokenizers and their training text; ValueError where there is none.
 
     As `min_edit_distance`, but a source id becomes the target id that it was matched with most often in the text. That
-    map is kept where the pair keeps what is made for it.
+    map is kept where the pair keeps what is made for it; made, it takes the time of aligning all documents once.
 
     `unaligned`: rows without a match are masked, or certain of the true next token. `many_to_one`: several source
     tokens of one target id are summed, or only the most probable counts.
@@ -53,9 +53,9 @@ def mapping_statistics(
 def most_matched(pair: TokenizerPair) -> Int[np.ndarray, " V"]:
     """The target id that each source id was matched with most often; ties: the first in vocabulary order.
 
-    Every pair on the path of a document counts, whether the two tokens match others too or not. The counts decide even
-    where the target has the same string. An id never seen in the text goes to the nearest string; EOS to EOS, by role.
-    Documents that one of the two cannot spell are left out.
+    Our reading of the paper: every pair on the path of a document counts, whether the two tokens match others too or
+    not, and the counts decide even where the target has the same string. An id never seen in the text goes to the
+    nearest string; EOS to EOS, by role. Documents that one of the two cannot spell are left out.
     """
     mapped = kept_nearest_strings(pair).copy()
     source, target, counts = _counts(pair)

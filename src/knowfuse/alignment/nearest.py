@@ -36,17 +36,27 @@ def nearest_choices(
     places = np.lexsort((np.arange(len(choices)), lengths))
     starts = np.searchsorted(lengths[places], np.arange(lengths.max() + 2))
     classes = _classes(strings, choices)
+    sorted_choices = _taken(strings, choices[places])
     return _nearest(
         strings.codes,
         strings.offsets,
         queries,
-        choices[places],
+        sorted_choices.codes,
+        sorted_choices.offsets,
         places,
         starts,
         _signatures(strings.codes, strings.offsets, queries, classes),
         _signatures(strings.codes, strings.offsets, choices[places], classes),
         strings.alphabet_size,
     )
+
+
+def _taken(strings: EncodedStrings, which: Int64[np.ndarray, " N"]) -> EncodedStrings:
+    """These strings alone, one behind the other in this order."""
+    lengths = strings.lengths[which]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(offsets[-1]) + np.repeat(strings.offsets[which] - offsets[:-1], lengths)
+    return EncodedStrings(strings.codes[places], offsets, strings.alphabet_size)
 
 
 def _classes(strings: EncodedStrings, choices: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " A"]:
@@ -83,11 +93,22 @@ def _signatures(codes, offsets, which, classes):
 
 @njit(cache=True)
 @no_type_check
-def _nearest(codes, offsets, queries, choices, places, starts, query_signatures, choice_signatures, alphabet_size):
+def _nearest(
+    codes,
+    offsets,
+    queries,
+    choice_codes,
+    choice_offsets,
+    places,
+    starts,
+    query_signatures,
+    choice_signatures,
+    alphabet_size,
+):
     """The place of the nearest choice; the choices are sorted by length, those of length n from `starts[n]` on."""
     nearest = np.empty(len(queries), dtype=np.int64)
     positions = np.zeros(alphabet_size, dtype=np.uint64)
-    bounds = np.empty(len(choices), dtype=np.uint8)
+    bounds = np.empty(len(places), dtype=np.uint8)
     longest = len(starts) - 2
     lows, highs = choice_signatures[0], choice_signatures[1]
     for q in range(len(queries)):
@@ -103,15 +124,14 @@ def _nearest(codes, offsets, queries, choices, places, starts, query_signatures,
             if length < 0 or length > longest or starts[length] == starts[length + 1]:
                 continue
             some = slice(starts[length], starts[length + 1])
+            texts = choice_codes[choice_offsets[some.start] : choice_offsets[some.stop]].reshape(
+                some.stop - some.start, length
+            )
             least = _lower_bounds(query_signatures[0, q], query_signatures[1, q], lows[some], highs[some], bounds)
             if least + 2 <= best:  # the likeliest first, so that they rule out others
-                best, place = _better(
-                    codes, offsets, query, positions, choices[some], places[some], bounds, least, best, place
-                )
+                best, place = _better(query, positions, texts, places[some], bounds, least, best, place)
             if least <= best:
-                best, place = _better(
-                    codes, offsets, query, positions, choices[some], places[some], bounds, best, best, place
-                )
+                best, place = _better(query, positions, texts, places[some], bounds, best, best, place)
         if 0 < len(query) <= WORD:
             clear_positions(query, positions)
         nearest[q] = place
@@ -120,16 +140,15 @@ def _nearest(codes, offsets, queries, choices, places, starts, query_signatures,
 
 @njit(cache=True)
 @no_type_check
-def _better(codes, offsets, query, positions, choices, places, bounds, limit, best, place):
-    """The least distance and its first place, after the choices whose bound is within the limit."""
-    for c in range(len(choices)):
+def _better(query, positions, texts, places, bounds, limit, best, place):
+    """The least distance and its first place, after the texts [N, L] whose bound is within the limit."""
+    for c in range(len(texts)):
         if bounds[c] > limit or bounds[c] > best or (bounds[c] == best and places[c] > place):
             continue
-        choice = codes[offsets[choices[c]] : offsets[choices[c] + 1]]
         if 0 < len(query) <= WORD:
-            edits = marked_distance(positions, len(query), choice)
+            edits = marked_distance(positions, len(query), texts[c])
         else:
-            edits = distance(query, choice, positions)
+            edits = distance(query, texts[c], positions)
         if edits < best or (edits == best and places[c] < place):
             best, place = edits, places[c]
     return best, place

@@ -71,14 +71,12 @@ def _next_row(total, sums, moves, scratch):
     """`total` from one row to the next, and the moves into the cells of that."""
     entered, least, spare = scratch[0], scratch[1], scratch[2]  # unpacked, their layout would be lost on the compiler
     for t in range(len(moves)):
-        entered[t] = min(total[t], total[t + 1])
-        least[t] = entered[t] - sums[t]
+        entered[t] = min(total[t], total[t + 1]) - sums[t]
         moves[t] = np.uint8(total[t + 1] < total[t])  # DIAGONAL or UP
-    _running_minimum(least, spare)
+    _running_minimum(entered, least, spare)
     for t in range(len(moves)):
         total[t + 1] = least[t] + sums[t + 1]
-    for t in range(len(moves)):
-        moves[t] = np.uint8(LEFT) if total[t] < entered[t] else moves[t]
+        moves[t] = np.uint8(LEFT) if least[t] < entered[t] else moves[t]
 
 
 @njit(cache=True)
@@ -96,14 +94,14 @@ def _row_sums(distances, column_of):
 
 @njit(cache=True)
 @no_type_check
-def _running_minimum(values, spare):
-    """The least of values[0], ..., values[t] in place of values[t]: of 2, 4, 8, 16 neighbours, then of all 16ths."""
+def _running_minimum(values, least, spare):
+    """least[t] becomes the least of values[0], ..., values[t]: of 2, 4, 8, 16 neighbours, then of all 16ths."""
     _with_earlier(values, spare, 1)
-    _with_earlier(spare, values, 2)
-    _with_earlier(values, spare, 4)
-    _with_earlier(spare, values, 8)
-    for t in range(len(values) - 16):
-        values[t + 16] = min(values[t + 16], values[t])
+    _with_earlier(spare, least, 2)
+    _with_earlier(least, spare, 4)
+    _with_earlier(spare, least, 8)
+    for t in range(len(least) - 16):
+        least[t + 16] = min(least[t + 16], least[t])
 
 
 @njit(cache=True)

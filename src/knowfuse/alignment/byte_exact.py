@@ -30,6 +30,7 @@ from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
+ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
 
 
 def byte_exact(pair: TokenizerPair) -> Aligner:
@@ -70,8 +71,7 @@ def align_bytes(
         tokens.pieces,
         tokens.inside,
         tokens.at_start,
-        tokens.whole_inside,
-        tokens.whole_at_start,
+        tokens.whole,
     )
     nll, source_tokens = spent_on_target_tokens(trace, target)
     return AlignedSource(
@@ -130,8 +130,7 @@ def _align_rows(
     pieces,
     inside,
     at_start,
-    whole_inside,
-    whole_at_start,
+    whole,
 ):
     """Ids [T, K + 2], float64 probabilities [T, K + 2], the budget [T, 6] and whether each row is aligned [T].
 
@@ -162,8 +161,9 @@ def _align_rows(
         lead = starts[gold + 1] - starts[gold] - (gold_end - begin)
         residual = end - begin + lead
         label = target_ids[t + 1]
-        covers = gold_end >= next_end and not predicts_eos
-        firsts, wholes = (at_start, whole_at_start) if t == 0 else (inside, whole_inside)
+        gold_remains = starts[gold + 1] - starts[gold] - residual
+        covers = gold_end >= next_end and not predicts_eos and gold_remains > 0
+        codes = at_start if t == 0 else inside
         table[:] = -1
         count, total, gold_slot, gold_class, gold_seen = 0, 0.0, -1, UNMAPPED, False
         for c in range(k + 1):
@@ -176,23 +176,25 @@ def _align_rows(
                 candidate, p = gold, gold_probs[row]
                 if gold_seen:
                     break
-            at = starts[candidate]
-            remains = starts[candidate + 1] - at - residual
-            if residual > 0 and not (remains >= 0 and _starts_with(pieces, at, data, begin, lead, residual)):
-                continue
+            code = -1
+            if residual == 0 and t > 0:
+                code = whole[candidate]
+            else:
+                at, end_of_it = starts[candidate], starts[candidate + 1]
+                if end_of_it < at + residual or not _starts_with(pieces, at, data, begin, lead, residual):
+                    continue
+                if end_of_it > at + residual:
+                    code = codes[at + residual]
+                elif residual > 0:
+                    code = ENDS_HERE
             total += p
-            first, kind = -1, UNMAPPED
+            first, kind = code >> 1, EXACT if code & 1 else PREFIX
             if candidate == source_eos and residual == 0 and target_eos >= 0:
                 first, kind = target_eos, EXACT
-            elif remains <= 0:
-                if residual > 0:
-                    kind = AMBIGUOUS  # the candidate is r: what would follow it is unknown
             elif candidate == gold and covers:  # the true next target token was seen, not guessed
                 first, kind = label, EXACT if gold_end == next_end else PREFIX
-            else:
-                first = firsts[at + residual]
-                if first >= 0:
-                    kind = EXACT if wholes[at + residual] else PREFIX
+            elif code < 0:
+                first, kind = -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED
             budget[t, kind] += p
             slot = -1
             if first >= 0:
@@ -207,11 +209,13 @@ def _align_rows(
             next_divisor = 0.0
             continue
         is_aligned[t] = True
-        for slot in range(count):
-            probs[t, slot] /= divisor
-        for kind in range(TAIL):
-            budget[t, kind] /= divisor
-        budget[t, TAIL] = max(1.0 - total, 0.0) if residual == 0 else 0.0
+        if residual == 0:
+            budget[t, TAIL] = max(1.0 - total, 0.0)
+        else:
+            for slot in range(count):
+                probs[t, slot] /= divisor
+            for kind in range(TAIL):
+                budget[t, kind] /= divisor
         if gold_end < next_end and not predicts_eos:
             owed = following if next_end > source_ends[boundary] else 1.0
             chained = math.exp(paid[row] - paid[boundary]) * owed / divisor

@@ -76,7 +76,7 @@ def new_table(width):
     size = 4
     while size < 2 * width:
         size *= 2
-    return np.empty(size, dtype=np.int64)
+    return np.empty(size, dtype=np.int16)
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import Surface
@@ -14,42 +14,49 @@ from knowfuse.surface import Surface
 class FirstTokens:
     """Every source token as bytes, and the first target token of what remains of it after each of its bytes.
 
-    The bytes of source token i are `pieces[starts[i] : starts[i + 1]]`; `inside[starts[i] + k]` is the first target
-    token of those from byte k on, inside a document; `at_start` the same where they begin a document; -1: none begins
-    them. `whole_inside` and `whole_at_start` say that this first token takes all of them.
+    The bytes of source token i are `pieces[starts[i] : starts[i + 1]]`; `inside[starts[i] + k]` speaks of those from
+    byte k on, inside a document, `at_start` of the same where they begin a document, and `whole[i]` is `inside` at
+    byte 0. Each is twice the target id, and 1 more where that token takes all of the bytes; -1: none begins them.
     """
 
-    starts: Int[np.ndarray, " boundaries"]
+    starts: Int32[np.ndarray, " boundaries"]
     pieces: UInt8[np.ndarray, " bytes"]
-    inside: Int[np.ndarray, " bytes"]
-    at_start: Int[np.ndarray, " bytes"]
-    whole_inside: Bool[np.ndarray, " bytes"]
-    whole_at_start: Bool[np.ndarray, " bytes"]
+    inside: Int32[np.ndarray, " bytes"]
+    at_start: Int32[np.ndarray, " bytes"]
+    whole: Int32[np.ndarray, " V"]
 
 
 def first_tokens(pair: TokenizerPair) -> FirstTokens:
     """The map of a pair of tokenizers, found again where it was made before."""
-    return FirstTokens(**pair.kept("first-tokens-1", lambda: _make(pair)))
+    return FirstTokens(**pair.kept("first-tokens-2", lambda: _make(pair)))
 
 
 def _make(pair: TokenizerPair) -> Arrays:
     spelled = [piece or b"" for piece in pair.source.token_bytes]
     suffixes = [piece[k:] for piece in spelled for k in range(len(piece))]
-    starts = np.concatenate([[0], np.cumsum([len(piece) for piece in spelled])]).astype(np.int64)
-    inside = pair.target.first_tokens(suffixes, at_start=False)
-    at_start = pair.target.first_tokens(suffixes, at_start=True) if pair.target.prefix else inside
+    starts = np.concatenate([[0], np.cumsum([len(piece) for piece in spelled])])
+    inside = _codes(pair.target.first_tokens(suffixes, at_start=False), suffixes, pair.target)
+    at_start = inside
+    if pair.target.prefix:
+        at_start = _codes(pair.target.first_tokens(suffixes, at_start=True), suffixes, pair.target)
+    has_bytes = starts[1:] > starts[:-1]
     return {
-        "starts": starts,
-        "pieces": np.frombuffer(b"".join(spelled), dtype=np.uint8),
+        "starts": starts.astype(np.int32),
+        "pieces": np.array(bytearray(b"".join(spelled)), dtype=np.uint8),
         "inside": inside,
         "at_start": at_start,
-        "whole_inside": _takes_all(inside, suffixes, pair.target),
-        "whole_at_start": _takes_all(at_start, suffixes, pair.target),
+        "whole": np.where(has_bytes, np.append(inside, -1)[starts[:-1]], -1).astype(np.int32),
     }
 
 
+def _codes(
+    first: Int64[np.ndarray, " bytes"], suffixes: Sequence[bytes], target: Surface
+) -> Int32[np.ndarray, " bytes"]:
+    return np.where(first >= 0, 2 * first + _takes_all(first, suffixes, target), -1).astype(np.int32)
+
+
 def _takes_all(
-    first: Int[np.ndarray, " bytes"], suffixes: Sequence[bytes], target: Surface
+    first: Int64[np.ndarray, " bytes"], suffixes: Sequence[bytes], target: Surface
 ) -> Bool[np.ndarray, " bytes"]:
     """Whether the token is the whole suffix, perhaps with the space that it carries before a word."""
     spelled = (target.token_bytes[i] if i >= 0 else None for i in first.tolist())

@@ -71,7 +71,9 @@ def main(cfg: DictConfig) -> None:
         aligners = {method: make(prepared.pair(name)) for method, make in methods.items()}
         qualities[name] = {method: alignment_quality(align, documents) for method, align in aligners.items()}
         chosen = documents[min(settings["example"], len(documents) - 1)]
-        examples.append(example_of(aligners["byte_exact"], chosen, source.surface, prepared.target_surface))
+        for method, align in aligners.items():
+            if qualities[name][method].budget is not None:  # its rows can be shown in the colours of their mass
+                examples.append(example_of(align, chosen, source.surface, prepared.target_surface))
     show(qualities)
     folder = Path(HydraConfig.get().runtime.output_dir)
     figures = {name: {method: asdict(q) for method, q in by.items()} for name, by in qualities.items()}

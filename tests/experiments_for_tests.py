@@ -22,7 +22,7 @@ from knowfuse.corpus import Document, Split, cut
 from knowfuse.data import FusionDataModule, SourceReader
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llm import LocalLLM, localize
-from knowfuse.losses import fused_loss
+from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
 from knowfuse.store import TraceKey, TraceStore
 from knowfuse.types import LLMSpec
@@ -132,7 +132,7 @@ def fusion_module(llm: LocalLLM, is_fused: bool = True, lm_weight: float = 0.3, 
     return FusionModule(
         llm,
         fusion=min_ce if is_fused else None,
-        loss=partial(fused_loss, lm_weight=lm_weight if is_fused else 1.0),
+        loss=partial(fused_linear_loss, lm_weight=lm_weight if is_fused else 1.0),
         optimizer=partial(torch.optim.AdamW, lr=options.pop("learning_rate", 2e-3)),
         **{"weight_decay": 0.1, "warmup_steps": 2, "source_names": ("neox", "unigram"), **options},
     )

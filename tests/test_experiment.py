@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.experiment import Experiment, headroom
 from knowfuse.fusion.avg_ce import avg_ce
-from knowfuse.losses import fused_loss
+from knowfuse.losses import fused_linear_loss
 from knowfuse.runs import open_run
 from knowfuse.types import LLMSpec, Recipe, require_choices
 
@@ -84,7 +84,7 @@ def test_every_literal_of_a_signature_is_a_choice() -> None:
     for called, settings in (
         (avg_ce, {"weighting": "mean"}),
         (exact_match, {"unaligned": "guess"}),
-        (fused_loss, {"gate": "open"}),
+        (fused_linear_loss, {"gate": "open"}),
         (LLMSpec, {"dtype": "float8"}),
         (LLMSpec, {"quantization": "2bit"}),
         (Recipe, {"architecture": "gpt5"}),

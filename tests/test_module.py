@@ -20,7 +20,7 @@ from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llm import LocalLLM, packed_logits
-from knowfuse.losses import fused_loss
+from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
 from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, FusionBatch
 
@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(target: Local
     """The third batch gives NaN or infinity: its number is said, and the weights are those that two steps made."""
 
     def spoiled(*arguments: Any, **options: Any) -> Any:
-        loss = fused_loss(*arguments, lm_weight=1.0)
+        loss = fused_linear_loss(*arguments, lm_weight=1.0, **options)
         calls.append(loss)
         if len(calls) == 3:
             loss.total = loss.total * value
@@ -229,9 +229,8 @@ def loss_of(module: FusionModule, batch: FusionBatch) -> torch.Tensor:
     """What `training_step` minimises, outside a Trainer."""
     assert module.fusion is not None
     assert batch.sources is not None
-    logits = packed_logits(module.network, batch.input_ids, batch.position_ids, batch.document_ids)
     fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-    return module.loss(logits.flatten(0, 1), batch.labels.flatten(), fused).total
+    return module.loss(*module.hidden_states(batch), batch.labels.flatten(), fused).total
 
 
 def gradients(module: FusionModule) -> torch.Tensor:

@@ -101,6 +101,7 @@ class Experiment:
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
             source_names=list(prepared.sources),
+            vocabulary_size=prepared.target_surface.vocabulary_size,
         )
 
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:

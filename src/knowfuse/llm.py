@@ -113,14 +113,24 @@ def packed_logits(
     position_ids: Int[Tensor, "B T"],
     document_ids: Int[Tensor, "B T"],
 ) -> Float[Tensor, "B T V"]:
-    """Logits of packed blocks, with attention inside each document only.
+    """Logits of packed blocks, with attention inside each document only."""
+    return model(**packed_inputs(model, input_ids, position_ids, document_ids)).logits
+
+
+def packed_inputs(
+    model: nn.Module,
+    input_ids: Int[Tensor, "B T"],
+    position_ids: Int[Tensor, "B T"],
+    document_ids: Int[Tensor, "B T"],
+) -> dict[str, Any]:
+    """What a model is called with to read packed blocks.
 
     The mask is explicit, since not every architecture derives it from position ids; those that have no position ids
     (ALiBi) get none, their biases depend on distances alone.
     """
     mask = _document_mask(document_ids, next(model.parameters()).dtype)
     positions: dict[str, Any] = {} if _has_alibi(model) else {"position_ids": position_ids}
-    return model(input_ids=input_ids, attention_mask=mask, use_cache=False, **positions).logits
+    return {"input_ids": input_ids, "attention_mask": mask, "use_cache": False, **positions}
 
 
 def _has_alibi(model: nn.Module) -> bool:

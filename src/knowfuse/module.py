@@ -1,6 +1,7 @@
 """How does the target LLM learn from batches? The LightningModule; every formula is called, none is here."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,8 +15,9 @@ from transformers import PreTrainedModel, get_scheduler
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
-from knowfuse.llm import LocalLLM, packed_logits, require_isolated_documents
-from knowfuse.losses import FusedLoss, token_nll
+from knowfuse.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.llm import LocalLLM, require_isolated_documents
+from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
 from knowfuse.sharding import shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
 
@@ -27,7 +29,8 @@ class FusionModule(L.LightningModule):
     """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
 
     Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
-    so that a strategy may shard it; `build` replaces loading for an LLM that starts from nothing.
+    so that a strategy may shard it; `build` replaces loading for an LLM that starts from nothing. `vocabulary_size` is the
+    tokenizer's: what the LLM has beyond it is padding.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class FusionModule(L.LightningModule):
         weight_decay: float = 0.0,
         source_names: Iterable[str] = (),
         build: Callable[[], PreTrainedModel] | None = None,
+        vocabulary_size: int = sys.maxsize,
     ) -> None:
         super().__init__()
         self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
         self.build = build or llm.load
+        self.vocabulary_size = vocabulary_size
         self.model: PreTrainedModel | None = None
+        self.head: OutputHead | None = None
         self.tokens_seen = 0
         self.validation_nats = MeanMetric()  # per byte
 
@@ -60,6 +66,7 @@ class FusionModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.model is None:
             self.model = self.build().train()
+            self.head = output_head(self.model, self.vocabulary_size)
             if (mesh := self.device_mesh) is not None:
                 shard(self.model, mesh["data_parallel"])
 
@@ -67,14 +74,14 @@ class FusionModule(L.LightningModule):
         require_isolated_documents(self.network, self.network.config.vocab_size)
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
-        logits = packed_logits(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
-        fused = None
+        hidden, head = self.hidden_states(batch)
+        fused, resolve = None, None
         if self.fusion is not None and batch.sources is not None:
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
             if batch.sources.is_by_rank:
-                fused = ranks_to_ids(fused, logits)
+                resolve = ranks_to_ids
             self._log_sources(batch, fused)
-        loss = self.loss(logits.flatten(0, 1), batch.labels.flatten(), fused)
+        loss = self.loss(hidden, head, batch.labels.flatten(), fused, resolve=resolve)
         if not bool(torch.isfinite(loss.total)):
             raise ValueError(
                 f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "
@@ -90,6 +97,12 @@ class FusionModule(L.LightningModule):
         self.log("train/tokens", float(self.tokens_seen))
         # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
         return loss.total * (labelled * self.trainer.world_size / on_all_ranks)
+
+    def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
+        """[B * T, H], and the head that was whole for them."""
+        assert self.head is not None
+        hidden = packed_hidden_states(self.network, self.head, batch.input_ids, batch.position_ids, batch.document_ids)
+        return hidden.flatten(0, 1), self.head.linear()
 
     def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:
         assert batch.sources is not None
@@ -108,8 +121,7 @@ class FusionModule(L.LightningModule):
                     self.log_dict({f"mass/{name}/{kind}": m for kind, m in zip(MASS_CLASSES, budget, strict=True)})
 
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
-        logits = packed_logits(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
-        nats = token_nll(logits.flatten(0, 1), batch.labels.flatten()).sum()
+        nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).sum()
         num_bytes = batch.label_bytes.sum()
         self.validation_nats.update(nats / num_bytes, weight=num_bytes)
 

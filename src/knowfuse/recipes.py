@@ -25,7 +25,7 @@ from transformers import (
 from knowfuse.corpus import Corpus
 from knowfuse.data import FusionDataModule
 from knowfuse.llm import LocalLLM, localize
-from knowfuse.losses import fused_loss
+from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
 from knowfuse.progress import say
 from knowfuse.surface import surface_of
@@ -76,7 +76,7 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     module = FusionModule(
         LocalLLM(name, LLMSpec(path=str(unfinished)), fingerprint=name),
         fusion=None,
-        loss=partial(fused_loss, lm_weight=1.0),
+        loss=partial(fused_linear_loss, lm_weight=1.0),
         optimizer=partial(torch.optim.AdamW, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
         schedule="cosine",
         warmup_steps=recipe.max_steps // 20,

@@ -10,6 +10,8 @@ import pytest
 import torch
 from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
 from lightning.pytorch.loggers import CSVLogger
+from losses_for_tests import oracle as dense_loss
+from losses_for_tests import target as fused_target
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
@@ -20,7 +22,7 @@ from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llm import LocalLLM, packed_logits
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
 from knowfuse.module import FusionModule
 from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, FusionBatch
 
@@ -223,6 +225,29 @@ def test_a_packed_batch_gives_the_loss_of_its_documents_one_by_one(target: Local
     total.backward()
     torch.testing.assert_close(loss, total, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(packed, gradients(module), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_a_fit_loses_what_it_would_on_all_logits_at_once(target: LocalLLM, tmp_path: Path, is_fused: bool) -> None:
+    """Five steps by autograd on the logits of all rows, in float32; what differs is the order of sums, enlarged by Adam."""
+
+    def on_all_logits(hidden: Any, head: LinearHead, labels: Any, fused: Any, **_: Any) -> FusedLoss:
+        logits = hidden @ head.weight.t()
+        if fused is not None:
+            rows = (fused.topk.ids, fused.topk.log_probs, fused.tail, fused.has_target)
+            fused = fused_target(*(x.flatten(0, 1) for x in rows))
+        total = dense_loss(logits, labels, fused, lm_weight, "tail", "none")
+        clm = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
+        return FusedLoss(total, clm, clm, clm)
+
+    lm_weight = 0.3 if is_fused else 1.0
+    sources = readers(tmp_path, documents(30)) if is_fused else ()
+    chunked, dense = (fusion_module(target, is_fused=is_fused, schedule="constant") for _ in range(2))
+    dense.loss = on_all_logits
+    mine, its = (learn(module, data_module(sources), 5).logged for module in (chunked, dense))
+    for name in ("train/loss_nats", "train/clm_nats"):
+        assert [step[name] for step in mine] == pytest.approx([step[name] for step in its], rel=1e-5)
+    assert mine[-1]["val/bits_per_byte"] == pytest.approx(its[-1]["val/bits_per_byte"], rel=1e-5)
 
 
 def loss_of(module: FusionModule, batch: FusionBatch) -> torch.Tensor:

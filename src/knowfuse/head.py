@@ -65,7 +65,11 @@ def output_head(model: PreTrainedModel, tokens: int) -> OutputHead:
     name = type(model).__name__
     if not isinstance(module, nn.Linear):
         raise ValueError(f"{name} has no linear LM head ({type(module).__name__}): it cannot be a target")
-    LinearHead(module.weight)  # refuses quantised weights
+    if not module.weight.is_floating_point():
+        raise ValueError(
+            f"the LM head of {name} is quantised (its weight is {module.weight.dtype}) and cannot be trained: leave it out "
+            "of the quantisation (llm_int8_skip_modules), or load the LLM without"
+        )
     if type(module).forward is not nn.Linear.forward:
         raise ValueError(
             f"the LM head of {name} is a {type(module).__name__}, whose output is not that of its weight alone: it cannot "

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows_for_tests import ATOL, RTOL, K, N, V, oracle, random_case, target, top_k_of
+from losses_for_tests import ATOL, RTOL, K, N, V, oracle, random_case, target, top_k_of
 from torch import Tensor
 from torch.nn import functional as F
 

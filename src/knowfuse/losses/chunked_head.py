@@ -25,13 +25,6 @@ class LinearHead:
     scale: float = 1.0
     vocabulary_size: int | None = None
 
-    def __post_init__(self) -> None:
-        if not self.weight.is_floating_point():
-            raise ValueError(
-                f"the LM head is quantised (its weight is {self.weight.dtype}) and cannot be trained: leave it out of the "
-                "quantisation (llm_int8_skip_modules), or load the LLM without"
-            )
-
 
 class ChunkedHead:
     """The matrix products of a head with chunks of hidden states, and the memory for one chunk's logits."""

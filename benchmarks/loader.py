@@ -27,8 +27,8 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Document, cut
 from knowfuse.data import FusionDataModule, SourceReader
 from knowfuse.fusion.min_ce import min_ce
-from knowfuse.llm import packed_logits
-from knowfuse.losses import fused_loss
+from knowfuse.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.losses import fused_linear_loss
 from knowfuse.recipes import make_tokenizer
 from knowfuse.sources import tokenize_documents
 from knowfuse.store import TraceKey, TraceStore
@@ -73,12 +73,13 @@ def llama_135m() -> LlamaForCausalLM:
     )
 
 
-def step(model: LlamaForCausalLM, batch: FusionBatch) -> None:
+def step(model: LlamaForCausalLM, head: OutputHead, batch: FusionBatch) -> None:
     """One forward and backward pass with the fused loss."""
     assert batch.sources is not None
-    logits = packed_logits(model, batch.input_ids, batch.position_ids, batch.document_ids)
+    hidden = packed_hidden_states(model, head, batch.input_ids, batch.position_ids, batch.document_ids)
     fused = min_ce(batch.sources, batch.document_ids, batch.label_bytes)
-    fused_loss(logits.flatten(0, 1), batch.labels.flatten(), fused, lm_weight=0.9).total.backward()
+    loss = fused_linear_loss(hidden.flatten(0, 1), head.linear(), batch.labels.flatten(), fused, lm_weight=0.9)
+    loss.total.backward()
     model.zero_grad()
 
 
@@ -111,9 +112,10 @@ def main() -> None:
         loader = read / (time.perf_counter() - began)
         block = data.train_blocks[0]
     model, times = llama_135m(), []
+    head = output_head(model, target.vocabulary_size)
     for _ in range(arguments.steps + 1):
         began = time.perf_counter()
-        step(model, block)
+        step(model, head, block)
         times.append(time.perf_counter() - began)
     trained = int((block.document_ids > 0).sum()) / float(np.median(times[1:]))
 

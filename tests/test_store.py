@@ -1,15 +1,24 @@
 """Traces go to disk and come back as they were, whatever happens in between."""
 
+import errno
+import hashlib
 import json
+import os
 import pickle
-from dataclasses import replace
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from knowfuse.codec import decode, encode, layout_of
 from knowfuse.store import MapStore, TraceKey, TraceStore
 from knowfuse.types import EMPTY, SourceTrace, TopK
 
@@ -18,14 +27,23 @@ KEY = TraceKey(source="mpt", llm="weights", tokenizer="surface", top_k=3)
 
 def trace(length: int, seed: int) -> SourceTrace:
     rng = np.random.default_rng(seed)
-    log_probs = np.log(rng.random((length, 3), dtype=np.float32))
+    probs = rng.random((length, 3), dtype=np.float32)
+    log_probs = np.log(probs / (probs.sum(-1, keepdims=True) + 0.5))
     log_probs[0, 2] = EMPTY
+    nll = rng.random(length, dtype=np.float32)
+    nll[-1] = 0.0
     return SourceTrace(
-        input_ids=rng.integers(0, 50_000, length),
+        input_ids=rng.integers(40_000, 50_000, length),
         ends=np.cumsum(rng.integers(0, 9, length)),
-        topk=TopK(rng.integers(0, 50_000, (length, 3)), log_probs),
-        nll=rng.random(length, dtype=np.float32),
+        topk=TopK(rng.integers(0, 40_000, (length, 3)), log_probs),
+        nll=nll,
     )
+
+
+def as_read(said: SourceTrace) -> SourceTrace:
+    """What the codec makes of a trace, whatever else is in its shard."""
+    layout = layout_of([said])
+    return decode(encode(said, layout), layout)
 
 
 def traces(*names: str) -> dict[str, SourceTrace]:
@@ -33,7 +51,7 @@ def traces(*names: str) -> dict[str, SourceTrace]:
 
 
 def assert_equal(one: SourceTrace, other: SourceTrace) -> None:
-    """Bit by bit, and in the dtypes that alignment reads."""
+    """A trace as read and as coded: bit by bit, and in the dtypes that alignment reads."""
     for a, b in [
         (one.input_ids, other.input_ids),
         (one.ends, other.ends),
@@ -47,22 +65,24 @@ def assert_equal(one: SourceTrace, other: SourceTrace) -> None:
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6))
 @settings(max_examples=20, deadline=None)
-def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
+def test_the_store_adds_nothing_to_what_the_codec_does(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+) -> None:
     folder = tmp_path_factory.mktemp("store")
     written = {f"document {n}": trace(length, n) for n, length in enumerate(lengths)}
     TraceStore(folder, KEY).write(written)
     store = TraceStore(folder, KEY)
     for name, want in written.items():
-        assert_equal(store.read(name), want)
+        assert_equal(store.read(name), as_read(want))
 
 
 def test_reading_needs_no_reopening(tmp_path: Path) -> None:
     store = TraceStore(tmp_path / "new" / "folder", KEY)
     store.write(traces("a", "bb"))
-    assert_equal(store.read("bb"), traces("bb")["bb"])
+    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
     store.write(traces("ccc"))
-    assert_equal(store.read("ccc"), traces("ccc")["ccc"])
-    assert_equal(store.read("a"), traces("a")["a"])
+    assert_equal(store.read("ccc"), as_read(traces("ccc")["ccc"]))
+    assert_equal(store.read("a"), as_read(traces("a")["a"]))
 
 
 def test_an_appended_shard_leaves_the_first_alone(tmp_path: Path) -> None:
@@ -74,7 +94,7 @@ def test_an_appended_shard_leaves_the_first_alone(tmp_path: Path) -> None:
     store = TraceStore(tmp_path, KEY)
     assert not store.missing(["a", "bb", "ccc"])
     for name in ("a", "bb", "ccc"):
-        assert_equal(store.read(name), traces(name)[name])
+        assert_equal(store.read(name), as_read(traces(name)[name]))
 
 
 def test_an_empty_write_writes_nothing(tmp_path: Path) -> None:
@@ -138,19 +158,154 @@ def test_a_write_killed_half_way_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "manifest.json.part").write_text('{"key": {')
     store = TraceStore(tmp_path, KEY)
     assert store.missing(["a", "bb"]) == {"bb"}
-    assert_equal(store.read("a"), traces("a")["a"])
+    assert_equal(store.read("a"), as_read(traces("a")["a"]))
     store.write(traces("bb"))
     again = TraceStore(tmp_path, KEY)
     for name in ("a", "bb"):
-        assert_equal(again.read(name), traces(name)[name])
-    assert not list(tmp_path.glob("*.part"))
+        assert_equal(again.read(name), as_read(traces(name)[name]))
 
 
 def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     TraceStore(tmp_path, KEY).write(traces("a"))
     (tmp_path / "shard-00000.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"shard-00000\.safetensors' of source 'mpt' is listed but gone: remove"):
+    with pytest.raises(ValueError, match=r"shard-00000\.safetensors' of source 'mpt' in .* is listed but gone: run"):
         TraceStore(tmp_path, KEY).read("a")
+
+
+def damaged(folder: Path) -> Path:
+    """Two shards; one bit of the second is not what was written."""
+    store = TraceStore(folder, KEY)
+    store.write(traces("a"))
+    store.write(traces("bb", "ccc"))
+    path = folder / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0b100
+    path.write_bytes(data)
+    return path
+
+
+def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
+    """At the first read of a document of that shard, by a store that others were read from; both sums are said."""
+    path = damaged(tmp_path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    written = json.loads((tmp_path / "manifest.json").read_text())["shards"][1]["sha256"]
+    store = TraceStore(tmp_path, KEY)
+    store.read("a")
+    message = (
+        rf"trace shard 'shard-00001\.safetensors' of source 'mpt' in .* is not what was written \(sha256 {found}, the "
+        rf"manifest says {written}\): run python -m knowfuse\.prepare verify=read_again with this run's settings, which "
+        r"reads its 2 documents again"
+    )
+    for look in (lambda: store.read("ccc"), store.verify):
+        with pytest.raises(ValueError, match=message):
+            look()
+
+
+def test_a_half_copied_shard_is_found(tmp_path: Path) -> None:
+    path = damaged(tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not what was written"):
+        TraceStore(tmp_path, KEY).read("bb")
+
+
+def test_broken_shards_are_dropped_when_asked(tmp_path: Path) -> None:
+    """Their documents are missing then and can be written again; the whole ones stay, and no name is used twice."""
+    damaged(tmp_path)
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("dddd"))
+    kept = (tmp_path / "shard-00002.safetensors").read_bytes()
+    assert store.drop_broken() == ["shard-00001.safetensors"]
+    assert store.missing(["a", "bb", "ccc", "dddd"]) == {"bb", "ccc"}
+    store.write(traces("bb", "ccc"))
+    assert (tmp_path / "shard-00002.safetensors").read_bytes() == kept
+    again = TraceStore(tmp_path, KEY)
+    again.verify()
+    assert again.drop_broken() == []
+    for name in ("a", "bb", "ccc", "dddd"):
+        assert_equal(again.read(name), as_read(traces(name)[name]))
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    """No file may grow beyond 4 kB: the second shard fails by name, the first is read, and later it goes on."""
+    code = textwrap.dedent(
+        f"""
+        import resource
+        from test_store import KEY, TraceStore, trace, traces
+        store = TraceStore({str(tmp_path)!r}, KEY)
+        store.write(traces("a", "bb"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        store.write({{"large": trace(2000, 0)}})
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert re.search(
+        r"OSError: cannot write 'shard-00001\.safetensors' of source 'mpt' to .*File too large.*: the 2 documents in 1 "
+        r"shards written before stay valid\. Make room there",
+        done.stderr,
+    ), done.stderr
+    store = TraceStore(tmp_path, KEY)
+    assert not list(tmp_path.glob("*.part"))
+    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
+    store.write(traces("ccc"))
+    assert_equal(TraceStore(tmp_path, KEY).read("ccc"), as_read(traces("ccc")["ccc"]))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"cannot write 'shard-00000\.safetensors' of source 'mpt' to '.*/taken'"):
+        TraceStore(tmp_path / "taken", KEY).write(traces("a"))
+
+
+def test_a_manifest_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full just after the shard: neither this store nor the next knows its documents."""
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("a"))
+    write = store.folder.write
+
+    def until_the_manifest(name: str, data: bytes) -> None:
+        if name == "manifest.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.folder, "write", until_the_manifest)
+        with pytest.raises(OSError, match=r"No space left.*the 1 documents in 1 shards written before stay valid"):
+            store.write(traces("bb"))
+    assert store.missing(["a", "bb"]) == TraceStore(tmp_path, KEY).missing(["a", "bb"]) == {"bb"}
+    store.write(traces("bb"))
+    assert_equal(TraceStore(tmp_path, KEY).read("bb"), as_read(traces("bb")["bb"]))
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
+    """fsspec's own filesystems stand in for s3 and gs: written, appended, read through copies, and damage is found."""
+    url, copies = f"{protocol}://{tmp_path}/traces", tmp_path / "copies"
+    TraceStore(url, KEY, copies).write(traces("a", "bb"))
+    store = TraceStore(url, KEY, copies)
+    store.write(traces("ccc"))
+    store = pickle.loads(pickle.dumps(TraceStore(url, KEY, copies)))
+    for name in ("a", "bb", "ccc"):
+        assert_equal(store.read(name), as_read(traces(name)[name]))
+    assert len(list(copies.glob("*.safetensors"))) == (2 if protocol == "memory" else 0)
+    files, path = fsspec.core.url_to_fs(f"{url}/shard-00001.safetensors")
+    files.pipe_file(path, files.cat_file(path)[:-1] + b"\xff")
+    if protocol == "memory":
+        assert_equal(TraceStore(url, KEY, copies).read("ccc"), as_read(traces("ccc")["ccc"]))  # its copy is whole
+    other = TraceStore(url, KEY, tmp_path / "other machine")
+    with pytest.raises(ValueError, match=rf"'shard-00001\.safetensors' of source 'mpt' in '{url}' is not what was"):
+        other.read("ccc")
+    assert other.drop_broken() == ["shard-00001.safetensors"]
+    other.write(traces("ccc"))
+    assert_equal(TraceStore(url, KEY, tmp_path / "third").read("ccc"), as_read(traces("ccc")["ccc"]))
+
+
+def test_a_url_that_nothing_opens(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot open 'nowhere://bucket' \(Protocol not known: nowhere"):
+        TraceStore("nowhere://bucket", KEY, tmp_path)
+    with pytest.raises(ValueError, match=r"'memory://traces' is not on this machine: say where copies"):
+        TraceStore("memory://traces", KEY)
 
 
 def test_the_manifest_carries_what_the_traces_depend_on(tmp_path: Path) -> None:
@@ -161,9 +316,29 @@ def test_the_manifest_carries_what_the_traces_depend_on(tmp_path: Path) -> None:
         "llm": "weights",
         "tokenizer": "surface",
         "top_k": 3,
-        "format_version": 1,
+        "format_version": 2,
     }
-    assert manifest["shards"] == [{"file": "shard-00000.safetensors", "documents": ["a", "bb"], "tokens": 5}]
+    assert manifest["codec"] == "bits-1"
+    sha256 = hashlib.sha256((tmp_path / "shard-00000.safetensors").read_bytes()).hexdigest()
+    assert manifest["shards"] == [
+        {"file": "shard-00000.safetensors", "documents": ["a", "bb"], "tokens": 5, "sha256": sha256}
+    ]
+
+
+def test_traces_of_another_codec_are_refused(tmp_path: Path) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace("bits-1", "bits-9"))
+    with pytest.raises(ValueError, match=r"made with codec='bits-9', this run wants 'bits-1': .*knowfuse\.prepare"):
+        TraceStore(tmp_path, KEY)
+
+
+def test_the_first_format_is_refused(tmp_path: Path) -> None:
+    """Its folder has another name, and a manifest of its shape names its version."""
+    key = {**asdict(KEY), "format_version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps({"key": key, "shards": [], "set_aside": {}}))
+    with pytest.raises(ValueError, match=r"made with format_version=1, this run wants 2"):
+        TraceStore(tmp_path, KEY)
 
 
 def test_a_map_is_made_once_and_found_again(tmp_path: Path) -> None:

@@ -1,26 +1,29 @@
 """Where does what the sources said live on disk?
 
-One folder per source LLM and settings: safetensors shards and a `manifest.json` that carries everything the traces
-depend on. Documents are named by their content, so more documents are added without reading the first again. Every
-file is written beside its place and moved there when whole: what is listed in the manifest is always readable.
+One folder per source LLM and settings, here or behind a URL: safetensors shards of coded rows and a `manifest.json`
+that carries everything the traces depend on, and each shard's checksum. Documents are named by their content, so more
+documents are added without reading the first again. Every file is moved to its place when whole: what is listed in the
+manifest is always readable.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from knowfuse.types import SourceTrace, TopK
+from knowfuse import codec
+from knowfuse.codec import Layout, decode, encode, layout_of
+from knowfuse.folder import Folder, sha256_of, write_whole
+from knowfuse.types import SourceTrace
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,45 @@ class TraceKey:
 
 
 @dataclass
+class _Shard:
+    file: str
+    documents: list[str]
+    tokens: int
+    sha256: str
+
+    @property
+    def number(self) -> int:
+        return int(Path(self.file).stem.rsplit("-", 1)[-1])
+
+
+@dataclass
 class _Manifest:
     key: dict[str, Any]
-    shards: list[dict[str, Any]] = field(default_factory=list)  # {"file", "documents", "tokens"}
+    codec: str = codec.NAME
+    shards: list[_Shard] = field(default_factory=list)
     set_aside: dict[str, str] = field(default_factory=dict)  # document id -> why this source has no trace of it
+
+
+@dataclass
+class _OpenShard:
+    """A memory-mapped shard: coded rows, and the row at which each document begins."""
+
+    rows: Any  # a slice of the file, uint8 [N, R]
+    offsets: np.ndarray
+    layout: Layout
 
 
 class TraceStore:
     """The traces of one source LLM; one process writes, any number read.
 
-    Raises ValueError where the folder's manifest was made with another key: it names both values.
+    `folder` is local or a URL of fsspec, whose shards are copied to `copies` when first read. Raises ValueError where
+    the folder's manifest was made with another key: it names both values.
     """
 
-    def __init__(self, folder: Path, key: TraceKey) -> None:
-        self.folder, self.key = folder, key
-        self._files: dict[tuple[int, str], Any] = {}
+    def __init__(self, folder: str | Path, key: TraceKey, copies: Path | None = None) -> None:
+        self.folder, self.key = Folder(folder, copies), key
+        self._open: dict[str, _OpenShard] = {}
+        self._verified: set[str] = set()
         self._manifest = self._read_manifest()
 
     @property
@@ -79,83 +106,122 @@ class TraceStore:
             )
 
     def write(self, traces: dict[str, SourceTrace]) -> None:
-        """Append one shard with these documents and list it in the manifest."""
+        """Append one shard with these documents and list it in the manifest.
+
+        Raises OSError where the folder cannot be written; what it held before stays valid.
+        """
         if not traces:
             return
-        file = f"shard-{len(self._manifest.shards):05d}.safetensors"
-        items = list(traces.values())
-        arrays = {
-            "offsets": np.concatenate([[0], np.cumsum([len(t.ends) for t in items])]).astype(np.int64),
-            "input_ids": np.concatenate([t.input_ids for t in items]).astype(np.int32),
-            "ends": np.concatenate([t.ends for t in items]).astype(np.int32),
-            "topk_ids": np.concatenate([t.topk.ids for t in items]).astype(np.int32),
-            "topk_log_probs": np.concatenate([t.topk.log_probs for t in items]).astype(np.float32),
-            "nll": np.concatenate([t.nll for t in items]).astype(np.float32),
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f"{file}.part"
-        save_file(arrays, unfinished)
-        _move_into_place(unfinished, self.folder / file)
-        self._manifest.shards.append({"file": file, "documents": list(traces), "tokens": int(arrays["offsets"][-1])})
-        self._write_manifest()
+        layout = layout_of(list(traces.values()))
+        rows = [encode(trace, layout) for trace in traces.values()]
+        data = save(
+            {
+                "layout": np.array(astuple(layout), dtype=np.int64),
+                "offsets": np.cumsum([0, *map(len, rows)], dtype=np.int64),
+                "rows": np.concatenate(rows),
+            }
+        )
+        file = f"shard-{1 + max((s.number for s in self._manifest.shards), default=-1):05d}.safetensors"
+        shard = _Shard(file, list(traces), sum(map(len, rows)), hashlib.sha256(data).hexdigest())
+        self._put(file, data)
+        self._write_manifest(shards=[*self._manifest.shards, shard])
 
     def put_aside(self, reasons: dict[str, str]) -> None:
         """Record documents that this source cannot read."""
         if reasons:
-            self._manifest.set_aside.update(reasons)
-            self._write_manifest()
+            self._write_manifest(set_aside=self._manifest.set_aside | reasons)
 
     def read(self, document_id: str) -> SourceTrace:
-        """One document's trace, memory-mapped until its rows are copied."""
+        """One document's trace, memory-mapped until its rows are decoded.
+
+        Raises ValueError where its shard is gone, or not what was written; every process checks a shard once.
+        """
         shard, place = self._places[document_id]
-        offsets = self._array(shard, "offsets")[place : place + 2]
-        rows = slice(int(offsets[0]), int(offsets[1]))
-        ids, log_probs = self._array(shard, "topk_ids")[rows], self._array(shard, "topk_log_probs")[rows]
-        return SourceTrace(
-            input_ids=self._array(shard, "input_ids")[rows].astype(np.int64),
-            ends=self._array(shard, "ends")[rows].astype(np.int64),
-            topk=TopK(ids.astype(np.int64), log_probs),
-            nll=self._array(shard, "nll")[rows],
-        )
+        if shard.file not in self._open:
+            self._open[shard.file] = self._map(shard)
+        opened = self._open[shard.file]
+        return decode(opened.rows[int(opened.offsets[place]) : int(opened.offsets[place + 1])], opened.layout)
+
+    def verify(self) -> None:
+        """Check every shard now; ValueError names the first that is gone or not what was written."""
+        for shard in self._manifest.shards:
+            self._require_intact(shard)
+
+    def drop_broken(self) -> list[str]:
+        """Forget the shards that are gone or not what was written, and say which: their documents are missing then."""
+        broken = [shard for shard in self._manifest.shards if self._problem(shard)]
+        if broken:
+            self._write_manifest(shards=[s for s in self._manifest.shards if s not in broken])
+        for shard in broken:
+            self.folder.remove(shard.file)
+            self._open.pop(shard.file, None)
+            self._verified.discard(shard.sha256)
+        return [shard.file for shard in broken]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # worker processes map the files themselves
+        return {**self.__dict__, "_open": {}}  # worker processes map the files themselves
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        return {d: (n, i) for n, s in enumerate(self._manifest.shards) for i, d in enumerate(s["documents"])}
+    def _places(self) -> dict[str, tuple[_Shard, int]]:
+        return {d: (shard, i) for shard in self._manifest.shards for i, d in enumerate(shard.documents)}
 
-    def _array(self, shard: int, name: str) -> Any:
-        if (shard, name) not in self._files:
-            path = self.folder / self._manifest.shards[shard]["file"]
-            if not path.exists():
-                raise ValueError(
-                    f"trace shard {str(path)!r} of source {self.source!r} is listed but gone: remove {str(self.folder)!r} "
-                    "and run python -m knowfuse.prepare with this run's settings"
-                )
-            self._files[shard, name] = safe_open(path, framework="numpy").get_slice(name)
-        return self._files[shard, name]
+    def _map(self, shard: _Shard) -> _OpenShard:
+        self._require_intact(shard)
+        file = safe_open(self.folder.local(shard.file, shard.sha256), framework="numpy")
+        layout = Layout(*file.get_tensor("layout").tolist())
+        return _OpenShard(file.get_slice("rows"), file.get_tensor("offsets"), layout)
+
+    def _require_intact(self, shard: _Shard) -> None:
+        if problem := self._problem(shard):
+            raise ValueError(
+                f"trace shard {shard.file!r} of source {self.source!r} in {str(self.folder)!r} {problem}: run "
+                f"python -m knowfuse.prepare verify=read_again with this run's settings, which reads its "
+                f"{len(shard.documents)} documents again"
+            )
+
+    def _problem(self, shard: _Shard) -> str | None:
+        """What is wrong with a shard's file."""
+        if shard.sha256 in self._verified:
+            return None
+        try:
+            found = sha256_of(self.folder.local(shard.file, shard.sha256))
+        except FileNotFoundError:
+            return "is listed but gone"
+        if found != shard.sha256:
+            return f"is not what was written (sha256 {found}, the manifest says {shard.sha256})"
+        self._verified.add(shard.sha256)
+        return None
 
     def _read_manifest(self) -> _Manifest:
-        path = self.folder / "manifest.json"
-        if not path.exists():
-            return _Manifest(key=asdict(self.key))
-        manifest = _Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        wanted = asdict(self.key)
-        for name in wanted:
-            if manifest.key.get(name) != wanted[name]:
+        wanted = _Manifest(key=asdict(self.key))
+        if not self.folder.exists("manifest.json"):
+            return wanted
+        found = json.loads(self.folder.read("manifest.json"))
+        made, asked = {**found["key"], "codec": found.get("codec")}, {**wanted.key, "codec": wanted.codec}
+        for name in asked:
+            if made.get(name) != asked[name]:
                 raise ValueError(
-                    f"the traces in {str(self.folder)!r} were made with {name}={manifest.key.get(name)!r}, this run wants "
-                    f"{wanted[name]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
+                    f"the traces in {str(self.folder)!r} were made with {name}={made.get(name)!r}, this run wants "
+                    f"{asked[name]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
                 )
-        return manifest
+        return _Manifest(found["key"], found["codec"], [_Shard(**s) for s in found["shards"]], found["set_aside"])
 
-    def _write_manifest(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / "manifest.json.part"
-        unfinished.write_text(json.dumps(asdict(self._manifest), indent=1), encoding="utf-8")
-        _move_into_place(unfinished, self.folder / "manifest.json")
+    def _write_manifest(self, **changes: Any) -> None:
+        manifest = replace(self._manifest, **changes)
+        self._put("manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+        self._manifest = manifest
         self.__dict__.pop("_places", None)
+
+    def _put(self, file: str, data: bytes) -> None:
+        try:
+            self.folder.write(file, data)
+        except OSError as error:
+            shards = self._manifest.shards
+            raise OSError(
+                f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({error}): the "
+                f"{sum(len(s.documents) for s in shards)} documents in {len(shards)} shards written before stay valid. "
+                "Make room there or set another folder, and run the same command again: it goes on from them"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -168,14 +234,5 @@ class MapStore:
         """The arrays of this name; where they are not there yet, `make` is called and they are kept."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.part")
-            save_file({key: np.ascontiguousarray(array) for key, array in make().items()}, unfinished)
-            _move_into_place(unfinished, path)
+            write_whole(path, save({key: np.ascontiguousarray(array) for key, array in make().items()}))
         return load_file(path)
-
-
-def _move_into_place(unfinished: Path, place: Path) -> None:
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, place)

@@ -25,10 +25,12 @@ from knowfuse.llm import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
 from knowfuse.store import TraceKey, TraceStore
+from knowfuse.tracing import Tracing
 from knowfuse.types import LLMSpec
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("llama2", "mpt", "openllama")
+TRACING = Tracing(place=None, verify="when_read", batch_tokens=8192, shard_tokens=1_000_000, compile=False)
 # `python train.py` with these is the whole of the quickstart in seconds; each source has a vocabulary of its own size.
 TINY = [
     "corpus.max_document_bytes=120",

@@ -37,6 +37,7 @@ def test_every_folder_is_a_group_we_know() -> None:
         "evaluate.yaml",
         "prepare.yaml",
         "align_report.yaml",
+        "tracing.yaml",
     }
 
 

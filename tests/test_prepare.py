@@ -1,22 +1,25 @@
 """Corpus, LLMs and traces are made once, whatever is added, killed or asked for twice."""
 
+import errno
 import multiprocessing
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from experiments_for_tests import documents, local_llm
+from experiments_for_tests import TRACING, documents, local_llm
 from tokenizers import normalizers
 from tokenizers_for_tests import neox
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-from knowfuse import prepare as rooms
 from knowfuse.corpus import Corpus, Document
+from knowfuse.folder import write_whole
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.prepare import Prepared, prepare, score
 from knowfuse.types import LLMSpec
@@ -34,9 +37,11 @@ def llms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalLLM]:
     return {name: local_llm(folder / name, name) for name in ("llama", "mpt")}
 
 
-def make(llms: dict[str, LocalLLM], cache: Path, fusion: list[Document] = TEXTS, top_k: int = 5) -> Prepared:
+def make(
+    llms: dict[str, LocalLLM], cache: Path, fusion: list[Document] = TEXTS, top_k: int = 5, **tracing: Any
+) -> Prepared:
     specs = {name: llm.spec for name, llm in llms.items()}
-    return prepare(corpus(fusion), next(iter(specs.values())), specs, top_k, cache)
+    return prepare(corpus(fusion), next(iter(specs.values())), specs, top_k, cache, replace(TRACING, **tracing))
 
 
 def normalising_llm(folder: Path, normalizer: normalizers.Normalizer) -> LocalLLM:
@@ -119,26 +124,95 @@ def test_another_k_is_another_store(llms: dict[str, LocalLLM], tmp_path: Path) -
     assert one.sources["mpt"].store.folder != other.sources["mpt"].store.folder
 
 
-def test_a_source_killed_half_way_goes_on(
-    llms: dict[str, LocalLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SMALL: dict[str, Any] = {"batch_tokens": 150, "shard_tokens": 100}  # every batch is a shard
+
+
+def test_a_source_killed_half_way_goes_on(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
     """Three batches of small shards are kept; the second call reads the rest, and all documents are there."""
-    monkeypatch.setattr(rooms, "BATCH_TOKENS", 150)
-    monkeypatch.setattr(rooms, "TOKENS_PER_SHARD", 100)
     one = {"llama": llms["llama"]}
     with forward_passes() as all_of_them:
-        whole = make(one, tmp_path / "whole")
+        whole = make(one, tmp_path / "whole", **SMALL)
     with pytest.raises(KeyboardInterrupt), forward_passes(stop=3):
-        make(one, tmp_path / "cache")
+        make(one, tmp_path / "cache", **SMALL)
     kept = shards(tmp_path / "cache")
     assert 0 < len(kept) <= 3 < len(all_of_them)
     with forward_passes() as rest:
-        resumed = make(one, tmp_path / "cache")
+        resumed = make(one, tmp_path / "cache", **SMALL)
     assert len(rest) <= len(all_of_them) - len(kept)
     assert kept.items() < shards(tmp_path / "cache").items()
     for document in TEXTS:
         its, want = (p.sources["llama"].store.read(document.id) for p in (resumed, whole))
-        assert its.nll == pytest.approx(want.nll, rel=1e-4, abs=1e-5)  # batches of other shapes
+        assert its.nll == pytest.approx(
+            want.nll, rel=1e-4, abs=1.1e-3
+        )  # batches of other shapes: one step of the codec
+
+
+def test_a_disk_that_fills_up_while_tracing(
+    llms: dict[str, LocalLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third shard cannot be written: the error of the writing thread ends the forward passes, two shards are kept."""
+    one = {"llama": llms["llama"]}
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name.startswith("shard-00002"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_whole(path, data)
+
+    with monkeypatch.context() as patch, forward_passes() as passes:
+        patch.setattr("knowfuse.folder.write_whole", full)
+        with pytest.raises(OSError, match=r"cannot write 'shard-00002.*No space left.*in 2 shards written before stay"):
+            make(one, tmp_path, **SMALL)
+    kept = shards(tmp_path)
+    assert len(kept) == 2
+    with forward_passes() as rest:
+        make(one, tmp_path, verify="now", **SMALL).sources["llama"].store.require(d.id for d in TEXTS)
+    assert kept.items() < shards(tmp_path).items()
+    with forward_passes() as at_once:
+        make(one, tmp_path / "whole", **SMALL)
+    assert len(passes) < len(at_once)
+    assert len(rest) == len(at_once) - 2
+
+
+def test_documents_of_a_broken_shard_are_read_again_only_when_asked(
+    llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(llms, tmp_path, **SMALL)
+    path = next(p for p in sorted(tmp_path.rglob("shard-00001.safetensors")) if "llama" in str(p))
+    before = {p: t for p, t in shards(tmp_path).items() if p != path}
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with forward_passes() as passes:
+        make(llms, tmp_path, **SMALL)
+        with pytest.raises(ValueError, match=r"'shard-00001\.safetensors' of source 'llama' in .* is not what was"):
+            make(llms, tmp_path, verify="now", **SMALL)
+    assert not passes
+    with forward_passes() as passes:
+        prepared = make(llms, tmp_path, verify="read_again", **SMALL)
+    assert len(passes) == 1
+    assert before.items() < shards(tmp_path).items()
+    assert "traces llama: shard-00001.safetensors is broken, its documents are read again" in capsys.readouterr().out
+    prepared.sources["llama"].store.verify()
+    assert not prepared.sources["llama"].store.missing(d.id for d in TEXTS)
+
+
+def test_traces_behind_a_url(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """Nothing of them is in the cache until it is read; a second call reads none of the documents."""
+    one, place = {"llama": llms["llama"]}, f"memory://{tmp_path}/bucket"
+    make(one, tmp_path, place=place)
+    assert not shards(tmp_path)
+    with forward_passes() as passes:
+        store = make(one, tmp_path, place=place).sources["llama"].store
+    assert not passes
+    here = make(one, tmp_path / "here").sources["llama"].store
+    np.testing.assert_array_equal(store.read(TEXTS[0].id).topk.ids, here.read(TEXTS[0].id).topk.ids)
+    assert len(shards(tmp_path / "copies")) == 1
+
+
+def test_a_compiled_source_says_the_same(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    one = {"llama": llms["llama"]}
+    compiled, eager = (make(one, tmp_path / str(c), compile=c).sources["llama"].store for c in (True, False))
+    for document in TEXTS:
+        got, want = compiled.read(document.id), eager.read(document.id)
+        assert got.nll == pytest.approx(want.nll, rel=1e-4, abs=1.1e-3)  # one step of the codec
 
 
 def test_documents_that_a_source_cannot_hold_are_counted(
@@ -222,7 +296,7 @@ def test_scores_are_kept(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
 
 def test_a_target_of_its_own(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
     """A target that no source is: it is loaded under its own name and leaves no traces."""
-    prepared = prepare(corpus(TEXTS), llms["mpt"].spec, {"llama": llms["llama"].spec}, 5, tmp_path)
+    prepared = prepare(corpus(TEXTS), llms["mpt"].spec, {"llama": llms["llama"].spec}, 5, tmp_path, TRACING)
     assert prepared.target.name == "target"
     assert prepared.target.fingerprint == llms["mpt"].fingerprint
     assert len(shards(tmp_path)) == 1

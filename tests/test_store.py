@@ -193,7 +193,7 @@ def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     store.read("a")
     message = (
         rf"trace shard 'shard-00001\.safetensors' of source 'mpt' in .* is not what was written \(sha256 {found}, the "
-        rf"manifest says {written}\): run python -m knowfuse\.prepare verify=read_again with this run's settings, which "
+        rf"manifest says {written}\): run python -m knowfuse\.prepare tracing\.verify=read_again with this run's settings, which "
         r"reads its 2 documents again"
     )
     for look in (lambda: store.read("ccc"), store.verify):

@@ -20,6 +20,7 @@ from knowfuse.module import Fusion, FusionModule
 from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
 from knowfuse.progress import say
 from knowfuse.runs import saved_settings
+from knowfuse.tracing import Tracing
 from knowfuse.training import Fit, fit, load_best
 from knowfuse.types import Aligner, LLMSpec, require_choices
 
@@ -40,6 +41,7 @@ class Experiment:
     ckpt_path: str | None  # null | last | the path of a checkpoint
     target: LLMSpec
     sources: Mapping[str, LLMSpec]
+    tracing: Tracing
     corpus: Callable[..., Corpus]
     alignment: Callable[[TokenizerPair], Aligner]
     fusion: Fusion
@@ -87,7 +89,7 @@ class Experiment:
     def prepare(self) -> Prepared:
         """Corpus, LLMs and traces, made where they are missing."""
         cache = Path(self.cache).expanduser()
-        return prepare(self.corpus(cache=str(cache)), self.target, self.sources, self.top_k, cache)
+        return prepare(self.corpus(cache=str(cache)), self.target, self.sources, self.top_k, cache, self.tracing)
 
     def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
         """The target LLM and how it learns by this method."""

@@ -68,6 +68,11 @@ class LocalLLM:
             **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
         )
 
+    def load_on_device(self) -> PreTrainedModel:
+        """The model on this process's accelerator, if there is one."""
+        model = self.load()
+        return model.cuda() if torch.cuda.is_available() else model  # pyright: ignore[reportCallIssue]  (its wrapper hides self)
+
 
 def localize(name: str, spec: LLMSpec) -> LocalLLM:
     """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache."""

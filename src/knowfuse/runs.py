@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.progress import say
 from knowfuse.training import Fit
 
-MAY_CHANGE = {"ckpt_path", "logger"}  # what a run that goes on may have other than before
+MAY_CHANGE = {"ckpt_path", "logger", "tracing"}  # what a run that goes on may have other than before
 
 
 def register_resolvers() -> None:

@@ -175,7 +175,7 @@ class TraceStore:
         if problem := self._problem(shard):
             raise ValueError(
                 f"trace shard {shard.file!r} of source {self.source!r} in {str(self.folder)!r} {problem}: run "
-                f"python -m knowfuse.prepare verify=read_again with this run's settings, which reads its "
+                f"python -m knowfuse.prepare tracing.verify=read_again with this run's settings, which reads its "
                 f"{len(shard.documents)} documents again"
             )
 

@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
     settings = hydra.utils.instantiate(cfg, _convert_="all")
     cache = Path(settings["cache"]).expanduser()
     corpus = settings["corpus"](cache=str(cache))
-    prepared = prepare(corpus, settings["target"], settings["sources"], settings["top_k"], cache)
+    prepared = prepare(corpus, settings["target"], settings["sources"], settings["top_k"], cache, settings["tracing"])
     methods: dict[str, Callable[[TokenizerPair], Aligner]] = settings["methods"]
     qualities, examples = {}, []
     for name, source in prepared.sources.items():

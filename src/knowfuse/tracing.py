@@ -1,0 +1,113 @@
+"""How does a source come to have read all documents? Only those without a trace are read, and written behind the forward pass."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from knowfuse.corpus import Document
+from knowfuse.llm import LocalLLM
+from knowfuse.progress import counting, say
+from knowfuse.sources import tokenize_documents, trace_documents
+from knowfuse.store import TraceKey, TraceStore
+from knowfuse.surface import Surface
+from knowfuse.types import SourceTrace, TokenizedDocument, require_choices
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How the sources read the documents, and where what they said is kept; none of it changes what they say.
+
+    `place` is a folder or a URL that fsspec knows; None: the cache. `verify` says when a shard's checksum is checked:
+    when it is first read, all now, or all now and the documents of broken shards are read again.
+    """
+
+    place: str | None
+    verify: Literal["when_read", "now", "read_again"]
+    batch_tokens: int  # of one forward pass, padding included
+    shard_tokens: int  # of one file; a kill loses at most two of them
+    compile: bool  # torch.compile the sources
+
+    def __post_init__(self) -> None:
+        require_choices(type(self), vars(self))
+
+    def store(self, key: TraceKey, cache: Path) -> TraceStore:
+        """The traces of this key."""
+        place = self.place or str(cache / "traces")
+        return TraceStore(f"{place.rstrip('/')}/{key.folder_name}", key, cache / "copies" / key.folder_name)
+
+
+def read_documents(
+    llm: LocalLLM, surface: Surface, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing
+) -> TraceStore:
+    """The source's traces of all these documents; only documents without one are read.
+
+    Raises ValueError where it can read none of them or a broken shard is found, OSError where nothing more can be
+    written: what was written before stays valid.
+    """
+    key = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k)
+    lock = cache / "traces" / f"{key.folder_name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        store = tracing.store(key, cache)
+        if tracing.verify == "now":
+            store.verify()
+        elif tracing.verify == "read_again":
+            for file in store.drop_broken():
+                say(f"traces {llm.name}: {file} is broken, its documents are read again")
+        missing = store.missing(d.id for d in documents)
+        if missing:
+            tokens, set_aside = tokenize_documents(
+                surface, [d for d in documents if d.id in missing], llm.context_length()
+            )
+            report_set_aside(surface, store.set_aside | set_aside, documents)
+            _trace(llm, surface, store, tokens, tracing)
+            store.put_aside(set_aside)
+        else:
+            say(f"traces {llm.name}: read before ({key.folder_name})")
+            report_set_aside(surface, store.set_aside, documents)
+    return store
+
+
+def report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Sequence[Document]) -> None:
+    """One line on the documents that a source cannot read; ValueError where it can read none of them."""
+    aside = [d.id for d in documents if d.id in reasons]
+    if not aside:
+        return
+    changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
+    first = f"the first, {aside[0]}: {reasons[aside[0]]}{changes}"
+    if len(aside) == len(documents):
+        raise ValueError(
+            f"source {surface.name!r} can read none of the {len(documents)} documents; {first}. Leave it out of "
+            "`sources`, set its `tokenizer:` to one that keeps every byte, or cut the documents shorter "
+            "(corpus.max_document_bytes)"
+        )
+    share = len(aside) / len(documents)
+    say(f"traces {surface.name}: {len(aside)} of {len(documents)} documents ({share:.1%}) set aside; {first}")
+
+
+def _trace(
+    llm: LocalLLM, surface: Surface, store: TraceStore, tokens: dict[str, TokenizedDocument], tracing: Tracing
+) -> None:
+    """Read the documents; each shard is written by another thread while the next is read."""
+    model = llm.load_on_device()
+    if tracing.compile:
+        model.compile(dynamic=True)
+    shard: dict[str, SourceTrace] = {}
+    waiting = 0
+    written: Future[None] = Future()
+    written.set_result(None)
+    total = sum(len(t.input_ids) for t in tokens.values())
+    with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
+        for batch in trace_documents(model, surface, tokens, store.key.top_k, tracing.batch_tokens, advance):
+            shard |= batch
+            waiting += sum(len(t.ends) for t in batch.values())
+            if waiting >= tracing.shard_tokens:
+                written.result()  # one shard at most waits; the error of the last surfaces here
+                written = writer.submit(store.write, shard)
+                shard, waiting = {}, 0
+        written.result()
+        store.write(shard)

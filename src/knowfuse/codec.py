@@ -4,8 +4,8 @@ A row is a record of bits: input id and kept ids at the width of the shard's lar
 last one, the nats of the true next token in 16 bits, each kept probability in 8. A probability is stored as its share
 of what the true next token and the slots before it left over, so whatever is read sums to at most 1, and a kept true
 next token needs no code of its own: its log-probability IS minus its nats.
-Lost is only precision, measured on SmolLM2-135M, K = 10: KL(true || read) over the kept tokens and the tail is 5.6e-5
-nats a row, 1.8e-4 at most; the nats of the true next token are within 5e-4 (benchmarks/store.py prints both). The
+Lost is only precision, measured on SmolLM2-135M, K = 10: KL(true || read) over the kept tokens and the tail is 4.8e-5
+nats a row, 1.7e-4 at most; the nats of the true next token are within 5e-4 (benchmarks/store.py prints both). The
 curve of `_LOGITS` is why 8 bits do. Equal steps of the log-probability itself lose 4.5e-3 nats a row and let 8 rows in
 100 sum to more than 1 (12 bits: 6e-5, but 1.2e-2 in the worst row, and 5 bytes more); equal steps of the share's logit
 lose 2.6e-4, steps of its arcsine 2.7e-5, but small probabilities are then up to 4 times too large or too small.

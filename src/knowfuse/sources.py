@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowfuse.corpus import Document
+from knowfuse.heads import Head, head_of
 from knowfuse.surface import Surface, UnspellableDocument
-from knowfuse.types import SourceTrace, TokenizedDocument, TopK
+from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 
-ROWS_AT_ONCE = 4096  # rows whose full float32 log-softmax is alive at one time
+LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
+FEWEST_ROWS = 128  # of which the head still makes a fast matrix product
 
 
 def tokenize_documents(
@@ -63,44 +65,59 @@ def trace_documents(
         raise ValueError(
             f"top_k is {top_k}, but source {surface.name!r} has a vocabulary of {surface.vocabulary_size}: set top_k lower"
         )
-    has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
     model.eval()
-    for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):
-        tokens = [documents[d] for d in batch]
-        padded = torch.zeros(len(batch), max(len(t.input_ids) for t in tokens), dtype=torch.int64)
-        for row, document in zip(padded, tokens, strict=True):
-            row[: len(document.input_ids)] = torch.from_numpy(document.input_ids)
-        with torch.inference_mode():
-            # Causal attention never looks right, so padding on the right needs no mask.
-            logits = model(input_ids=padded.to(model.device), use_cache=False).logits
-            yield {
-                name: _reduce(logits[n, : len(t.input_ids)], t, name, surface, has_entry, top_k)
-                for n, (name, t) in enumerate(zip(batch, tokens, strict=True))
-            }
-        advance(sum(len(t.input_ids) for t in tokens))
+    has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
+    with torch.inference_mode(), head_of(model) as head:
+        for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):
+            tokens = [documents[d] for d in batch]
+            yield _traces(batch, tokens, _said(head, tokens, has_entry, top_k), surface.name)
+            advance(sum(len(t.input_ids) for t in tokens))
 
 
-def _reduce(
-    logits: Float[Tensor, "U V"], tokens: TokenizedDocument, name: str, surface: Surface, has_entry: Tensor, top_k: int
-) -> SourceTrace:
-    """Keep the K most probable tokens of each row and the nats of the true next one."""
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError(
-            f"source {surface.name!r} returned NaN or infinite logits on document {name}: check its dtype and weights"
-        )
-    nexts = torch.from_numpy(np.append(tokens.input_ids[1:], 0)).to(logits.device)
-    ids, log_probs, nll = [], [], []
-    for rows in range(0, len(logits), ROWS_AT_ONCE):
-        chunk = logits[rows : rows + ROWS_AT_ONCE].float().log_softmax(-1)  # over the full vocabulary, padded rows too
-        nll.append(-chunk.gather(-1, nexts[rows : rows + ROWS_AT_ONCE, None])[:, 0])
-        kept = chunk[:, : len(has_entry)].masked_fill(~has_entry[: chunk.shape[-1]], float("-inf")).topk(top_k, dim=-1)
-        ids.append(kept.indices)
-        log_probs.append(kept.values)
-    spent = torch.cat(nll).cpu().numpy()
-    spent[-1] = 0.0
-    return SourceTrace(
-        input_ids=tokens.input_ids,
-        ends=tokens.ends,
-        topk=TopK(torch.cat(ids).cpu().numpy(), torch.cat(log_probs).cpu().numpy()),
-        nll=spent,
-    )
+def _said(head: Head, documents: Sequence[TokenizedDocument], has_entry: Tensor, top_k: int) -> tuple[np.ndarray, ...]:
+    """Kept ids and log-probabilities and the nats of the next token, the rows of all documents one after another."""
+    padded = torch.zeros(len(documents), max(len(t.input_ids) for t in documents), dtype=torch.int64)
+    is_token = torch.zeros_like(padded, dtype=torch.bool)
+    for n, document in enumerate(documents):
+        padded[n, : len(document.input_ids)] = torch.from_numpy(document.input_ids)
+        is_token[n, : len(document.input_ids)] = True
+    padded, is_token = padded.to(has_entry.device), is_token.to(has_entry.device)
+    nexts = padded.roll(-1, 1)[is_token]
+    # Causal attention never looks right, so padding on the right needs no mask; the head sees none of it.
+    hidden = head.body(input_ids=padded, use_cache=False)[0][is_token]
+    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[hidden.device.type == "cuda"] // len(has_entry))
+    kept = [
+        _keep(head(hidden[at : at + rows]), nexts[at : at + rows], has_entry, top_k)
+        for at in range(0, len(hidden), rows)
+    ]
+    return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
+
+
+def _keep(
+    logits: Float[Tensor, "N V"], nexts: Int[Tensor, " N"], has_entry: Bool[Tensor, " E"], top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The K most probable tokens of each row, and the nats of the true next one; NaN where the logits are not finite."""
+    log_probs = logits.float().log_softmax(-1)  # over the full vocabulary, padded rows of the head too
+    nll = -log_probs.gather(-1, nexts[:, None])[:, 0]
+    log_probs = log_probs[:, : len(has_entry)]
+    log_probs.masked_fill_(~has_entry[: log_probs.shape[-1]], EMPTY)
+    kept = log_probs.topk(top_k, dim=-1)
+    return kept.indices, kept.values, nll
+
+
+def _traces(
+    names: Sequence[str], documents: Sequence[TokenizedDocument], said: tuple[np.ndarray, ...], source: str
+) -> dict[str, SourceTrace]:
+    """The rows of a batch, cut into its documents."""
+    traces, start = {}, 0
+    for name, tokens in zip(names, documents, strict=True):
+        ids, log_probs, nll = (part[start : start + len(tokens.input_ids)] for part in said)
+        if not np.isfinite(nll).all() or np.isnan(log_probs).any():
+            raise ValueError(
+                f"source {source!r} returned NaN or infinite logits on document {name}: check its dtype and weights"
+            )
+        nll = nll.copy()
+        nll[-1] = 0.0
+        traces[name] = SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, log_probs), nll)
+        start += len(tokens.input_ids)
+    return traces

@@ -95,7 +95,7 @@ def _trace(
     """Read the documents; each shard is written by another thread while the next is read."""
     model = llm.load_on_device()
     if tracing.compile:
-        model.compile(dynamic=True)
+        model.base_model.compile(dynamic=True)
     shard: dict[str, SourceTrace] = {}
     waiting = 0
     written: Future[None] = Future()

@@ -69,15 +69,16 @@ def measure(traces: Sequence[SourceTrace], top_k: int, folder: Path) -> dict[str
     traces = [first(t, top_k) for t in traces]
     tokens = sum(len(t.ends) for t in traces)
     store = TraceStore(folder, TraceKey("source", "llm", "tokenizer", top_k))
+    names: list[str] = []
     written, writing = 0, 0.0
     while written < SHARDS * SHARD_TOKENS:
         copies = max(1, round(SHARD_TOKENS / tokens))
         shard = {name(written, n, i): t for n in range(copies) for i, t in enumerate(traces)}
+        names += shard
         start = time.perf_counter()
         store.write(shard)
         writing += time.perf_counter() - start
         written += copies * tokens
-    names = [d for shard in store._manifest.shards for d in shard.documents]
     start = time.perf_counter()
     store.verify()
     verifying = time.perf_counter() - start

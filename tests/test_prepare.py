@@ -22,6 +22,7 @@ from knowfuse.corpus import Corpus, Document
 from knowfuse.folder import write_whole
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.prepare import Prepared, prepare, score
+from knowfuse.ranks import Ranks
 from knowfuse.types import LLMSpec
 
 TEXTS = documents(24)
@@ -334,6 +335,76 @@ def test_two_processes_do_the_work_once(llms: dict[str, LocalLLM], tmp_path: Pat
         process.join()
     assert passes[0] == 0 < passes[1]
     assert len(shards(tmp_path)) == 1
+
+
+@contextmanager
+def started_by_torchrun(rank: int, world: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "a job")
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world)):
+            patch.setenv(name, str(value))
+        yield
+
+
+def test_ranks_share_the_documents(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """Two at once: each reads about half into shards of its own, both see all; another number of ranks reads nothing."""
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    long = Document("word after word " * 200, "code", "fusion")
+
+    def work(rank: int) -> None:
+        with started_by_torchrun(rank, 2), forward_passes() as passes:
+            store = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long]).sources["llama"].store
+        store.require(d.id for d in TEXTS)
+        answers.put((len(passes), sorted(store.set_aside), float(store.read(TEXTS[3].id).nll.sum())))
+
+    processes = [fork.Process(target=work, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    one, other = (answers.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert one == other
+    assert one[:2] == (PROBES + 1, [long.id])
+    assert sorted(path.name for path in shards(tmp_path)) == [
+        "shard-0000-of-0002-00000.safetensors",
+        "shard-0001-of-0002-00000.safetensors",
+    ]
+    with forward_passes() as passes:
+        store = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long], verify="now").sources["llama"].store
+    assert not passes
+    want = make({"llama": llms["llama"]}, tmp_path / "alone").sources["llama"].store
+    for document in TEXTS:
+        np.testing.assert_allclose(store.read(document.id).nll, want.read(document.id).nll, rtol=1e-4, atol=1.1e-3)
+
+
+def test_what_a_killed_rank_left_is_read_by_whoever_comes(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """Rank 1 of 2 is cut off after a shard; one process alone reads the rest, and its broken shards as well."""
+    one = {"llama": llms["llama"]}
+    with pytest.raises(KeyboardInterrupt), started_by_torchrun(1, 2), forward_passes(stop=PROBES + 1):
+        make(one, tmp_path, **SMALL)
+    (kept,) = shards(tmp_path)
+    make(one, tmp_path, **SMALL)
+    assert kept in shards(tmp_path)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"\xff")
+    with started_by_torchrun(0, 2), pytest.raises(ValueError, match=r"verify=read_again drops files that other ranks"):
+        make(one, tmp_path, verify="read_again", **SMALL)
+    with forward_passes() as passes:
+        store = make(one, tmp_path, verify="read_again", **SMALL).sources["llama"].store
+    assert len(passes) == PROBES + 1
+    store.verify()
+    store.require(d.id for d in TEXTS)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_are_a_partition_of_equal_bytes(world: int) -> None:
+    """Every document once; no rank has more than one large document above another."""
+    texts = documents(60)
+    shares = [Ranks(rank, world).share(texts) for rank in range(world)]
+    assert sorted(d.id for share in shares for d in share) == sorted(d.id for d in texts)
+    sizes = [sum(len(d.text.encode()) for d in share) for share in shares]
+    assert max(sizes) - min(sizes) <= max(len(d.text.encode()) for d in texts)
+    assert shares == [Ranks(rank, world).share(texts[::-1]) for rank in range(world)]
 
 
 def test_a_spec_is_a_path_or_a_recipe() -> None:

@@ -37,6 +37,13 @@ class Folder:
     def exists(self, name: str) -> bool:
         return self.remote.exists(self._key(name)) if self.remote else (self.path / name).exists()
 
+    def names(self, pattern: str) -> list[str]:
+        """The files that are there now, sorted."""
+        if not self.remote:
+            return sorted(path.name for path in self.path.glob(pattern))
+        self.remote.invalidate_cache()
+        return sorted(key.rsplit("/", 1)[-1] for key in self.remote.glob(self._key(pattern)))
+
     def read(self, name: str) -> bytes:
         return self.remote.cat_file(self._key(name)) if self.remote else (self.path / name).read_bytes()
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
+from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.types import LLMSpec
 
@@ -71,7 +72,9 @@ class LocalLLM:
     def load_on_device(self) -> PreTrainedModel:
         """The model on this process's accelerator, if there is one."""
         model = self.load()
-        return model.cuda() if torch.cuda.is_available() else model  # pyright: ignore[reportCallIssue]  (its wrapper hides self)
+        if not torch.cuda.is_available():
+            return model
+        return model.to(torch.device("cuda", ranks().local))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
 
 
 def localize(name: str, spec: LLMSpec) -> LocalLLM:

@@ -1,7 +1,8 @@
 """Where does what the sources said live on disk?
 
 One folder per source LLM and settings, here or behind a URL: safetensors shards of coded rows and a `manifest.json`
-that carries everything the traces depend on, and each shard's checksum. Documents are named by their content, so more
+that carries everything the traces depend on, and each shard's checksum. Processes that share the work write shards and a
+manifest of their own each, and what any manifest lists is there for all. Documents are named by their content, so more
 documents are added without reading the first again. Every file is moved to its place when whole: what is listed in the
 manifest is always readable.
 """
@@ -71,17 +72,23 @@ class _OpenShard:
 
 
 class TraceStore:
-    """The traces of one source LLM; one process writes, any number read.
+    """The traces of one source LLM; every `writer` is one process, any number read what all of them wrote.
 
     `folder` is local or a URL of fsspec, whose shards are copied to `copies` when first read. Raises ValueError where
     the folder's manifest was made with another key: it names both values.
     """
 
-    def __init__(self, folder: str | Path, key: TraceKey, copies: Path | None = None) -> None:
-        self.folder, self.key = Folder(folder, copies), key
+    def __init__(self, folder: str | Path, key: TraceKey, copies: Path | None = None, writer: str = "") -> None:
+        self.folder, self.key, self._writer = Folder(folder, copies), key, f"-{writer}" if writer else ""
         self._open: dict[str, _OpenShard] = {}
         self._verified: set[str] = set()
-        self._manifest = self._read_manifest()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See what other processes have written since."""
+        self._manifests = {name: self._read_manifest(name) for name in self.folder.names("manifest*.json")}
+        self._manifests.setdefault(self._own, _Manifest(key=asdict(self.key)))
+        self.__dict__.pop("_places", None)
 
     @property
     def source(self) -> str:
@@ -90,11 +97,11 @@ class TraceStore:
     @property
     def set_aside(self) -> dict[str, str]:
         """Documents that this source cannot read, and why."""
-        return self._manifest.set_aside
+        return {d: why for manifest in self._manifests.values() for d, why in manifest.set_aside.items()}
 
     def missing(self, document_ids: Iterable[str]) -> set[str]:
         """The documents that are neither traced nor set aside."""
-        return set(document_ids) - self._places.keys() - self._manifest.set_aside.keys()
+        return set(document_ids) - self._places.keys() - self.set_aside.keys()
 
     def require(self, document_ids: Iterable[str]) -> None:
         """ValueError if the source has not read all of these documents."""
@@ -121,15 +128,16 @@ class TraceStore:
                 "rows": np.concatenate(rows),
             }
         )
-        file = f"shard-{1 + max((s.number for s in self._manifest.shards), default=-1):05d}.safetensors"
+        own = self._manifests[self._own].shards
+        file = f"shard{self._writer}-{1 + max((s.number for s in own), default=-1):05d}.safetensors"
         shard = _Shard(file, list(traces), sum(map(len, rows)), hashlib.sha256(data).hexdigest())
         self._put(file, data)
-        self._write_manifest(shards=[*self._manifest.shards, shard])
+        self._write_manifest(self._own, shards=[*own, shard])
 
     def put_aside(self, reasons: dict[str, str]) -> None:
         """Record documents that this source cannot read."""
         if reasons:
-            self._write_manifest(set_aside=self._manifest.set_aside | reasons)
+            self._write_manifest(self._own, set_aside=self._manifests[self._own].set_aside | reasons)
 
     def read(self, document_id: str) -> SourceTrace:
         """One document's trace, memory-mapped until its rows are decoded.
@@ -144,14 +152,16 @@ class TraceStore:
 
     def verify(self) -> None:
         """Check every shard now; ValueError names the first that is gone or not what was written."""
-        for shard in self._manifest.shards:
+        for shard in self._shards:
             self._require_intact(shard)
 
     def drop_broken(self) -> list[str]:
         """Forget the shards that are gone or not what was written, and say which: their documents are missing then."""
-        broken = [shard for shard in self._manifest.shards if self._problem(shard)]
-        if broken:
-            self._write_manifest(shards=[s for s in self._manifest.shards if s not in broken])
+        broken = [shard for shard in self._shards if self._problem(shard)]
+        for name, manifest in list(self._manifests.items()):
+            kept = [s for s in manifest.shards if s not in broken]
+            if kept != manifest.shards:
+                self._write_manifest(name, shards=kept)
         for shard in broken:
             self.folder.remove(shard.file)
             self._open.pop(shard.file, None)
@@ -161,9 +171,17 @@ class TraceStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # worker processes map the files themselves
 
+    @property
+    def _own(self) -> str:
+        return f"manifest{self._writer}.json"
+
+    @property
+    def _shards(self) -> list[_Shard]:
+        return [shard for manifest in self._manifests.values() for shard in manifest.shards]
+
     @cached_property
     def _places(self) -> dict[str, tuple[_Shard, int]]:
-        return {d: (shard, i) for shard in self._manifest.shards for i, d in enumerate(shard.documents)}
+        return {d: (shard, i) for shard in self._shards for i, d in enumerate(shard.documents)}
 
     def _map(self, shard: _Shard) -> _OpenShard:
         self._require_intact(shard)
@@ -192,31 +210,29 @@ class TraceStore:
         self._verified.add(shard.sha256)
         return None
 
-    def _read_manifest(self) -> _Manifest:
+    def _read_manifest(self, name: str) -> _Manifest:
         wanted = _Manifest(key=asdict(self.key))
-        if not self.folder.exists("manifest.json"):
-            return wanted
-        found = json.loads(self.folder.read("manifest.json"))
+        found = json.loads(self.folder.read(name))
         made, asked = {**found["key"], "codec": found.get("codec")}, {**wanted.key, "codec": wanted.codec}
-        for name in asked:
-            if made.get(name) != asked[name]:
+        for part in asked:
+            if made.get(part) != asked[part]:
                 raise ValueError(
-                    f"the traces in {str(self.folder)!r} were made with {name}={made.get(name)!r}, this run wants "
-                    f"{asked[name]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
+                    f"the traces in {str(self.folder)!r} were made with {part}={made.get(part)!r}, this run wants "
+                    f"{asked[part]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
                 )
         return _Manifest(found["key"], found["codec"], [_Shard(**s) for s in found["shards"]], found["set_aside"])
 
-    def _write_manifest(self, **changes: Any) -> None:
-        manifest = replace(self._manifest, **changes)
-        self._put("manifest.json", json.dumps(asdict(manifest), indent=1).encode())
-        self._manifest = manifest
+    def _write_manifest(self, name: str, **changes: Any) -> None:
+        manifest = replace(self._manifests[name], **changes)
+        self._put(name, json.dumps(asdict(manifest), indent=1).encode())
+        self._manifests[name] = manifest
         self.__dict__.pop("_places", None)
 
     def _put(self, file: str, data: bytes) -> None:
         try:
             self.folder.write(file, data)
         except OSError as error:
-            shards = self._manifest.shards
+            shards = self._shards
             raise OSError(
                 f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({error}): the "
                 f"{sum(len(s.documents) for s in shards)} documents in {len(shards)} shards written before stay valid. "

@@ -1,5 +1,6 @@
 """How does a source come to have read all documents? Only those without a trace are read, and written behind the forward pass."""
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from filelock import FileLock
 from knowfuse.corpus import Document
 from knowfuse.llm import LocalLLM
 from knowfuse.progress import counting, say
+from knowfuse.ranks import ranks
 from knowfuse.sources import tokenize_documents, trace_documents
 from knowfuse.store import TraceKey, TraceStore
 from knowfuse.surface import Surface
 from knowfuse.types import SourceTrace, TokenizedDocument, require_choices
+
+LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class Tracing:
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
 
-    def store(self, key: TraceKey, cache: Path) -> TraceStore:
+    def store(self, key: TraceKey, cache: Path, writer: str) -> TraceStore:
         """The traces of this key."""
         place = self.place or str(cache / "traces")
-        return TraceStore(f"{place.rstrip('/')}/{key.folder_name}", key, cache / "copies" / key.folder_name)
+        return TraceStore(f"{place.rstrip('/')}/{key.folder_name}", key, cache / "copies" / key.folder_name, writer)
 
 
 def read_documents(
@@ -45,31 +49,50 @@ def read_documents(
 ) -> TraceStore:
     """The source's traces of all these documents; only documents without one are read.
 
-    Raises ValueError where it can read none of them or a broken shard is found, OSError where nothing more can be
-    written: what was written before stays valid.
+    Under torchrun or SLURM every rank reads its share and waits for the others'. Raises ValueError where the source can
+    read none of the documents or a broken shard is found, OSError where nothing more can be written: what was written
+    before stays valid.
     """
-    key = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k)
-    lock = cache / "traces" / f"{key.folder_name}.lock"
+    key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k), ranks()
+    writer = f"{mine.rank:04d}-of-{mine.world:04d}" if mine.world > 1 else ""
+    if writer and tracing.verify == "read_again":
+        raise ValueError(
+            "tracing.verify=read_again drops files that other ranks may be reading: run python -m knowfuse.prepare with "
+            "it in one process first, or with tracing.verify=now"
+        )
+    lock = cache / "traces" / f"{key.folder_name}{writer and '-'}{writer}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        store = tracing.store(key, cache)
+        store = tracing.store(key, cache, writer)
         if tracing.verify == "now":
             store.verify()
         elif tracing.verify == "read_again":
             for file in store.drop_broken():
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
-        missing = store.missing(d.id for d in documents)
-        if missing:
-            tokens, set_aside = tokenize_documents(
-                surface, [d for d in documents if d.id in missing], llm.context_length()
-            )
-            report_set_aside(surface, store.set_aside | set_aside, documents)
-            _trace(llm, surface, store, tokens, tracing)
-            store.put_aside(set_aside)
-        else:
+        share = mine.share(documents)
+        missing = store.missing(d.id for d in share)
+        tokens, set_aside = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
+        if not missing:
             say(f"traces {llm.name}: read before ({key.folder_name})")
-            report_set_aside(surface, store.set_aside, documents)
+        if mine.world == 1:
+            report_set_aside(surface, store.set_aside | set_aside, documents)
+        if tokens:
+            _trace(llm, surface, store, tokens, tracing)
+        store.put_aside(set_aside)
+    if mine.world > 1:
+        _wait_for_all(store, [d.id for d in documents])
+        report_set_aside(surface, store.set_aside, documents)
     return store
+
+
+def _wait_for_all(store: TraceStore, document_ids: Sequence[str]) -> None:
+    """Until the other ranks have read their shares; the launcher ends this one where one of them fails."""
+    store.refresh()
+    if missing := store.missing(document_ids):
+        say(f"traces {store.source}: waiting for other ranks to read {len(missing)} documents")
+    while store.missing(document_ids):
+        time.sleep(LOOK_AGAIN_S)
+        store.refresh()
 
 
 def report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Sequence[Document]) -> None:

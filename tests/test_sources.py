@@ -121,6 +121,18 @@ def test_ids_without_an_entry_in_the_tokenizer_are_never_kept() -> None:
     np.testing.assert_allclose(np.exp(trace.topk.log_probs).sum(-1), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("size", "k"), [(128 * 8, 8), (128 * 9 + 5, 8), (128 * 9 + 5, 64), (1500, 1), (100, 100)])
+def test_the_largest_are_found_by_groups(size: int, k: int) -> None:
+    """Against a full sort; some rows have all of them in one group, some in the rest that no group holds."""
+    values = torch.randn(20, size, generator=torch.Generator().manual_seed(size))
+    values[0, :k] += 9
+    values[1, -k:] += 9
+    ids, found = sources._largest(values, k)
+    want = values.sort(dim=-1, descending=True)
+    assert torch.equal(found, want.values[:, :k])
+    assert torch.equal(ids, want.indices[:, :k])
+
+
 def test_progress_counts_the_tokens_read() -> None:
     its, counts = surface("llama"), []
     llm = tiny_llm("llama", its.vocabulary_size)

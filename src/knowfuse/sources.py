@@ -14,6 +14,8 @@ from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 
 LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
+LOGITS_IN_CACHE = 2**20  # that a CPU core reduces without going to memory
+GROUP = 128  # logits whose largest is looked at before they are
 FEWEST_ROWS = 128  # of which the head still makes a fast matrix product
 
 
@@ -85,10 +87,13 @@ def _said(head: Head, documents: Sequence[TokenizedDocument], has_entry: Tensor,
     nexts = padded.roll(-1, 1)[is_token]
     # Causal attention never looks right, so padding on the right needs no mask; the head sees none of it.
     hidden = head.body(input_ids=padded, use_cache=False)[0][is_token]
-    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[hidden.device.type == "cuda"] // len(has_entry))
+    is_gpu = hidden.device.type == "cuda"
+    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
+    in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
     kept = [
-        _keep(head(hidden[at : at + rows]), nexts[at : at + rows], has_entry, top_k)
-        for at in range(0, len(hidden), rows)
+        _keep(logits, some_nexts, has_entry, top_k)
+        for chunk, chunk_nexts in zip(hidden.split(rows), nexts.split(rows), strict=True)
+        for logits, some_nexts in zip(head(chunk).split(in_cache), chunk_nexts.split(in_cache), strict=True)
     ]
     return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
 
@@ -100,9 +105,25 @@ def _keep(
     log_probs = logits.float().log_softmax(-1)  # over the full vocabulary, padded rows of the head too
     nll = -log_probs.gather(-1, nexts[:, None])[:, 0]
     log_probs = log_probs[:, : len(has_entry)]
-    log_probs.masked_fill_(~has_entry[: log_probs.shape[-1]], EMPTY)
-    kept = log_probs.topk(top_k, dim=-1)
-    return kept.indices, kept.values, nll
+    has_entry = has_entry[: log_probs.shape[-1]]
+    if not bool(has_entry.all()):
+        log_probs.masked_fill_(~has_entry, EMPTY)
+    return *_largest(log_probs, top_k), nll
+
+
+def _largest(values: Float[Tensor, "N V"], k: int) -> tuple[Tensor, Tensor]:
+    """Ids and values of the k largest of each row, in decreasing order: those of the groups with the k largest maxima."""
+    groups, size = values.shape[-1] // GROUP, values.shape[-1]
+    if groups < k:
+        kept = values.topk(k, dim=-1)
+        return kept.indices, kept.values
+    grouped = values[:, : groups * GROUP].unflatten(-1, (groups, GROUP))
+    best = grouped.amax(-1).topk(k, dim=-1).indices[..., None]  # [N, k, 1]
+    among = grouped.gather(1, best.expand(-1, -1, GROUP)).flatten(1)
+    every = torch.arange(size, device=values.device)
+    ids = torch.cat([(best * GROUP + every[:GROUP]).flatten(1), every[groups * GROUP :].expand(len(values), -1)], 1)
+    kept = torch.cat([among, values[:, groups * GROUP :]], 1).topk(k, dim=-1)
+    return ids.gather(1, kept.indices), kept.values
 
 
 def _traces(

@@ -1,5 +1,6 @@
 """The hidden states and the head of small real LLMs make the logits that the LLMs make themselves."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from knowfuse.head import output_head, packed_hidden_states
+from knowfuse.head import output_head, packed_hidden_states, row_logits
 from knowfuse.llm import packed_logits
 from knowfuse.losses import head_logits
 
@@ -149,6 +150,29 @@ def test_models_whose_logits_cannot_be_remade_are_refused_by_name() -> None:
         output_head(with_head(nn.Sequential(nn.Linear(32, V))), V)
     with pytest.raises(ValueError, match=r"the LM head of LlamaForCausalLM is a Adapted, whose output is not that"):
         output_head(with_head(Adapted(32, V)), V)
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SPECIAL])
+def test_an_llm_that_only_reads_makes_the_logits_of_a_few_rows_at_a_time(architecture: str) -> None:
+    """Rows of two documents, seven at a time, float32: the same sums, 1e-5; without a warning."""
+    model, ids = llm(architecture), torch.arange(1, 41).view(2, 20)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        want = model(input_ids=ids).logits.flatten(0, 1)
+        reader = row_logits(model)
+        got = torch.cat([reader.logits(rows) for rows in reader.read(ids).flatten(0, 1).split(7)])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_llm_whose_head_is_unknown_is_read_whole() -> None:
+    """A warning says why, and what it costs."""
+    doubled, ids = Doubled(llm("llama").config), torch.arange(1, 41).view(2, 20)
+    with pytest.warns(UserWarning, match="the logits of a batch are made at once: the logits of Doubled are not"):
+        reader = row_logits(doubled)
+    with torch.inference_mode():
+        want = doubled(input_ids=ids).logits.flatten(0, 1)
+        got = torch.cat([reader.logits(rows) for rows in reader.read(ids).flatten(0, 1).split(7)])
+    assert torch.equal(got, want)
 
 
 def test_a_head_in_four_bits_is_refused() -> None:

@@ -4,8 +4,11 @@ The model's own forward runs, its head called with no rows: whatever a model doe
 FSDP2 the root's hooks run too, which leave the head's weight whole until the backward pass.
 """
 
+import sys
+import warnings
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,14 +48,48 @@ def packed_hidden_states(
     document_ids: Int[Tensor, "B T"],
 ) -> Float[Tensor, "B T H"]:
     """What the head would turn into the logits of packed blocks; `llm.packed_logits` without its last product."""
+    return _hidden_states(model, head.module, **packed_inputs(model, input_ids, position_ids, document_ids))
+
+
+@dataclass
+class RowLogits:
+    """An LLM that makes the logits of any rows of what it read, a few at a time.
+
+    Without a `head` that is known, it makes those of all rows at once, and they stand in for the hidden states.
+    """
+
+    model: PreTrainedModel
+    head: OutputHead | None
+
+    def read(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
+        """What `logits` takes rows of."""
+        if self.head is None:
+            return self.model(input_ids=input_ids, use_cache=False).logits
+        return _hidden_states(self.model, self.head.module, input_ids=input_ids, use_cache=False)
+
+    def logits(self, hidden: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
+        """Without gradient; rows of padding of the vocabulary too."""
+        return hidden if self.head is None else head_logits(hidden, self.head.linear())
+
+
+def row_logits(model: PreTrainedModel) -> RowLogits:
+    """Of an LLM that only reads; it is warned where the logits of a batch have to be made at once."""
+    try:
+        return RowLogits(model, output_head(model, sys.maxsize))
+    except ValueError as reason:
+        warnings.warn(f"the logits of a batch are made at once: {reason}", stacklevel=2)
+        return RowLogits(model, None)
+
+
+def _hidden_states(model: nn.Module, head: nn.Linear, **inputs: Any) -> Float[Tensor, "B T H"]:
     seen = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         seen.append(arguments[0])
         return (arguments[0][:, :0],)
 
-    with head.module.register_forward_pre_hook(keep):
-        model(**packed_inputs(model, input_ids, position_ids, document_ids))
+    with head.register_forward_pre_hook(keep):
+        model(**inputs)
     return seen[0]
 
 
@@ -80,7 +117,8 @@ def output_head(model: PreTrainedModel, tokens: int) -> OutputHead:
         OutputHead(module, cap, scale, min(tokens, len(module.weight)))
         for cap, scale in product(*_settings(model.config.get_text_config()))
     ]
-    differences = [float((head_logits(probe, h.linear()) - logits).abs().max() / logits.abs().max()) for h in heads]
+    largest = logits.abs().max().clamp(min=torch.finfo(logits.dtype).tiny)
+    differences = [float((head_logits(probe, h.linear()) - logits).abs().max() / largest) for h in heads]
     best = min(differences)
     if not best <= (
         1e-3 if module.weight.dtype == torch.float32 else 2e-2
@@ -105,7 +143,7 @@ def _probe(model: PreTrainedModel, head: nn.Linear) -> tuple[Float[Tensor, "N H"
 
     def enlarge(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         largest = nn.functional.linear(arguments[0], head.weight, head.bias).abs().max()
-        seen.append(arguments[0] * (PROBE_LOGIT / largest))
+        seen.append(arguments[0] * (PROBE_LOGIT / largest) if largest > 0 else arguments[0])
         return (seen[-1],)
 
     ids = torch.arange(1, 9, device=head.weight.device)[None] % len(head.weight)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowfuse.corpus import Document
-from knowfuse.heads import Head, head_of
+from knowfuse.head import RowLogits, row_logits
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 
@@ -69,14 +69,17 @@ def trace_documents(
         )
     model.eval()
     has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
-    with torch.inference_mode(), head_of(model) as head:
+    with torch.inference_mode():
+        llm = row_logits(model)
         for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):
             tokens = [documents[d] for d in batch]
-            yield _traces(batch, tokens, _said(head, tokens, has_entry, top_k), surface.name)
+            yield _traces(batch, tokens, _said(llm, tokens, has_entry, top_k), surface.name)
             advance(sum(len(t.input_ids) for t in tokens))
 
 
-def _said(head: Head, documents: Sequence[TokenizedDocument], has_entry: Tensor, top_k: int) -> tuple[np.ndarray, ...]:
+def _said(
+    llm: RowLogits, documents: Sequence[TokenizedDocument], has_entry: Tensor, top_k: int
+) -> tuple[np.ndarray, ...]:
     """Kept ids and log-probabilities and the nats of the next token, the rows of all documents one after another."""
     padded = torch.zeros(len(documents), max(len(t.input_ids) for t in documents), dtype=torch.int64)
     is_token = torch.zeros_like(padded, dtype=torch.bool)
@@ -86,14 +89,14 @@ def _said(head: Head, documents: Sequence[TokenizedDocument], has_entry: Tensor,
     padded, is_token = padded.to(has_entry.device), is_token.to(has_entry.device)
     nexts = padded.roll(-1, 1)[is_token]
     # Causal attention never looks right, so padding on the right needs no mask; the head sees none of it.
-    hidden = head.body(input_ids=padded, use_cache=False)[0][is_token]
+    hidden = llm.read(padded)[is_token]
     is_gpu = hidden.device.type == "cuda"
     rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
     in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
     kept = [
         _keep(logits, some_nexts, has_entry, top_k)
         for chunk, chunk_nexts in zip(hidden.split(rows), nexts.split(rows), strict=True)
-        for logits, some_nexts in zip(head(chunk).split(in_cache), chunk_nexts.split(in_cache), strict=True)
+        for logits, some_nexts in zip(llm.logits(chunk).split(in_cache), chunk_nexts.split(in_cache), strict=True)
     ]
     return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
 

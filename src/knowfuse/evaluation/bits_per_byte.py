@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from knowfuse.corpus import Document
-from knowfuse.losses import token_nll
+from knowfuse.head import row_logits
+from knowfuse.losses import CHUNK_ROWS, token_nll
 from knowfuse.sources import length_buckets, tokenize_documents
 from knowfuse.surface import Surface
 from knowfuse.types import IGNORE
@@ -34,6 +35,7 @@ def score_documents(
     nats: dict[str, float] = {}
     was_training = model.training
     model.eval()
+    llm = row_logits(model)
     for batch in length_buckets({d: len(t.input_ids) for d, t in tokens.items()}, batch_tokens):
         length = max(len(tokens[d].input_ids) for d in batch)
         ids = torch.zeros(len(batch), length, dtype=torch.int64, device=model.device)
@@ -43,8 +45,9 @@ def score_documents(
             ids[n, : len(row)] = row
             labels[n, : len(row) - 1] = row[1:]
         with torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False).logits
-            spent = token_nll(logits.flatten(0, 1), labels.flatten()).view(labels.shape).double().sum(-1)
+            hidden, rows = llm.read(ids).flatten(0, 1).split(CHUNK_ROWS), labels.flatten().split(CHUNK_ROWS)
+            paid = [token_nll(llm.logits(some), wanted) for some, wanted in zip(hidden, rows, strict=True)]
+            spent = torch.cat(paid).view(labels.shape).double().sum(-1)
         nats.update(zip(batch, spent.tolist(), strict=True))
     model.train(was_training)
     return DocumentScores(nats, set_aside)

@@ -5,11 +5,12 @@ Both terms are means over the labelled rows, in nats. `sparse_kl` holds the form
 makes the logits of some rows at a time; `linear` puts them together, so that the logits of all rows never exist.
 """
 
-from knowfuse.losses.chunked_head import LinearHead, head_logits, linear_token_nll
+from knowfuse.losses.chunked_head import CHUNK_ROWS, LinearHead, head_logits, linear_token_nll
 from knowfuse.losses.linear import FusedLoss, fused_linear_loss
 from knowfuse.losses.sparse_kl import Form, Gate, require_lm_weight, token_nll
 
 __all__ = [
+    "CHUNK_ROWS",
     "Form",
     "FusedLoss",
     "Gate",

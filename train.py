@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from knowfuse import report
 from knowfuse.experiment import headroom
 from knowfuse.progress import is_first_rank, quiet_libraries
-from knowfuse.runs import checkpoints_to_resume, open_run, register_resolvers
+from knowfuse.runs import checkpoints_to_resume, open_run, register_resolvers, require_complete
 
 register_resolvers()
 
@@ -20,17 +20,17 @@ register_resolvers()
 def main(cfg: DictConfig) -> float:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
-    run = open_run(HydraConfig.get().runtime.output_dir, cfg)
-    experiment = hydra.utils.instantiate(cfg, _convert_="all")
-    resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
+    experiment = hydra.utils.instantiate(require_complete(cfg), _convert_="all")
+    with open_run(HydraConfig.get().runtime.output_dir, cfg) as run:
+        resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 
-    prepared = experiment.prepare()
-    report.show("Headroom: validation, before anyone trains", headroom(prepared))
-    fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
-    if is_first_rank():
-        results = experiment.score(prepared, fits, run, "test")
-        report.show("Results: test", results)
-        report.write_results(run, results, fits, "test")
+        prepared = experiment.prepare()
+        report.show("Headroom: validation, before anyone trains", headroom(prepared))
+        fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
+        if is_first_rank():
+            results = experiment.score(prepared, fits, run, "test")
+            report.show("Results: test", results)
+            report.write_results(run, results, fits, "test")
     return fits["fused"].best_bits_per_byte
 
 

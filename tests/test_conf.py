@@ -84,9 +84,9 @@ def test_every_alignment_pairs_two_tokenizers(choice: str) -> None:
 
 
 def test_the_default_trainer_is_built() -> None:
-    trainer = built("trainer.max_steps=7").trainer(logger=False)
+    trainer = built("trainer.max_steps=70").trainer(logger=False)
     assert isinstance(trainer, L.Trainer)
-    assert trainer.max_steps == 7
+    assert trainer.max_steps == 70
     assert trainer.gradient_clip_val == 1.0
     assert trainer.check_val_every_n_epoch is None
 

@@ -25,7 +25,8 @@ def prepared_by(tiny_cache: Path, run: Path, *overrides: str) -> Any:
     """The experiment, what it prepared, and its run folder with its settings."""
     cfg = composed("train", *TINY_TRAINING, f"cache={tiny_cache}", *overrides)
     made = hydra.utils.instantiate(cfg, _convert_="all")
-    return made, made.prepare(), open_run(run, cfg)
+    with open_run(run, cfg) as opened:
+        return made, made.prepare(), opened
 
 
 @pytest.mark.parametrize("value", ["1.5", "-0.1"])
@@ -44,13 +45,27 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
     """In a process of its own: the tests' type checker would be first to refuse it."""
     wrong = {
         "learning_rates=1e-3": "learning_rates is 0.001: give a list, such as",
-        "seed=abc": "seed is 'abc': it must be a whole number of at least 0",
-        "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number of at least 1",
+        "clm_learning_rates=1e-3": "clm_learning_rates is 0.001: give a list, such as",
+        "learning_rates=[a]": "learning_rates has 'a': a learning rate is a number above 0",
+        "seed=abc": "seed is 'abc': it must be a whole number",
+        "top_k=true": "top_k is True: it must be a whole number",
+        "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number",
+        "lm_weight=null": "lm_weight is None: it must be a number",
+        "weight_decay=heavy": "weight_decay is 'heavy': it must be a number",
+        "compare_with_clm=maybe": "compare_with_clm is 'maybe': it must be true or false",
+        "cache=null": "cache is None: it must be text",
+        "fusion=avg_ce fusion.temperature=hot": "temperature is 'hot': it must be a number",
+        "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number of at least 1",
+        "sources.llama2.recipe.learning_rate=fast": "learning_rate is 'fast': it must be a number",
+        "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",
+        "schedule=reduce_lr_on_plateau": "schedule is 'reduce_lr_on_plateau': choose one of ['linear', 'cosine'",
+        "+sources.z={path:x}": "LLM 'z' is {'path': 'x'}: give an LLMSpec, such as {_target_: knowfuse.types",
+        "+sources.other=/models/other": "LLM 'other' is '/models/other': give an LLMSpec, such as",
     }
     program = (
         "import sys, hydra\nfrom experiments_for_tests import TINY_TRAINING, composed\n"
         "for override in sys.argv[1:]:\n"
-        "    try:\n        hydra.utils.instantiate(composed('train', *TINY_TRAINING, override), _convert_='all')\n"
+        "    try:\n        hydra.utils.instantiate(composed('train', *TINY_TRAINING, *override.split()), _convert_='all')\n"
         "    except hydra.errors.InstantiationException as error:\n        print(str(error).replace('\\n', ' '))\n"
     )
     said = run_python("-c", program, *wrong, cache=tmp_path, cwd=Path(__file__).parent).splitlines()
@@ -67,14 +82,35 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         ),
         ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
         ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
-        ("schedule=linearr", r"schedule is 'linearr': choose one of \['linear', 'cosine'"),
-        ("top_k=0", r"top_k is 0: it must be a whole number of at least 1"),
+        ("top_k=0", r"top_k is 0: it must be at least 1"),
+        ("weight_decay=-1.0", r"weight_decay is -1\.0: it must be at least 0"),
+        ("learning_rates=[1e-3,-1.0]", r"learning_rates has -1\.0: a learning rate is a number above 0"),
+        ("learning_rates=[1.0000001e-3,1.0000002e-3]", r"two are the same in six digits, and would share one fit"),
+        ("trainer.val_check_interval=0", r"trainer\.val_check_interval is 0: it must be a whole number of at least 1"),
+        ("trainer.val_check_interval=9", r"val_check_interval=9 batches is more than the 8 of the whole fit"),
+        ("trainer.accumulate_grad_batches=3", r"val_check_interval=2 batches is no multiple of trainer\.accumulate_gr"),
+        ("sources.mpt.recipe.num_heads=0", r"a recipe's num_heads is 0: it must be at least 1"),
+        ("sources.mpt.recipe.hidden_size=33", r"hidden_size 33 is no multiple of its num_heads 4"),
         ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused_with_the_choices(override: str, message: str) -> None:
     with pytest.raises(hydra.errors.InstantiationException, match=message):
         experiment(override)
+
+
+def test_sources_are_llms_with_names_that_folders_may_have() -> None:
+    spec = {"_target_": "knowfuse.types.LLMSpec", "path": "x"}
+    for sources, message in (
+        ({}, "sources is empty: name at least one LLM"),
+        ({"a/b": spec}, "a source is named 'a/b': the name is a folder's"),
+        ({"target before": spec}, "a source is named 'target before'"),
+    ):
+        cfg = composed("train", *TINY_TRAINING)
+        OmegaConf.set_struct(cfg, False)
+        cfg.target, cfg.sources = spec, sources
+        with pytest.raises(hydra.errors.InstantiationException, match=message):
+            hydra.utils.instantiate(cfg, _convert_="all")
 
 
 def test_every_literal_of_a_signature_is_a_choice() -> None:

@@ -166,8 +166,7 @@ def test_another_alignment_and_fusion_run_no_source(run: Path, tiny_cache: Path,
     before = {path: path.stat().st_mtime_ns for path in (tiny_cache / "traces").rglob("*.safetensors")}
     assert len(before) == 3
     changed = ["fusion=avg_ce", "alignment=min_edit_distance", "compare_with_clm=false"]
-    with settings_of(tiny_cache, tmp_path, *changed) as cfg, forward_passes() as passes:
-        open_run(tmp_path, cfg)
+    with settings_of(tiny_cache, tmp_path, *changed) as cfg, open_run(tmp_path, cfg), forward_passes() as passes:
         experiment = hydra.utils.instantiate(cfg, _convert_="all")
         prepared = experiment.prepare()
         headroom(prepared)
@@ -196,8 +195,10 @@ def test_a_checkpoint_of_another_run_by_its_path(run: Path, tiny_cache: Path, tm
     """A new run folder, from the last checkpoint of the fused fit: nothing is left to train, and the result is its."""
     name = results(run)["fits"]["fused"]["name"]
     path = run / "fits" / name / "last.ckpt"
-    with settings_of(tiny_cache, tmp_path, f"ckpt_path={path}", "compare_with_clm=false") as cfg:
-        open_run(tmp_path, cfg)
+    with (
+        settings_of(tiny_cache, tmp_path, f"ckpt_path={path}", "compare_with_clm=false") as cfg,
+        open_run(tmp_path, cfg),
+    ):
         experiment = hydra.utils.instantiate(cfg, _convert_="all")
         resume = checkpoints_to_resume(tmp_path, experiment.ckpt_path, experiment.fit_names)
         fused = experiment.train(experiment.prepare(), "fused", tmp_path, resume)

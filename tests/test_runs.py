@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from knowfuse.runs import checkpoints_to_resume, load_run, open_run, register_resolvers, run_folder, saved_settings
+from knowfuse.runs import (
+    checkpoints_to_resume,
+    load_run,
+    open_run,
+    register_resolvers,
+    require_complete,
+    run_folder,
+    saved_settings,
+)
 from knowfuse.training import Fit
 
 SETTINGS = {
@@ -22,7 +30,8 @@ FIT = Fit("fused-lr0.01", "best.ckpt", 1.5, 0.01, [(10, 2.0), (20, 1.5)])
 
 
 def started(folder: Path, finished: bool = False) -> Path:
-    open_run(folder, OmegaConf.create(SETTINGS))
+    with open_run(folder, OmegaConf.create(SETTINGS)):
+        pass
     if finished:
         (folder / "results.json").write_text(json.dumps({"fits": {"fused": asdict(FIT)}}))
     return folder
@@ -68,7 +77,7 @@ def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_new_run_keeps_its_settings_as_plain_values(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", OmegaConf.create(SETTINGS))
+    run = started(tmp_path / "run")
     assert saved_settings(run) == {**SETTINGS, "copy": 0.3}
     assert not list(run.glob("*.part"))
 
@@ -85,8 +94,8 @@ def test_a_new_run_keeps_its_settings_as_plain_values(tmp_path: Path) -> None:
 def test_a_run_with_other_settings_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     """The key and both values are named; the saved settings stay."""
     run = started(tmp_path / "run")
-    with pytest.raises(ValueError, match=message):
-        open_run(run, OmegaConf.create({**SETTINGS, **change}))
+    with pytest.raises(ValueError, match=message), open_run(run, OmegaConf.create({**SETTINGS, **change})):
+        pass
     assert saved_settings(run)["lm_weight"] == 0.3
 
 
@@ -94,21 +103,53 @@ def test_where_it_goes_on_from_and_what_it_logs_to_may_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = started(tmp_path / "run")
-    assert open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}})) == run
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}})) as opened:
+        assert opened == run
     assert "goes on" in capsys.readouterr().out
 
 
-def test_a_setting_without_a_value_is_refused(tmp_path: Path) -> None:
-    """Before there is a run."""
+def test_a_stopped_run_is_not_started_from_scratch_over_its_checkpoints(tmp_path: Path) -> None:
+    """The same command again, without saying so; a fit that is done is not in danger."""
+    run = started(tmp_path / "run")
+    done, stopped = (run / "fits" / name for name in ("clm-lr0.01", "fused-lr0.01"))
+    for fit in (done, stopped):
+        checkpoint(fit / "last.ckpt")
+    (done / "fit.json").touch()
+    with (
+        pytest.raises(
+            ValueError, match=r"was stopped in fused-lr0\.01, whose checkpoints .*add ckpt_path=last to go on"
+        ),
+        open_run(run, OmegaConf.create(SETTINGS)),
+    ):
+        pass
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})) as opened:
+        assert opened == run
+
+
+def test_a_run_that_is_still_running_is_refused(tmp_path: Path) -> None:
+    """Two commands with one folder, or `last` beside a run that goes on."""
+    with (
+        open_run(tmp_path / "run", OmegaConf.create(SETTINGS)) as run,
+        pytest.raises(ValueError, match=rf"run '{run}' is still running in another process: wait for it, or start"),
+        open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})),
+    ):
+        pass
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})):
+        pass
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
     with pytest.raises(ValueError, match=r"leaves corpus\.files open: set it, such as corpus\.files=\.\.\."):
-        open_run(tmp_path / "run", OmegaConf.create({**SETTINGS, "corpus": {"files": "???"}}))
-    assert not (tmp_path / "run").exists()
+        require_complete(OmegaConf.create({**SETTINGS, "corpus": {"files": "???"}}))
 
 
 def test_a_finished_run_is_refused(tmp_path: Path) -> None:
     run = started(tmp_path / "run", finished=True)
-    with pytest.raises(ValueError, match=rf"run '{run}' is finished: start a new one, or score it .* run={run}"):
-        open_run(run, OmegaConf.create(SETTINGS))
+    with (
+        pytest.raises(ValueError, match=rf"run '{run}' is finished: start a new one, or score it .* run={run}"),
+        open_run(run, OmegaConf.create(SETTINGS)),
+    ):
+        pass
 
 
 def test_a_finished_run_is_loaded(tmp_path: Path) -> None:

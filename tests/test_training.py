@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -262,3 +263,43 @@ def test_as_many_ranks_as_before() -> None:
 def test_a_fit_leaves_no_unfinished_file(target: LocalLLM, tmp_path: Path) -> None:
     fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), trainer(2), 2e-3)
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "fit.json", "last.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """Cut short, empty, foreign, or trained for longer than the fit may; nothing is kept of such a fit."""
+    job = Job(target, whole.parent / "traces")
+    broken = tmp_path / "broken.ckpt"
+    for content in ((whole / "last.ckpt").read_bytes()[:2000], b"", b"no checkpoint at all"):
+        broken.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"broken\.ckpt' is damaged or none of Lightning's .*give another ckpt_path"
+        ):
+            job.run(tmp_path / "next", ckpt_path=broken)
+    with pytest.raises(ValueError, match=rf"has trained for {STEPS} steps, trainer\.max_steps is 2: nothing would be"):
+        fit(
+            "short",
+            tmp_path / "short",
+            fusion_module(target),
+            data_module(),
+            trainer(2),
+            2e-3,
+            ckpt_path=whole / "last.ckpt",
+        )
+    assert not list(tmp_path.rglob("fit.json"))
+
+
+def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
+    target: LocalLLM, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM, as schedulers send it: Lightning would end the process with 0."""
+
+    class Terminated(L.Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if arguments[0].global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped:
+        Job(target, whole.parent / "traces").run(tmp_path / "fit", stop=Terminated())
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "job: stopped; the same command with ckpt_path=last goes on" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "fit" / "fit.json").exists()

@@ -1,5 +1,6 @@
 """What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
-from transformers import SchedulerType
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Split
 from knowfuse.data import FusionDataModule, SourceReader
 from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
 from knowfuse.losses import require_lm_weight
-from knowfuse.module import Fusion, FusionModule
+from knowfuse.module import Fusion, FusionModule, Schedule
 from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
 from knowfuse.progress import say
 from knowfuse.runs import saved_settings
 from knowfuse.tracing import Tracing
-from knowfuse.training import Fit, fit, load_best
-from knowfuse.types import Aligner, LLMSpec, require_choices
+from knowfuse.training import Fit, fit, load_best, require_validations
+from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
 
+LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
+LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0}
 METHODS = ("clm", "fused")  # the baseline and the point
 
 
@@ -53,7 +56,7 @@ class Experiment:
     lm_weight: float
     learning_rates: Sequence[float]
     clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
-    schedule: str
+    schedule: Schedule
     warmup_steps: int
     weight_decay: float
     block_tokens: int
@@ -62,18 +65,23 @@ class Experiment:
     compare_with_clm: bool
 
     def __post_init__(self) -> None:
+        require_types(type(self), vars(self))
+        require_choices(type(self), vars(self))
         require_lm_weight(self.lm_weight)
-        if isinstance(self.learning_rates, float | int) or not self.learning_rates:
-            raise ValueError(f"learning_rates is {self.learning_rates}: give a list, such as learning_rates=[1e-5]")
-        if self.schedule not in list(SchedulerType):
-            raise ValueError(f"schedule is {self.schedule!r}: choose one of {[s.value for s in SchedulerType]}")
-        for name in ("seed", "top_k", "warmup_steps", "block_tokens", "batch_blocks", "num_workers"):
-            least = 1 if name in ("top_k", "block_tokens", "batch_blocks") else 0
-            if not isinstance(value := getattr(self, name), int) or value < least:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        _require_rates("learning_rates", self.learning_rates)
+        if self.clm_learning_rates is not None:
+            _require_rates("clm_learning_rates", self.clm_learning_rates)
+        _require_llms(self.target, self.sources)
         for chosen in (self.alignment, self.fusion, self.loss):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)
+                require_types(chosen.func, chosen.keywords)
+        if isinstance(self.trainer, partial):
+            require_validations(self.trainer.keywords)
+        self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -163,6 +171,40 @@ class Experiment:
                 module.network, prepared.target_surface, documents, prepared.target.context_length(), BATCH_TOKENS
             )
         return score_table(scores, documents)
+
+
+def _require_rates(name: str, rates: Any) -> None:
+    """ValueError unless these are different positive numbers, in a list."""
+    if not isinstance(rates, Sequence) or isinstance(rates, str) or not rates:
+        raise ValueError(f"{name} is {rates}: give a list, such as {name}=[1e-5]")
+    if wrong := [rate for rate in rates if type(rate) not in (int, float) or not rate > 0]:
+        raise ValueError(f"{name} has {wrong[0]!r}: a learning rate is a number above 0")
+    if len({_fit_name("", rate) for rate in rates}) < len(rates):
+        raise ValueError(f"{name} is {list(rates)}: two are the same in six digits, and would share one fit")
+
+
+def _require_llms(target: Any, sources: Any) -> None:
+    """ValueError unless there are sources, named as folders may be, and every LLM is an LLMSpec."""
+    if not sources:
+        raise ValueError("sources is empty: name at least one LLM, such as sources=quickstart")
+    for name, spec in {**sources, "target": target}.items():
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise ValueError(
+                f"a source is named {name!r}: the name is a folder's, use letters, digits, '_', '.' and '-'"
+            )
+        if not isinstance(spec, LLMSpec):
+            raise ValueError(
+                f"LLM {name!r} is {spec!r}: give an LLMSpec, such as "
+                "{_target_: knowfuse.types.LLMSpec, path: <hub id or folder>}"
+            )
+
+
+def _no_words() -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
+    """One row of which one source said nothing, as a fusion rule is called with."""
+    rows = torch.zeros(1, 1, 1)
+    topk = TopK(torch.zeros(1, 1, 1, 1, dtype=torch.int64), torch.full((1, 1, 1, 1), EMPTY))
+    number = torch.ones(1, 1, dtype=torch.int64)
+    return AlignedSources(topk, rows, rows, rows, rows > 0), number, number
 
 
 def _fit_name(method: str, learning_rate: float) -> str:

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -22,6 +22,10 @@ from knowfuse.sharding import shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
 
 LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
+# Those of transformers that need nothing but the number of steps.
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
 Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
 
 
@@ -39,7 +43,7 @@ class FusionModule(L.LightningModule):
         fusion: Fusion | None,
         loss: Callable[..., FusedLoss],
         optimizer: Callable[..., Optimizer],
-        schedule: str = "cosine",
+        schedule: Schedule = "cosine",
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
         source_names: Iterable[str] = (),

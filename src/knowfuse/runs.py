@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.progress import say
+from knowfuse.progress import is_first_rank, say
 from knowfuse.training import Fit
 
 MAY_CHANGE = {"ckpt_path", "logger", "tracing"}  # what a run that goes on may have other than before
@@ -54,14 +56,42 @@ def _new_folder(wanted: Path) -> str:
             return str(folder)
 
 
-def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
-    """The run folder with its `config.yaml`.
-
-    ValueError where a setting has no value, or the folder holds a run of other settings (named), or a finished one.
-    """
+def require_complete(cfg: DictConfig) -> DictConfig:
+    """The configuration; ValueError where a setting has no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ValueError(f"the configuration leaves {', '.join(missing)} open: set it, such as {missing[0]}=...")
+    return cfg
+
+
+@contextmanager
+def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Iterator[Path]:
+    """The run folder with its `config.yaml`, for as long as the run goes on: no other process gets it meanwhile.
+
+    ValueError where the folder holds a run of other settings (named), a finished one, one that was stopped and that
+    `ckpt_path=last` does not ask to go on with, or one that is still running.
+    """
     run = Path(folder)
+    run.mkdir(parents=True, exist_ok=True)
+    with _alone(run) if is_first_rank() else nullcontext():  # the other ranks belong to the first
+        yield _opened(run, cfg)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    lock = FileLock(run / ".running.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"run {str(run)!r} is still running in another process: wait for it, or start a run in another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _opened(run: Path, cfg: DictConfig) -> Path:
     saved = run / "config.yaml"
     if saved.exists():
         before, now = _flat(saved_settings(run)), _flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
@@ -75,9 +105,16 @@ def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Path:
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
             )
+        stopped = [
+            path.parent.name for path in sorted(run.glob("fits/*/last.ckpt")) if not (path.parent / "fit.json").exists()
+        ]
+        if stopped and is_first_rank() and cfg.ckpt_path != "last":
+            raise ValueError(
+                f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
+                "overwrite: add ckpt_path=last to go on from them, or take another folder"
+            )
         say(f"run {run}: goes on")
         return run
-    run.mkdir(parents=True, exist_ok=True)
     unfinished = run / f"config.yaml.{os.getpid()}.part"  # every rank of a run writes the same
     OmegaConf.save(cfg, unfinished, resolve=True)
     os.replace(unfinished, saved)

@@ -4,7 +4,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.data import FusionDataModule
 from knowfuse.module import FusionModule
 from knowfuse.progress import FitProgress, say
+
+COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
 
 
 @dataclass
@@ -148,16 +152,15 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    every = runner.val_check_interval
-    if isinstance(every, int) and every % runner.accumulate_grad_batches:
-        raise ValueError(
-            f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
-            f"{runner.accumulate_grad_batches}: a checkpoint would lose gradients that wait for a step"
-        )
-    if ckpt_path is not None and runner.is_global_zero:
-        _take_best_along(ckpt_path.parent, folder)
-    with _failing(runner.loggers):
+    require_validations({name: getattr(runner, name) for name in COUNTS})
+    if ckpt_path is not None:
+        _require_steps_left(ckpt_path, runner.max_steps)
+        if runner.is_global_zero:
+            _take_best_along(ckpt_path.parent, folder)
+    with _failing(name, runner.loggers):
         runner.fit(module, data, ckpt_path=ckpt_path)
+        if not keep.best_model_path:
+            raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
     result = Fit(
         name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
     )
@@ -170,15 +173,62 @@ def fit(
     return result
 
 
+def require_validations(trainer: Mapping[str, Any]) -> None:
+    """ValueError unless these settings of a Trainer train, validate at least once, and lose no gradient at a stop."""
+    for name in COUNTS:
+        value = trainer.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"trainer.{name} is {value!r}: it must be a whole number of at least 1")
+    steps, every, accumulated = (trainer.get(name, 1) for name in COUNTS)
+    if every % accumulated:
+        raise ValueError(
+            f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
+            f"{accumulated}: a checkpoint would lose gradients that wait for a step"
+        )
+    if every > steps * accumulated:
+        raise ValueError(
+            f"trainer.val_check_interval={every} batches is more than the {steps * accumulated} of the whole fit "
+            f"(trainer.max_steps={steps}): nothing would be validated or kept, set it to at most that"
+        )
+
+
+def _require_steps_left(checkpoint: Path, max_steps: int) -> None:
+    """ValueError for a checkpoint that cannot be read, or that has trained for longer than this fit may."""
+    if checkpoint.is_dir():  # in shards, of a run of its own
+        return
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        steps = int(saved["global_step"])
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} is damaged or none of Lightning's ({reason}): give another ckpt_path, such "
+            "as best.ckpt beside it"
+        ) from error
+    if steps > max_steps:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} has trained for {steps} steps, trainer.max_steps is {max_steps}: nothing "
+            "would be trained; set it higher, or score that checkpoint's own run"
+        )
+
+
 @contextmanager
-def _failing(loggers: Iterable[Logger]) -> Iterator[None]:
-    """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures."""
+def _failing(name: str, loggers: Iterable[Logger]) -> Iterator[None]:
+    """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures.
+
+    A fit that is told to stop (Ctrl-C, SIGTERM) says how to go on, and its process fails.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish(exit_code=1)
+        if isinstance(error, Exception):
+            raise
+        say(f"{name}: stopped; the same command with ckpt_path=last goes on from the last validation")
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise
 
 

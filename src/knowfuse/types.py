@@ -13,7 +13,19 @@ construction in the tests (jaxtyping's import hook).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints, runtime_checkable
+from types import UnionType
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
@@ -156,6 +168,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
+        require_types(type(self), vars(self))
+        for name in ("vocabulary_size", "hidden_size", "num_layers", "num_heads", "context_length", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a recipe's {name} is {getattr(self, name)}: it must be at least 1")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"a recipe's hidden_size {self.hidden_size} is no multiple of its num_heads {self.num_heads}: choose one"
+            )
 
 
 @dataclass(frozen=True)
@@ -177,11 +197,27 @@ class LLMSpec:
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
+        require_types(type(self), vars(self))
         if (self.path is None) == (self.recipe is None):
             raise ValueError(
                 f"an LLM comes from either a path or a recipe, got path={self.path!r} and recipe={self.recipe!r}: "
                 "set exactly one of the two"
             )
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def require_types(called: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """ValueError where a setting is not of the plain type that its parameter has; other types are not looked at."""
+    for name, kind in get_type_hints(called).items():
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if name not in settings or not all(isinstance(k, type) and k in _PLAIN for k in kinds):
+            continue
+        value = settings[name]
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            wanted = " or ".join(_PLAIN[k] for k in kinds)
+            raise ValueError(f"{name} is {value!r}: it must be {wanted}")
 
 
 def require_choices(called: Callable[..., Any], settings: Mapping[str, Any]) -> None:

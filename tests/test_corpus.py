@@ -1,13 +1,18 @@
 """Cuts, sides and files of the corpus."""
 
+import inspect
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knowfuse import corpus as corpus_module
 from knowfuse.corpus import Corpus, Document, Split, cut, hub_dataset, side_of, text_files
 
 SHARES: dict[Split, float] = {"validation": 0.2, "test": 0.3, "fusion": 0.5}
@@ -72,6 +77,15 @@ def test_too_few_documents_on_a_side() -> None:
     assert corpus.require({"fusion": 1}) is corpus
     with pytest.raises(ValueError, match="corpus 'mine' has 0 documents on its 'test' side, at least 1 are needed"):
         corpus.require({"fusion": 1, "test": 1})
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """What `text_files` calls first, without the tests' type checker."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_require_lists_of_files", "_shares"):
+            patch.setattr(corpus_module, name, inspect.unwrap(getattr(corpus_module, name)))
+        yield
 
 
 # ---- text files -------------------------------------------------------------------------------------------------
@@ -143,6 +157,7 @@ def test_jsonl_lines_end_at_newlines_only(tmp_path: Path) -> None:
         ("a.txt", b"", r"corpus file '.*a\.txt' is empty"),
         ("a.txt", b"\n\n \n\n", r"corpus file '.*a\.txt' is empty"),
         ("a.txt", b"good \xff bad", r"corpus file '.*a\.txt' is not UTF-8 \(byte 5\): convert it first"),
+        ("a.json", b"[]", r"corpus file '.*a\.json' ends in '\.json', known are \.txt .* and \.jsonl"),
         ("a.jsonl", b"", r"corpus file '.*a\.jsonl' is empty"),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', r"corpus file '.*a\.jsonl', line 2, is not JSON"),
         ("a.jsonl", b'{"body": "x"}', r"line 1, has no text field 'text': set corpus\.jsonl_field"),
@@ -161,9 +176,81 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         text_files({"one": [str(tmp_path / "gone.txt")]}, 1000)
 
 
-def test_too_little_text_for_a_split(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"corpus 'text_files' has 0 documents on its '(fusion|validation|test)' side"):
-        text_files({"one": [write(tmp_path / "a.txt", "only one document")]}, 1000)
+@pytest.mark.parametrize("of_another", [False, True])
+def test_a_domain_without_a_document_on_a_side(tmp_path: Path, of_another: bool) -> None:
+    """Because it has one document, or because another domain has all of its text."""
+    enough = write(tmp_path / "a.txt", "\n\n".join(paragraphs(60)))
+    few = enough if of_another else write(tmp_path / "b.txt", "only one document")
+    message = (
+        rf"domain 'few' has no document on its '(fusion|validation|test)' side, {0 if of_another else 1} in all: give "
+        rf"it more text, or (smaller|a larger) corpus\..* {60 if of_another else 0} duplicates were left out"
+    )
+    with pytest.raises(ValueError, match=message):
+        text_files({"enough": [enough], "few": [few]}, 1000, 0.3, 0.3)
+
+
+def test_duplicates_are_counted_over_files_and_domains(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.txt", "\n\n".join(paragraphs(60)))
+    two = write(tmp_path / "b.txt", "\n\n".join([*paragraphs(5), *paragraphs(40, "other"), *paragraphs(2, "other")]))
+    corpus = text_files({"one": [one, one], "two": [two]}, 1000, 0.3, 0.3)
+    assert len(corpus.documents) == 100
+    assert corpus.duplicates == 60 + 5 + 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a.txt"], r"corpus\.files is \['a\.txt'\]: it must map each domain to a list of files, such as"),
+        ("a.txt", r"corpus\.files is 'a\.txt': it must map each domain"),
+        ({}, r"corpus\.files is \{\}: it must map each domain"),
+        ({"one": "a.txt"}, r"corpus\.files\.one is 'a\.txt': it must be a list of files, such as \[one\.txt\]"),
+        ({"one": None}, r"corpus\.files\.one is None: it must be a list of files"),
+        ({"one": [3]}, r"corpus\.files\.one is \[3\]: it must be a list of files"),
+        ({"mean": ["a.txt"]}, r"a domain 'mean', .*name columns and files: use letters, digits .*not 'mean'"),
+        ({"a/b": ["a.txt"]}, r"a domain 'a/b', and domains name columns and files: use letters"),
+        ({"..": ["a.txt"]}, r"a domain '\.\.', and domains name"),
+        ({"a b": ["a.txt"]}, r"a domain 'a b', and domains name"),
+    ],
+)
+def test_files_that_are_no_mapping_of_lists(files: Any, message: str) -> None:
+    """As a user meets them, without the tests' type checker."""
+    with pytest.raises(ValueError, match=message), unchecked():
+        inspect.unwrap(text_files)(files, 1000)
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "message"),
+    [
+        (0.0, 0.1, r"corpus\.validation_share is 0\.0: it must be a number between 0 and 1"),
+        (0.1, 1.5, r"corpus\.test_share is 1\.5: it must be a number"),
+        (0.1, "x", r"corpus\.test_share is 'x': it must be a number"),
+        (0.5, 0.5, r"validation_share 0\.5 and corpus\.test_share 0\.5 leave nothing to train on: their sum must be"),
+    ],
+)
+def test_shares_that_are_none(validation: Any, test: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message), unchecked():
+        inspect.unwrap(text_files)({"one": ["a.txt"]}, 1000, validation, test)
+
+
+def test_a_byte_order_mark_and_a_suffix_in_capitals(tmp_path: Path) -> None:
+    texts = paragraphs(60)
+    txt = write(tmp_path / "a.TXT", b"\xef\xbb\xbf" + "\n\n".join(texts[:30]).encode())
+    lines = "\n".join(json.dumps({"text": t}) for t in texts[30:])
+    jsonl = write(tmp_path / "b.JSONL", b"\xef\xbb\xbf" + lines.encode())
+    assert {d.text for d in text_files({"one": [txt, jsonl]}, 1000, 0.3, 0.3).documents} == set(texts)
+
+
+def test_lines_of_spaces_are_blank(tmp_path: Path) -> None:
+    """Documents keep the indentation of their first line."""
+    texts = [f"    indented {n}\nand not" for n in range(60)]
+    content = "  \n\n" + "\n \t\n\n".join(texts) + "\n  "
+    corpus = text_files({"one": [write(tmp_path / "a.txt", content)]}, 1000, 0.3, 0.3)
+    assert [d.text for d in corpus.documents] == texts
+
+
+def test_a_directory_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"corpus file '/.*' is a directory: list the files in it"):
+        text_files({"one": [str(tmp_path)]}, 1000)
 
 
 # ---- data sets --------------------------------------------------------------------------------------------------

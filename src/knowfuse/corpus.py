@@ -11,6 +11,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +48,7 @@ class Corpus:
 
     name: str
     documents: list[Document]
+    duplicates: int = 0  # pieces left out, because equal ones are among the documents
 
     def split(self, *splits: Split, domain: str | None = None) -> list[Document]:
         return [d for d in self.documents if d.split in splits and domain in (None, d.domain)]
@@ -100,17 +103,18 @@ def side_of(text: str, shares: dict[Split, float]) -> Split:
 
 
 def pieces_of(
-    texts: Iterable[str], domain: str, shares: dict[Split, float], max_document_bytes: int, seen: set[str]
+    texts: Iterable[str], domain: str, shares: dict[Split, float], max_document_bytes: int, seen: Counter[str]
 ) -> Iterator[Document]:
-    """Distinct whole documents, split by hash, then cut; a piece in `seen` is left out, the others are added to it."""
+    """Whole documents, split by hash, then cut; all pieces are counted in `seen`, and one seen before is left out."""
     for text in texts:
         pieces = cut(text, max_document_bytes)
         split = side_of(text, shares)
         for n, piece in enumerate(pieces):
             document = Document(piece, domain, split, is_complete=n == len(pieces) - 1)
-            if document.id not in seen and piece.strip():
-                seen.add(document.id)
-                yield document
+            if piece.strip():
+                seen[document.id] += 1
+                if seen[document.id] == 1:
+                    yield document
 
 
 def text_files(
@@ -123,34 +127,88 @@ def text_files(
 ) -> Corpus:
     """The user's own text: `files` maps a domain to `.txt` files (documents between blank lines) and `.jsonl` files.
 
-    Raises ValueError that names a file which is missing, empty, not UTF-8, or lacks the field.
+    Raises ValueError that names what is wrong: a setting, a domain's name, a file that is missing, empty, not UTF-8 or
+    lacks the field, or a domain without a document on one of the sides.
     """
-    shares: dict[Split, float] = {
-        "validation": validation_share,
-        "test": test_share,
-        "fusion": 1.0 - validation_share - test_share,
-    }
+    _require_lists_of_files(files)
+    shares = _shares(validation_share, test_share)
     documents: list[Document] = []
-    seen: set[str] = set()  # over all domains, so that no piece is on two sides
+    seen: Counter[str] = Counter()  # over all domains, so that no piece is on two sides
     for domain, paths in files.items():
-        texts = dict.fromkeys(text for path in paths for text in _read_file(Path(path), jsonl_field))
+        texts = (text for path in paths for text in _read_file(Path(path), jsonl_field))
         documents += pieces_of(texts, domain, shares, max_document_bytes, seen)
-    return Corpus("text_files", documents).require({"fusion": 1, "validation": 1, "test": 1})
+    corpus = Corpus("text_files", documents, seen.total() - len(seen))
+    for domain in files:
+        _require_every_side(corpus, domain)
+    return corpus
+
+
+def _require_lists_of_files(files: dict[str, Sequence[str]]) -> None:
+    if not isinstance(files, dict) or not files:
+        raise ValueError(
+            f"corpus.files is {files!r}: it must map each domain to a list of files, such as "
+            "'corpus.files={wiki: [wiki.txt], math: [gsm8k.jsonl]}'"
+        )
+    for domain, paths in files.items():
+        if domain == "mean" or not re.fullmatch(r"\w[\w.-]*", str(domain)):
+            raise ValueError(
+                f"corpus.files has a domain {domain!r}, and domains name columns and files: use letters, digits and "
+                "_ . - after the first of them, and not 'mean', which is the column of their mean"
+            )
+        if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"corpus.files.{domain} is {paths!r}: it must be a list of files, such as [{domain}.txt]")
+
+
+def _shares(validation: float, test: float) -> dict[Split, float]:
+    for name, share in (("validation_share", validation), ("test_share", test)):
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            raise ValueError(f"corpus.{name} is {share!r}: it must be a number between 0 and 1, such as 0.05")
+    if validation + test >= 1:
+        raise ValueError(
+            f"corpus.validation_share {validation} and corpus.test_share {test} leave nothing to train on: their sum "
+            "must be less than 1"
+        )
+    return {"validation": validation, "test": test, "fusion": 1.0 - validation - test}
+
+
+def _require_every_side(corpus: Corpus, domain: str) -> None:
+    sides: tuple[Split, ...] = ("fusion", "validation", "test")
+    counts = {split: len(corpus.split(split, domain=domain)) for split in sides}
+    for split, count in counts.items():
+        if not count:
+            share = (
+                "smaller corpus.validation_share and test_share"
+                if split == "fusion"
+                else f"a larger corpus.{split}_share"
+            )
+            raise ValueError(
+                f"domain {domain!r} has no document on its {split!r} side, {sum(counts.values())} in all: give it more "
+                f"text, or {share}. {corpus.duplicates} duplicates were left out of corpus {corpus.name!r}; where the "
+                "text of a domain is all in another, remove one of the two"
+            )
 
 
 def _read_file(path: Path, jsonl_field: str) -> list[str]:
+    if path.is_dir():
+        raise ValueError(f"corpus file {str(path)!r} is a directory: list the files in it that are to be read")
     if not path.is_file():
         raise ValueError(f"corpus file {str(path)!r} does not exist (looked from {os.getcwd()!r}): set corpus.files")
+    suffix = path.suffix.lower()
+    if suffix not in (".txt", ".jsonl"):
+        raise ValueError(
+            f"corpus file {str(path)!r} ends in {path.suffix!r}, known are .txt (documents between blank lines) and "
+            ".jsonl (a JSON object a line): convert or rename it"
+        )
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"corpus file {str(path)!r} is not UTF-8 (byte {error.start}): convert it first") from error
-    if path.suffix == ".jsonl":
+    if suffix == ".jsonl":
         texts = [
             _json_text(line, n, path, jsonl_field) for n, line in enumerate(content.split("\n"), 1) if line.strip()
         ]
     else:
-        texts = [text.strip("\n") for text in content.split("\n\n")]
+        texts = [text.strip("\n") for text in re.split(r"\n(?:[ \t]*\n)+", f"\n{content}\n")]
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise ValueError(f"corpus file {str(path)!r} is empty: it has no document with text in it")
@@ -190,8 +248,7 @@ def hub_dataset(
     import datasets
 
     documents: list[Document] = []
-    whole: set[str] = set()
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     sides: dict[Split, str] = {"test": test_split, "validation": validation_split, "fusion": train_split}
     for split, name in sides.items():
         rows = datasets.load_dataset(path, split=name, revision=revision)
@@ -199,7 +256,5 @@ def hub_dataset(
             raise ValueError(
                 f"data set {path!r} has no field {text_field!r}, it has {rows.column_names}: set corpus.text_field to one"
             )
-        texts = [t for t in rows[text_field] if t not in whole]
-        whole.update(texts)
-        documents += pieces_of(texts, domain, {split: 1.0}, max_document_bytes, seen)
-    return Corpus(path, documents).require({"fusion": 1, "validation": 1, "test": 1})
+        documents += pieces_of(rows[text_field], domain, {split: 1.0}, max_document_bytes, seen)
+    return Corpus(path, documents, seen.total() - len(seen)).require({"fusion": 1, "validation": 1, "test": 1})

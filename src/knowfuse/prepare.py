@@ -64,7 +64,8 @@ def prepare(
     corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpec], top_k: int, cache: Path, tracing: Tracing
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done."""
-    say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}")
+    left_out = f"; {corpus.duplicates} duplicates left out" if corpus.duplicates else ""
+    say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{left_out}")
     llms = {name: _llm(name, spec, corpus, cache) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)
     target_llm = llms[same] if same else _llm("target", target, corpus, cache)

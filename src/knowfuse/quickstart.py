@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def _collect_quickstart(max_document_bytes: int, bytes_per_domain: int, quotas: 
         if _size(prose) >= bytes_per_domain:
             break
     documents: list[Document] = []
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     for domain, texts in (("code", code), ("docs", docs), ("prose", prose)):
         for split, side in _fill(
             sorted({t for t in texts if len(t) >= 100}, key=_digest), quotas, bytes_per_domain

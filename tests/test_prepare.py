@@ -94,6 +94,35 @@ def test_everything_is_made_once(llms: dict[str, LocalLLM], tmp_path: Path, caps
     assert "traces mpt: read before" in said
 
 
+@pytest.mark.parametrize("verify", ["when_read", "now"])
+def test_filled_caches_need_no_lock(
+    llms: dict[str, LocalLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """They may be on a read-only file system; documents that a source cannot hold are known too."""
+    some = [*TEXTS, Document("word after word " * 200, "code", "fusion")]
+    make(llms, tmp_path, some)
+    monkeypatch.setattr("knowfuse.tracing.FileLock", None)
+    make(llms, tmp_path, some, verify=verify).sources["mpt"].store.require(d.id for d in some)
+    with pytest.raises(TypeError, match="not callable"):
+        make(llms, tmp_path / "empty", some)
+
+
+def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, more = llms["mpt"].spec, replace(corpus(TEXTS), duplicates=7)
+    prepare(more, spec, {}, 5, tmp_path, TRACING)
+    assert "corpus tiny: 27 documents, domains code; 7 duplicates left out" in capsys.readouterr().out
+
+
+def test_scores_cut_off_are_named(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    llm = llms["mpt"]
+    score(llm, llm.surface(), TEXTS[:2], tmp_path)
+    (path,) = (tmp_path / "scores").iterdir()
+    for content in (path.read_bytes()[:20], b"", b"{}"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"mpt-\w+\.json' is cut off or damaged .*: remove it and run the same"):
+            score(llm, llm.surface(), TEXTS[:2], tmp_path)
+
+
 def test_another_source_leaves_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
     make({"llama": llms["llama"]}, tmp_path)
     before = shards(tmp_path)

@@ -59,9 +59,22 @@ def test_a_second_call_reads_the_cache(made: tuple[Corpus, Path], monkeypatch: p
     (path,) = (cache / "corpus").glob("*.jsonl")
     before = path.stat().st_mtime_ns
     monkeypatch.setattr(quickstart, "_collect_quickstart", None)
+    monkeypatch.setattr("knowfuse.folder.FileLock", None)  # as on a read-only file system
     assert quickstart_corpus(**SETTINGS, cache=str(cache)).documents == corpus.documents
     assert path.stat().st_mtime_ns == before
     assert not list((cache / "corpus").glob("*.part"))
+
+
+@pytest.mark.parametrize("kept", [0, 3000])
+def test_a_corpus_cut_off_is_named(made: tuple[Corpus, Path], tmp_path: Path, kept: int) -> None:
+    (path,) = (made[1] / "corpus").glob("*.jsonl")
+    damaged = tmp_path / "corpus" / path.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(
+        ValueError, match=r"quickstart-\w+\.jsonl' is cut off or damaged .*: remove it and run the same"
+    ):
+        quickstart_corpus(**SETTINGS, cache=str(tmp_path))
 
 
 def test_other_settings_are_another_corpus(made: tuple[Corpus, Path]) -> None:

@@ -75,6 +75,14 @@ def test_a_run_that_is_not_finished_has_no_table(tmp_path: Path) -> None:
     assert "is not there: give the folder of a finished run, or finish it with train.py" in done.stderr
 
 
+@pytest.mark.parametrize("content", ["", '{"unit": "bits', '{"unit": "bits per byte"}'])
+def test_results_cut_off_are_named(tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with"):
+        report.main()
+
+
 def shown(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """The table as plain text, and with the terminal's codes."""
     console = Console(record=True, width=120, force_terminal=True, color_system="standard")

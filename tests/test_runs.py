@@ -195,3 +195,13 @@ def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
         checkpoints_to_resume(tmp_path, str(path), ["fused-lr0.1"])
     with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not a file: give last, or a checkpoint such as"):
         checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])
+
+
+@pytest.mark.parametrize("content", ["", '{"fits": {"fused": ', '{"fits": {"fused": {"name": "mine"}}}'])
+def test_a_run_whose_results_are_cut_off(tmp_path: Path, content: str) -> None:
+    """It is named with the command that makes them anew; that one takes the run for an unfinished one then."""
+    (started(tmp_path, finished=True) / "results.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with that"
+    ):
+        load_run(tmp_path)

@@ -353,4 +353,32 @@ def test_a_map_is_made_once_and_found_again(tmp_path: Path) -> None:
     for arrays in (first, again):
         assert arrays["ids"].tolist() == [0, 2, 4]
         assert arrays["bytes"].tobytes() == b"ab"
-    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["nearest-1.safetensors"]
+    names = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert names - {"nearest-1.safetensors.lock"} == {"nearest-1.safetensors"}
+
+
+def test_a_filled_store_of_maps_is_read_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only file system; a map cut off is named."""
+    MapStore(tmp_path)("a", lambda: {"ids": np.arange(6)})
+    monkeypatch.setattr("knowfuse.folder.FileLock", None)
+    assert MapStore(tmp_path)("a", dict)["ids"].tolist() == [0, 1, 2, 3, 4, 5]
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    message = r"'/.*a\.safetensors' is cut off or damaged \(SafetensorError: .*\): remove it and run the same command"
+    with pytest.raises(ValueError, match=message):
+        MapStore(tmp_path)("a", dict)
+
+
+@pytest.mark.parametrize("kept", [0, 40, 400])
+def test_a_manifest_cut_off_is_named(tmp_path: Path, kept: int) -> None:
+    TraceStore(tmp_path, KEY).write(traces(*(f"document {n}" for n in range(20))))
+    path = tmp_path / "manifest.json"
+    path.write_bytes(path.read_bytes()[:kept])
+    message = (
+        r"'/.*manifest\.json' is cut off or damaged \(.*\): remove it and run python -m knowfuse\.prepare with this"
+    )
+    with pytest.raises(ValueError, match=message):
+        TraceStore(tmp_path, KEY)
+    path.unlink()
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    assert_equal(TraceStore(tmp_path, KEY).read("a"), as_read(traces("a")["a"]))

@@ -148,6 +148,16 @@ def test_a_finished_fit_is_not_run_again(target: LocalLLM, whole: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+def test_a_result_cut_off_is_named(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """The remedy is the test below this one."""
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "fit.json").write_text((whole / "fit.json").read_text()[:30])
+    with pytest.raises(
+        ValueError, match=r"fit\.json' is cut off or damaged .*: remove it and run train\.py with ckpt_path"
+    ):
+        Job(target, whole.parent / "traces").run(tmp_path / "fit")
+
+
 def test_stopped_after_the_last_step(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
     """All steps are done, the result was not yet written: it is what it would have been."""
     shutil.copytree(whole, tmp_path / "fit")

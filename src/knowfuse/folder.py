@@ -1,12 +1,19 @@
 """How are files kept by name, whole or not at all, on this machine or behind a URL?"""
 
 import hashlib
+import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError
+
+DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, EOFError, LookupError, TypeError, AttributeError)
 
 
 class Folder:
@@ -77,6 +84,31 @@ def sha256_of(path: Path) -> str:
     """The checksum of a file's content, at about 1 GB/s."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def undamaged(path: str | Path, remedy: str = "remove it and run the same command again") -> Iterator[None]:
+    """ValueError that names the file and the remedy where what the block reads from it is cut off or of another shape."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(path)!r} is cut off or damaged ({reason}): {remedy}") from error
+
+
+def make_once(path: Path, make: Callable[[], None]) -> bool:
+    """See to it that the path is there; whether `make` had to be called. Of several processes one makes, the others wait.
+
+    Where it is there nothing is written, so a filled folder may be read-only.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return False
+        make()
+    return True
 
 
 def write_whole(path: Path, data: bytes) -> None:

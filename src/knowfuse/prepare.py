@@ -5,7 +5,6 @@ python -m knowfuse.prepare sources=quickstart
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Document
 from knowfuse.evaluation import DocumentScores, score_documents
+from knowfuse.folder import undamaged, write_whole
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.recipes import materialise
@@ -94,12 +94,10 @@ def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache:
     key = hashlib.sha256(f"{llm.fingerprint} {surface.fingerprint} {ids}".encode()).hexdigest()[:24]
     path = cache / "scores" / f"{llm.name}-{key}.json"
     if path.exists():
-        return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
-    path.parent.mkdir(parents=True, exist_ok=True)
+        with undamaged(path):
+            return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
     scores = score_documents(llm.load_on_device(), surface, documents, llm.context_length(), BATCH_TOKENS)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_text(json.dumps({"nats": scores.nats, "set_aside": scores.set_aside}), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps({"nats": scores.nats, "set_aside": scores.set_aside}).encode())
     return scores
 
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
 import sysconfig
 from collections import Counter
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from knowfuse.corpus import Corpus, Document, Split, pieces_of
+from knowfuse.folder import make_once, undamaged, write_whole
 
 PROSE_PACKAGES = ("torch", "numpy", "sympy")
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "__pycache__", "testing"}
@@ -41,14 +39,17 @@ def quickstart_corpus(
     settings += [importlib.metadata.version(name) for name in PROSE_PACKAGES]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
     path = Path(cache) / "corpus" / f"quickstart-{key}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            documents = _collect_quickstart(max_document_bytes, bytes_per_domain, quotas)
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text("".join(json.dumps(asdict(d)) + "\n" for d in documents), encoding="utf-8")
-            os.replace(unfinished, path)
-    documents = [Document(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def write() -> None:
+        collected = _collect_quickstart(max_document_bytes, bytes_per_domain, quotas)
+        write_whole(path, "".join(json.dumps(asdict(d)) + "\n" for d in collected).encode())
+
+    make_once(path, write)
+    with undamaged(path):
+        *lines, after = path.read_text(encoding="utf-8").split("\n")
+        if after or not lines:
+            raise EOFError("its last line has no end")
+        documents = [Document(**json.loads(line)) for line in lines]
     return Corpus("quickstart", documents).require({"sources": 1, "fusion": 1, "validation": 1, "test": 1})
 
 

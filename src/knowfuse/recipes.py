@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -24,6 +23,7 @@ from transformers import (
 
 from knowfuse.corpus import Corpus
 from knowfuse.data import FusionDataModule
+from knowfuse.folder import make_once
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
@@ -47,12 +47,8 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
         )
     state = json.dumps([asdict(recipe), sorted(texts)])
     folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if folder.exists():
-            say(f"source {name}: made before ({folder.name})")
-        else:
-            _make(name, recipe, corpus, folder)
+    if not make_once(folder, partial(_make, name, recipe, corpus, folder)):
+        say(f"source {name}: made before ({folder.name})")
     return localize(name, LLMSpec(path=str(folder), dtype=spec.dtype))
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from knowfuse.corpus import Split
 from knowfuse.evaluation import ScoreTable
+from knowfuse.folder import undamaged
 from knowfuse.progress import console
 from knowfuse.training import Fit
 
@@ -135,7 +136,9 @@ def main() -> None:
     path = parser.parse_args().run / "results.json"
     if not path.exists():
         parser.error(f"{str(path)!r} is not there: give the folder of a finished run, or finish it with train.py")
-    print(markdown(json.loads(path.read_text(encoding="utf-8"))))
+    with undamaged(path, "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"):
+        table = markdown(json.loads(path.read_text(encoding="utf-8")))
+    print(table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from knowfuse.folder import undamaged
 from knowfuse.progress import is_first_rank, say
 from knowfuse.training import Fit
 
@@ -138,8 +139,13 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
                 f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
                 "or finish it with python train.py ckpt_path=last"
             )
-    fits = json.loads((run / "results.json").read_text(encoding="utf-8"))["fits"]
-    return run, saved_settings(run), {method: Fit.from_json(fit) for method, fit in fits.items()}
+    with undamaged(
+        run / "results.json",
+        "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew",
+    ):
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        fits = {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
+    return run, saved_settings(run), fits
 
 
 def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:

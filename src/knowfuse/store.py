@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 
 from knowfuse import codec
 from knowfuse.codec import Layout, decode, encode, layout_of
-from knowfuse.folder import Folder, sha256_of, write_whole
+from knowfuse.folder import Folder, make_once, sha256_of, undamaged, write_whole
 from knowfuse.types import SourceTrace
 
 FORMAT_VERSION = 2
@@ -211,16 +211,21 @@ class TraceStore:
         return None
 
     def _read_manifest(self, name: str) -> _Manifest:
-        wanted = _Manifest(key=asdict(self.key))
-        found = json.loads(self.folder.read(name))
-        made, asked = {**found["key"], "codec": found.get("codec")}, {**wanted.key, "codec": wanted.codec}
+        again = "remove it and run python -m knowfuse.prepare with this run's settings, which reads its documents again"
+        with undamaged(f"{self.folder}/{name}", again):
+            found = json.loads(self.folder.read(name))
+            self._require_made_as_asked({**found["key"], "codec": found.get("codec")})
+            shards = [_Shard(**shard) for shard in found["shards"]]
+            return _Manifest(found["key"], found["codec"], shards, dict(found["set_aside"]))
+
+    def _require_made_as_asked(self, made: dict[str, Any]) -> None:
+        asked = {**asdict(self.key), "codec": codec.NAME}
         for part in asked:
             if made.get(part) != asked[part]:
                 raise ValueError(
                     f"the traces in {str(self.folder)!r} were made with {part}={made.get(part)!r}, this run wants "
                     f"{asked[part]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
                 )
-        return _Manifest(found["key"], found["codec"], [_Shard(**s) for s in found["shards"]], found["set_aside"])
 
     def _write_manifest(self, name: str, **changes: Any) -> None:
         manifest = replace(self._manifests[name], **changes)
@@ -249,6 +254,10 @@ class MapStore:
     def __call__(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of this name; where they are not there yet, `make` is called and they are kept."""
         path = self.folder / f"{name}.safetensors"
-        if not path.exists():
+
+        def write() -> None:
             write_whole(path, save({key: np.ascontiguousarray(array) for key, array in make().items()}))
-        return load_file(path)
+
+        make_once(path, write)
+        with undamaged(path):
+            return load_file(path)

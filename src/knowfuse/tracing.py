@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,15 +62,14 @@ def read_documents(
             "it in one process first, or with tracing.verify=now"
         )
     lock = cache / "traces" / f"{key.folder_name}{writer and '-'}{writer}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        store = tracing.store(key, cache, writer)
-        if tracing.verify == "now":
-            store.verify()
-        elif tracing.verify == "read_again":
+    store, share = tracing.store(key, cache, writer), mine.share(documents)
+    if tracing.verify == "now":
+        store.verify()
+    with _locked(lock) if tracing.verify == "read_again" or store.missing(d.id for d in share) else nullcontext():
+        store.refresh()
+        if tracing.verify == "read_again":
             for file in store.drop_broken():
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
-        share = mine.share(documents)
         missing = store.missing(d.id for d in share)
         tokens, set_aside = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
         if not missing:
@@ -83,6 +83,12 @@ def read_documents(
         _wait_for_all(store, [d.id for d in documents])
         report_set_aside(surface, store.set_aside, documents)
     return store
+
+
+def _locked(lock: Path) -> FileLock:
+    """Taken only where something must be written: a filled cache may be read-only."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
 
 
 def _wait_for_all(store: TraceStore, document_ids: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.data import FusionDataModule
+from knowfuse.folder import undamaged
 from knowfuse.module import FusionModule
 from knowfuse.progress import FitProgress, say
 
@@ -137,7 +138,8 @@ def fit(
     """
     done = folder / "fit.json"
     if done.exists():
-        finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
+        with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):
+            finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
         say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
         return finished
     history = History()

@@ -195,6 +195,38 @@ def test_gradients_are_clipped_by_their_global_norm(target: LocalLLM, clip: floa
     assert float(moved.norm()) == pytest.approx(min(norm, clip), rel=1e-4)  # a float32 difference of weights
 
 
+@pytest.mark.parametrize("off", [0, 0.0, None])
+def test_zero_or_none_clips_nothing(target: LocalLLM, off: int | float | None) -> None:
+    """The weights after three steps are those of a clip value that no gradient reaches, bit for bit."""
+    off_module, high_module = (fusion_module(target, is_fused=False, schedule="constant") for _ in range(2))
+    watch = learn(off_module, data_module(), 3, gradient_clip_val=off)
+    learn(high_module, data_module(), 3, gradient_clip_val=1e6)
+    assert "train/gradient_norm" not in watch.logged[-1]
+    want = high_module.state_dict()
+    for name, weight in off_module.state_dict().items():
+        assert torch.equal(weight, want[name]), name
+    assert any(not torch.equal(weight, watch.start[name]) for name, weight in off_module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"gradient_clip_val": -1.0},
+            r"trainer\.gradient_clip_val is -1\.0: it must be the largest norm .* or 0 for no",
+        ),
+        ({"gradient_clip_val": float("nan")}, r"trainer\.gradient_clip_val is nan: it must be"),
+        (
+            {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"},
+            r"trainer\.gradient_clip_algorithm is 'value', but gradients are clipped by their global norm alone: set it to",
+        ),
+    ],
+)
+def test_clipping_that_we_cannot_do_is_refused(target: LocalLLM, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learn(fusion_module(target, is_fused=False), data_module(), 1, **options)
+
+
 def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:
     """Packed blocks against one document at a time: two ways to count the same bits per byte. float32: 1e-5."""
     watch = learn(fusion_module(target, is_fused=False, learning_rate=0.0), data_module(), 3)

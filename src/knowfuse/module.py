@@ -149,13 +149,24 @@ class FusionModule(L.LightningModule):
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
+        gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By global norm, sharded or not: torch's own function knows DTensors."""
-        if gradient_clip_val is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        """By global norm, sharded or not: torch's own function knows DTensors. None or 0: not at all."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm is {gradient_clip_algorithm.lower()!r}, but gradients are clipped by their "
+                "global norm alone: set it to norm, or leave it out"
+            )
+        if not gradient_clip_val:
+            return
+        if not gradient_clip_val > 0:
+            raise ValueError(
+                f"trainer.gradient_clip_val is {gradient_clip_val}: it must be the largest norm that a gradient may have, "
+                "or 0 for no clipping"
+            )
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["knowfuse"] = {

@@ -232,6 +232,30 @@ def test_blocks_too_short_for_every_document_are_an_error() -> None:
         data_module(block_tokens=4)
 
 
+def test_documents_longer_than_the_target_can_hold_are_set_aside() -> None:
+    """On both sides, though a block has room for them; a limit above the block's changes nothing."""
+    data = data_module(max_document_tokens=39)
+    for blocks, texts in (
+        (data.train_blocks, documents(30)),
+        (data.validation_blocks, documents(8, "validation")),
+    ):
+        lengths = {d.id: len(surface("llama").tokenize(d.text, d.is_complete).input_ids) for d in texts}
+        assert blocks.set_aside == {i: f"{n} tokens, 'llama' can hold 39" for i, n in lengths.items() if n > 39}
+        assert 0 < len(blocks.set_aside) < len(texts)
+        assert max(int(blocks[i].position_ids.max()) for i in range(len(blocks))) < 39
+        assert blocks[0].input_ids.shape == (1, 96)
+    for limit in (None, 96, 1000):
+        assert not data_module(max_document_tokens=limit).train_blocks.set_aside
+
+
+def test_a_target_too_short_for_every_document_is_an_error() -> None:
+    message = (
+        r"no training document fits in the 3 tokens that target 'llama' can hold: set corpus\.max_document_bytes lower"
+    )
+    with pytest.raises(ValueError, match=message):
+        data_module(max_document_tokens=3)
+
+
 def test_a_reader_goes_to_another_process(tmp_path: Path) -> None:
     """As DataLoader workers get it where processes are spawned."""
     reader = readers(tmp_path, TEXTS, ["neox"])[0]

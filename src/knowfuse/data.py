@@ -85,8 +85,10 @@ class PackedBlocks(Dataset[FusionBatch]):
         surface: Surface,
         block_tokens: int,
         sources: Sequence[SourceReader] = (),
+        max_document_tokens: int | None = None,
     ) -> None:
-        self.tokens, self.set_aside = tokenize_documents(surface, documents, block_tokens)
+        longest = block_tokens if max_document_tokens is None else min(block_tokens, max_document_tokens)
+        self.tokens, self.set_aside = tokenize_documents(surface, documents, longest)
         self.documents = [d for d in documents if d.id in self.tokens]
         self.blocks = pack([len(self.tokens[d.id].input_ids) for d in self.documents], block_tokens)
         self.block_tokens, self.sources = block_tokens, list(sources)
@@ -235,6 +237,7 @@ class FusionDataModule(L.LightningDataModule):
     """Serves packed training blocks with aligned sources, and validation blocks without.
 
     `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
+    `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
     Raises ValueError where a source has not read all training documents, or no document fits in a block.
     """
 
@@ -249,18 +252,25 @@ class FusionDataModule(L.LightningDataModule):
         batch_blocks: int,
         num_workers: int = 0,
         seed: int = 0,
+        max_document_tokens: int | None = None,
     ) -> None:
         super().__init__()
         for source in sources:
             source.store.require(d.id for d in train)
-        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources)
-        self.validation_blocks = PackedBlocks(validation, surface, block_tokens)
+        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, max_document_tokens)
+        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), max_document_tokens)
         for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
-            if len(blocks) == 0:
+            if len(blocks) > 0:
+                continue
+            if max_document_tokens is not None and max_document_tokens < block_tokens:
                 raise ValueError(
-                    f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
-                    "corpus.max_document_bytes lower"
+                    f"no {side} document fits in the {max_document_tokens} tokens that target {surface.name!r} can hold: "
+                    "set corpus.max_document_bytes lower, or target= to an LLM that holds more"
                 )
+            raise ValueError(
+                f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
+                "corpus.max_document_bytes lower"
+            )
         self.batch_blocks, self.num_workers, self.seed = batch_blocks, num_workers, seed
 
     def train_dataloader(self) -> StatefulDataLoader:

@@ -1,6 +1,9 @@
 """Where an LLM comes from, and that packed documents are read as if each were alone."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +11,20 @@ from models_for_tests import ARCHITECTURES, tiny_llm
 from safetensors.torch import load_file, save_file
 from tokenizers_for_tests import llama, surface
 from torch import Tensor, nn
-from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
-from knowfuse.llm import localize, packed_logits, require_isolated_documents
+from knowfuse.llm import localize, packed_logits, require_causal, require_isolated_documents
 from knowfuse.types import LLMSpec
 
 V = 64
@@ -97,6 +111,14 @@ def test_llms_that_take_no_document_mask_are_refused_by_name(name: str) -> None:
         require_isolated_documents(llm, V)
 
 
+def test_an_llm_whose_logits_are_not_finite_is_told_so() -> None:
+    """Not that it lets a document see its neighbour."""
+    llm = tiny_llm("llama", V)
+    llm.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^the logits of LlamaForCausalLM are NaN or infinite: check its weights and"):
+        require_isolated_documents(llm, V)
+
+
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
@@ -151,3 +173,143 @@ def test_a_path_that_is_neither_a_folder_nor_on_the_hub(path: str, monkeypatch: 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=rf"LLM 'mine': '{path}' is neither a folder here nor on the hub"):
         localize("mine", LLMSpec(path=path))
+
+
+# ---- what cannot be read ----------------------------------------------------------------------------------------
+
+
+def cut(file: str, keep: int) -> Callable[[Path], Any]:
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:keep])
+
+
+def remove(*files: str) -> Callable[[Path], Any]:
+    return lambda folder: [(folder / file).unlink(missing_ok=True) for file in files]
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "read", "what", "reason"),
+    [
+        (remove(*TOKENIZER_FILES), "surface", "tokenizer", "ValueError: Couldn't instantiate"),
+        (cut("tokenizer.json", 1), "surface", "tokenizer", "JSONDecodeError: Expecting property name"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "surface", "tokenizer", "TypeError: "),
+        (remove("config.json"), "context_length", "configuration", "ValueError: Unrecognized model"),
+        (cut("config.json", 1), "context_length", "configuration", "OSError: It looks like the config file"),
+        (remove("config.json"), "load", "weights", "ValueError: Unrecognized model"),
+        (remove("model.safetensors"), "load", "weights", "OSError: Error no file named model.safetensors"),
+        (cut("model.safetensors", -100), "load", "weights", "SafetensorError: Error while deserializing header"),
+        (cut("model.safetensors", 0), "load", "weights", "SafetensorError: Error while deserializing header"),
+    ],
+)
+def test_files_that_cannot_be_read_name_the_llm(
+    folder: Path, spoil: Callable[[Path], Any], read: str, what: str, reason: str
+) -> None:
+    """The LLM, what of it, the folder, the library's own reason on one line, and what is wanted."""
+    spoil(folder)
+    with pytest.raises(ValueError, match=f"^LLM 'mine': its {what} cannot be read from {folder} ") as error:
+        getattr(localize("mine", LLMSpec(path=str(folder))), read)()
+    said = str(error.value)
+    assert f"({reason}" in said
+    assert said.endswith(
+        {
+            "tokenizer": "): give a folder or a hub id with a whole tokenizer as its `tokenizer:`",
+            "configuration": "): its `path:` must hold the config.json of a causal LLM",
+            "weights": "): its `path:` must hold all the files of a causal LLM, whole",
+        }[what]
+    )
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("tokenizer", ["/no/such/folder", "no-such-org/no-such-tokenizer"])
+def test_a_tokenizer_that_does_not_exist_names_the_llm(folder: Path, tokenizer: str) -> None:
+    with pytest.raises(ValueError, match=f"^LLM 'mine': its tokenizer cannot be read from {tokenizer} .OSError: "):
+        localize("mine", LLMSpec(path=str(folder), tokenizer=tokenizer)).surface()
+
+
+def test_our_own_refusals_are_not_taken_for_files_that_cannot_be_read(folder: Path) -> None:
+    """A configuration without a context length, a tokenizer that has neither BOS nor EOS."""
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match=r"^the configuration of LLM 'mine' does not say how many tokens it can hold"):
+        localize("mine", LLMSpec(path=str(folder))).context_length()
+    shutil.rmtree(folder)
+    tokenizer = llama()
+    tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"^tokenizer 'mine' has neither BOS nor EOS"):
+        localize("mine", LLMSpec(path=str(folder))).surface()
+
+
+# ---- causality --------------------------------------------------------------------------------------------------
+
+
+def bert(folder: Path, is_decoder: bool) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=V, initializer_range=0.2, is_decoder=is_decoder, **shape)
+    BertLMHeadModel(config).save_pretrained(folder)
+
+
+PRECISIONS: list[dict[str, Any]] = [
+    {},
+    {"dtype": "bfloat16"},
+    {"dtype": "float16"},
+    {"quantization": "8bit"},
+    {"quantization": "4bit"},
+]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_llm_that_looks_ahead_is_refused_by_name(tmp_path: Path, precision: dict[str, Any]) -> None:
+    """The same BERT is taken as a decoder."""
+    bert(tmp_path / "encoder", is_decoder=False)
+    llm = localize("mine", LLMSpec(path=str(tmp_path / "encoder"), **precision))
+    message = (
+        r"^LLM 'mine' is not causal: a token that comes later moves the logits before it, by [0-9.]+ where the largest is "
+        r"[0-9.]+ \(BertLMHeadModel\)\. Give an LLM that reads from left to right, or set is_decoder in its config\.json"
+    )
+    for load in (llm.load, llm.load_on_device):
+        with pytest.raises(ValueError, match=message):
+            load()
+    bert(tmp_path / "decoder", is_decoder=True)
+    assert not localize("mine", LLMSpec(path=str(tmp_path / "decoder"), **precision)).load().training
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mamba", "rwkv", "bloom"])
+def test_causal_llms_are_taken_in_every_precision(tmp_path: Path, name: str, precision: dict[str, Any]) -> None:
+    """Transformers of width 32 and 64, and recurrent ones; 4-bit blocks are of 64 weights."""
+    torch.manual_seed(0)
+    if name == "mamba":
+        llm: Any = MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=64, num_hidden_layers=2, state_size=8))
+    elif name == "rwkv":
+        llm = RwkvForCausalLM(RwkvConfig(vocab_size=V, hidden_size=64, attention_hidden_size=64, num_hidden_layers=2))
+    elif name == "bloom":
+        llm = BloomForCausalLM(BloomConfig(vocab_size=V, hidden_size=64, n_layer=2, n_head=4))
+    elif precision.get("quantization") == "4bit":
+        shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        llm = LlamaForCausalLM(LlamaConfig(vocab_size=V, **shape))
+    else:
+        llm = tiny_llm(name, V)
+    require_causal(llm.eval(), name)
+    llm.save_pretrained(tmp_path)
+    if name in ARCHITECTURES:
+        localize("mine", LLMSpec(path=str(tmp_path), **precision)).load()
+
+
+def test_logits_that_are_not_finite_are_not_a_matter_of_causality() -> None:
+    for broken in (float("nan"), float("inf")):
+        llm = tiny_llm("llama", V)
+        llm.get_input_embeddings().weight.data[:] = broken
+        require_causal(llm, "mine")
+
+
+def test_an_llm_that_cannot_read_at_all_is_named(tmp_path: Path) -> None:
+    """bitsandbytes makes 4-bit blocks of 64 weights, which rows of 32 do not fill."""
+    tiny_llm("llama", V).save_pretrained(tmp_path)
+    message = (
+        r"^LLM 'mine' cannot read a text of 8 tokens on cpu \(RuntimeError: .*: check its files, and whether its quanti"
+    )
+    with pytest.raises(ValueError, match=message):
+        localize("mine", LLMSpec(path=str(tmp_path), quantization="4bit")).load()

@@ -154,7 +154,7 @@ def test_another_k_is_another_store(llms: dict[str, LocalLLM], tmp_path: Path) -
     assert one.sources["mpt"].store.folder != other.sources["mpt"].store.folder
 
 
-PROBES = 1  # forward passes that ask an LLM what its head does
+PROBES = 2  # forward passes that ask an LLM whether it is causal, and what its head does
 SMALL: dict[str, Any] = {"batch_tokens": 150, "shard_tokens": 100}  # every batch is a shard
 
 

@@ -117,6 +117,8 @@ def output_head(model: PreTrainedModel, tokens: int) -> OutputHead:
         OutputHead(module, cap, scale, min(tokens, len(module.weight)))
         for cap, scale in product(*_settings(model.config.get_text_config()))
     ]
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"the logits of {name} are NaN or infinite: check its weights and dtype")
     largest = logits.abs().max().clamp(min=torch.finfo(logits.dtype).tiny)
     differences = [float((head_logits(probe, h.linear()) - logits).abs().max() / largest) for h in heads]
     best = min(differences)

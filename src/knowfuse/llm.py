@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,27 +34,47 @@ class LocalLLM:
         return Path(self.spec.path)
 
     def surface(self) -> Surface:
-        """The surface of its tokenizer; ValueError names a tokenizer that hides its bytes."""
+        """The surface of its tokenizer; ValueError for one that cannot be read, or that hides its bytes."""
         spec = self.spec
-        tokenizer = AutoTokenizer.from_pretrained(
-            spec.tokenizer or self.folder,
-            gguf_file=None if spec.tokenizer else spec.gguf_file,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        place = spec.tokenizer or self.folder
+        with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                place,
+                gguf_file=None if spec.tokenizer else spec.gguf_file,
+                trust_remote_code=spec.trust_remote_code,
+            )
         return surface_of(tokenizer, self.name)
 
     def context_length(self) -> int:
         """Tokens that it can hold; its configuration says so under one of three names."""
-        config = AutoConfig.from_pretrained(
-            self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
-        )
+        with self._reading("configuration", self.folder, "its `path:` must hold the config.json of a causal LLM"):
+            config = AutoConfig.from_pretrained(
+                self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
+            )
         for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
             if isinstance(length := getattr(config, key, None), int):
                 return length
         raise ValueError(f"the configuration of LLM {self.name!r} does not say how many tokens it can hold")
 
     def load(self) -> PreTrainedModel:
-        """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU."""
+        """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU.
+
+        ValueError for one that cannot be read, or that is not causal.
+        """
+        model = self._load()
+        require_causal(model, self.name)
+        return model
+
+    def load_on_device(self) -> PreTrainedModel:
+        """The same on this process's accelerator, if there is one."""
+        model = self._load()
+        if torch.cuda.is_available():
+            device = torch.device("cuda", ranks().local)
+            model = model.to(device)  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
+        require_causal(model, self.name)
+        return model
+
+    def _load(self) -> PreTrainedModel:
         spec = self.spec
         quantization = None
         if spec.quantization is not None:
@@ -61,20 +83,24 @@ class LocalLLM:
                 load_in_4bit=spec.quantization == "4bit",
                 bnb_4bit_quant_type="nf4",
             )
-        return AutoModelForCausalLM.from_pretrained(
-            self.folder,
-            gguf_file=spec.gguf_file,
-            dtype=getattr(torch, spec.dtype),
-            trust_remote_code=spec.trust_remote_code,
-            **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
-        )
+        with self._reading("weights", self.folder, "its `path:` must hold all the files of a causal LLM, whole"):
+            return AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                gguf_file=spec.gguf_file,
+                dtype=getattr(torch, spec.dtype),
+                trust_remote_code=spec.trust_remote_code,
+                **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
+            )
 
-    def load_on_device(self) -> PreTrainedModel:
-        """The model on this process's accelerator, if there is one."""
-        model = self.load()
-        if not torch.cuda.is_available():
-            return model
-        return model.to(torch.device("cuda", ranks().local))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
+    @contextmanager
+    def _reading(self, what: str, place: Path | str, wanted: str) -> Iterator[None]:
+        """Whatever the libraries raise over files, and most of it names no LLM, as a ValueError that does."""
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(
+                f"LLM {self.name!r}: its {what} cannot be read from {place} ({_reason(error)}): {wanted}"
+            ) from error
 
 
 def localize(name: str, spec: LLMSpec) -> LocalLLM:
@@ -85,6 +111,10 @@ def localize(name: str, spec: LLMSpec) -> LocalLLM:
         folder = _download(name, spec)
     spec = replace(spec, path=str(folder), recipe=None)
     return LocalLLM(name, spec, _fingerprint(folder, spec))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0].strip()}"
 
 
 def _download(name: str, spec: LLMSpec) -> Path:
@@ -113,6 +143,46 @@ def _fingerprint(folder: Path, spec: LLMSpec) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def require_causal(model: PreTrainedModel, name: str) -> None:
+    """ValueError if what comes later moves what the model says before it (an encoder with an LM head, for example).
+
+    Both texts are in one batch: what a quantised layer decides for a batch is the same for both. Logits that are not
+    finite pass: who reads documents names the one where that happens.
+    """
+    ids = torch.arange(1, 9, device=model.device).repeat(2, 1)
+    ids[1, 4:] += 1
+    try:
+        with torch.no_grad():
+            one, other = model(input_ids=ids % embedding_rows(model), use_cache=False).logits[:, :4].float()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"LLM {name!r} cannot read a text of 8 tokens on {model.device.type} ({_reason(error)}): check its files, and "
+            "whether its quantisation runs here"
+        ) from error
+    moved, largest = float((one - other).abs().max()), float(one.abs().max())
+    # Equal but for the order of sums; half precision keeps 8 to 11 bits.
+    if moved > (1e-5 if model.dtype == torch.float32 else 2e-2) * largest:
+        raise ValueError(
+            f"LLM {name!r} is not causal: a token that comes later moves the logits before it, by {moved:.3g} where the "
+            f"largest is {largest:.3g} ({type(model).__name__}). Give an LLM that reads from left to right, or set "
+            "is_decoder in its config.json if it was trained as one"
+        )
+
+
+def require_embedded(model: PreTrainedModel, name: str, largest_id: int) -> None:
+    """ValueError if the tokens that are to be read, `largest_id` among them, are more than the model has rows for."""
+    if largest_id >= (rows := embedding_rows(model)):
+        raise ValueError(
+            f"LLM {name!r}: its tokenizer gives token id {largest_id}, but its model embeds only the ids below {rows}: set "
+            "its `tokenizer:` to the one it was trained with, or leave it out"
+        )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Token ids that the model can read; often more than its tokenizer has, sometimes fewer."""
+    return len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
 
 
 def packed_logits(
@@ -172,6 +242,8 @@ def require_isolated_documents(model: nn.Module, vocabulary_size: int) -> None:
             "it cannot be a target with packing"
         ) from error
     model.train(was_training)
+    if not bool(torch.isfinite(torch.cat([one, other])).all()):
+        raise ValueError(f"the logits of {type(model).__name__} are NaN or infinite: check its weights and dtype")
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-3):
         raise ValueError(
             f"{type(model).__name__} lets a document see its neighbour in a packed block (logits move by "

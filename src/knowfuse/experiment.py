@@ -129,6 +129,7 @@ class Experiment:
             batch_blocks=self.batch_blocks,
             num_workers=self.num_workers,
             seed=self.seed,
+            max_document_tokens=prepared.target.context_length(),
         )
         for side, blocks in (("training", data.train_blocks), ("validation", data.validation_blocks)):
             if blocks.set_aside:

@@ -172,10 +172,28 @@ def _unigram(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(texts, trainer)
     state = _bytes_as_pieces(tokenizer)
+    state["model"]["vocab"] = _settled(state["model"]["vocab"], len(special))
     state["model"]["byte_fallback"] = True
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def _settled(vocabulary: list[list[Any]], num_special: int) -> list[list[Any]]:
+    """The vocabulary of a Unigram, [piece, log probability] each, without what differs between two trainings on the same texts.
+
+    The trainer walks through hash maps of a random seed. Sums over them differ by less than 1e-10: scores are rounded to
+    6 digits, and pieces of equal score ordered by their text. Characters outside all learnt pieces get the lowest score
+    and 1e-4 more each, in that random order: all of them get the lowest.
+    """
+    learnt = vocabulary[num_special:]
+    characters = {piece for piece, _ in learnt if len(piece) == 1}
+    lowest = min(score for _, score in learnt)
+    highest = lowest + 1e-4 * len(characters)
+    settled = [
+        [piece, round(lowest if piece in characters and score < highest else score, 6)] for piece, score in learnt
+    ]
+    return vocabulary[:num_special] + sorted(settled, key=lambda entry: (-entry[1], entry[0]))
 
 
 def _bytes_as_pieces(tokenizer: Tokenizer) -> dict[str, Any]:

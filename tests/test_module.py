@@ -12,6 +12,7 @@ from experiments_for_tests import data_module, documents, fusion_module, local_l
 from lightning.pytorch.loggers import CSVLogger
 from losses_for_tests import oracle as dense_loss
 from losses_for_tests import target as fused_target
+from models_for_tests import tiny_llm
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
@@ -225,6 +226,44 @@ def test_zero_or_none_clips_nothing(target: LocalLLM, off: int | float | None) -
 def test_clipping_that_we_cannot_do_is_refused(target: LocalLLM, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learn(fusion_module(target, is_fused=False), data_module(), 1, **options)
+
+
+def test_tokens_that_the_target_does_not_embed_are_refused_when_the_fit_starts(tmp_path: Path) -> None:
+    """By name, before a batch is read; a tokenizer that merely has more tokens, none of which occurs, is fine."""
+    llm, data = local_llm(tmp_path / "short"), data_module(number=3)
+    sides = [
+        max(int(blocks[n].input_ids.max()) for n in range(len(blocks)))
+        for blocks in (data.train_blocks, data.validation_blocks)
+    ]
+    assert [data.train_blocks.largest_token_id, data.validation_blocks.largest_token_id] == sides
+    largest = data.largest_token_id
+    assert largest == max(sides) < surface("llama").vocabulary_size - 1
+    tiny_llm("llama", largest).save_pretrained(tmp_path / "short")
+    watch = Watch()
+    message = (
+        f"^LLM 'short': its tokenizer gives token id {largest}, but its model embeds only the ids below {largest}: set"
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer(1, also=[watch], logger=False, enable_checkpointing=False)().fit(
+            fusion_module(llm, is_fused=False), data
+        )
+    assert not watch.batches
+    tiny_llm("llama", largest + 1).save_pretrained(tmp_path / "short")
+    assert learn(fusion_module(llm, is_fused=False), data, 1).logged
+
+
+def test_a_target_with_nan_weights_is_told_so_by_name(tmp_path: Path) -> None:
+    """When it is built; and when the fit starts, for weights that a checkpoint or a build brought later."""
+    llm = local_llm(tmp_path / "broken")
+    module = fusion_module(llm, is_fused=False)
+    module.configure_model()
+    module.network.get_input_embeddings().weight.data[:] = float("nan")
+    message = r"^LLM 'broken': the logits of LlamaForCausalLM are NaN or infinite: check its weights and dtype$"
+    with pytest.raises(ValueError, match=message):
+        learn(module, data_module(), 1)
+    module.network.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=message):
+        learn(fusion_module(llm, is_fused=False), data_module(), 1)
 
 
 def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:

@@ -151,6 +151,24 @@ def test_more_kept_tokens_than_the_vocabulary_has() -> None:
         next(batches)
 
 
+def test_tokens_without_an_embedding_are_refused_by_name() -> None:
+    """Before the first forward pass; a tokenizer that merely has more tokens, none of which occurs, is fine."""
+    its = surface("llama")
+    largest = max(int(t.input_ids.max()) for t in read(its).values())
+    assert TOP_K < largest < its.vocabulary_size - 1
+    llm, passes = tiny_llm("llama", largest), []
+    llm.register_forward_pre_hook(lambda *_: passes.append(1))
+    message = (
+        f"^LLM 'llama': its tokenizer gives token id {largest}, but its model embeds only the ids below {largest}: set its "
+        "`tokenizer:` to the one it was trained with, or leave it out$"
+    )
+    with pytest.raises(ValueError, match=message):
+        traced(llm, its)
+    assert not passes
+    traces = traced(tiny_llm("llama", largest + 1), its)
+    assert traces.keys() == {d.id for d in DOCUMENTS}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_name_source_and_document(value: float) -> None:
     """One token's embedding is broken; the one document that holds it is named."""

@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from knowfuse.corpus import Document
-from knowfuse.sources import tokenize_documents
+from knowfuse.sources import largest_token_id, tokenize_documents
 from knowfuse.store import TraceStore
 from knowfuse.surface import Surface
 from knowfuse.types import (
@@ -99,6 +99,10 @@ class PackedBlocks(Dataset[FusionBatch]):
     @property
     def num_tokens(self) -> int:
         return sum(len(t.input_ids) for t in self.tokens.values())
+
+    @property
+    def largest_token_id(self) -> int:
+        return largest_token_id(self.tokens.values())
 
     def __getitem__(self, index: int) -> FusionBatch:
         documents = [self.documents[i] for i in self.blocks[index]]
@@ -272,6 +276,11 @@ class FusionDataModule(L.LightningDataModule):
                 "corpus.max_document_bytes lower"
             )
         self.batch_blocks, self.num_workers, self.seed = batch_blocks, num_workers, seed
+
+    @property
+    def largest_token_id(self) -> int:
+        """Of training and validation documents; the target must have an embedding of it."""
+        return max(self.train_blocks.largest_token_id, self.validation_blocks.largest_token_id)
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Without end: `trainer.max_steps` says when to stop."""

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning as L
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel, get_scheduler
 from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
-from knowfuse.llm import LocalLLM, require_isolated_documents
+from knowfuse.llm import LocalLLM, require_embedded, require_isolated_documents
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
 from knowfuse.sharding import shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
@@ -70,12 +71,24 @@ class FusionModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.model is None:
             self.model = self.build().train()
-            self.head = output_head(self.model, self.vocabulary_size)
+            with self._named():
+                self.head = output_head(self.model, self.vocabulary_size)
             if (mesh := self.device_mesh) is not None:
                 shard(self.model, mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        require_isolated_documents(self.network, self.network.config.vocab_size)
+        """ValueError for a target that cannot read packed blocks, or not all tokens of a data module that says which."""
+        largest = getattr(getattr(self.trainer, "datamodule", None), "largest_token_id", -1)
+        require_embedded(self.network, self.llm.name, largest)
+        with self._named():
+            require_isolated_documents(self.network, self.network.config.vocab_size)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"LLM {self.llm.name!r}: {error}") from error
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
         hidden, head = self.hidden_states(batch)

@@ -1,6 +1,6 @@
 """What does a source LLM expect next, at each token of each document? One forward pass per batch of documents."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from knowfuse.corpus import Document
 from knowfuse.head import RowLogits, row_logits
+from knowfuse.llm import require_embedded
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 
@@ -38,6 +39,11 @@ def tokenize_documents(
     return read, set_aside
 
 
+def largest_token_id(documents: Iterable[TokenizedDocument]) -> int:
+    """The largest token id that occurs; -1 where no token does."""
+    return max((int(t.input_ids.max(initial=-1)) for t in documents), default=-1)
+
+
 def length_buckets(lengths: dict[str, int], batch_tokens: int) -> Iterator[list[str]]:
     """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included."""
     batch: list[str] = []
@@ -60,13 +66,14 @@ def trace_documents(
 ) -> Iterator[dict[str, SourceTrace]]:
     """The traces of the documents, batch by batch; `advance` is told how many tokens were read.
 
-    Raises ValueError where `top_k` exceeds the vocabulary, or the source's logits are not finite (named: source,
-    document).
+    Raises ValueError where `top_k` exceeds the vocabulary, a token id the rows of the embedding, or where the source's
+    logits are not finite (named: source, document).
     """
     if top_k > surface.vocabulary_size:
         raise ValueError(
             f"top_k is {top_k}, but source {surface.name!r} has a vocabulary of {surface.vocabulary_size}: set top_k lower"
         )
+    require_embedded(model, surface.name, largest_token_id(documents.values()))
     model.eval()
     has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
     with torch.inference_mode():

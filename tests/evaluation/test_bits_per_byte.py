@@ -67,6 +67,22 @@ def test_documents_that_cannot_be_read_are_set_aside_with_the_reason() -> None:
     assert got.set_aside[long].endswith("tokens, 'llama' can hold 18")
 
 
+def test_tokens_without_an_embedding_are_refused_by_name() -> None:
+    """Before the first forward pass; a tokenizer that merely has more tokens, none of which occurs, is fine."""
+    its = surface("llama")
+    largest = max(int(its.tokenize(d.text, d.is_complete).input_ids.max()) for d in DOCUMENTS)
+    assert largest < its.vocabulary_size - 1
+    llm, passes = tiny_llm("llama", largest), []
+    llm.register_forward_pre_hook(lambda *_: passes.append(1))
+    message = (
+        f"^LLM 'llama': its tokenizer gives token id {largest}, but its model embeds only the ids below {largest}: set"
+    )
+    with pytest.raises(ValueError, match=message):
+        score_documents(llm, its, DOCUMENTS, 500, 100)
+    assert not passes
+    assert len(score_documents(tiny_llm("llama", largest + 1), its, DOCUMENTS, 500, 100).nats) == len(DOCUMENTS)
+
+
 def test_the_table_is_over_the_documents_that_all_can_read() -> None:
     """By hand: code is b of 42 bytes, docs are a and c of 12 and 15; d is read by one LLM only."""
     sizes = [d.num_bytes for d in DOCUMENTS]

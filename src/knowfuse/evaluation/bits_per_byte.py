@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from knowfuse.corpus import Document
 from knowfuse.head import row_logits
+from knowfuse.llm import require_embedded
 from knowfuse.losses import CHUNK_ROWS, token_nll
-from knowfuse.sources import length_buckets, tokenize_documents
+from knowfuse.sources import largest_token_id, length_buckets, tokenize_documents
 from knowfuse.surface import Surface
 from knowfuse.types import IGNORE
 
@@ -30,8 +31,9 @@ class DocumentScores:
 def score_documents(
     model: PreTrainedModel, surface: Surface, documents: Sequence[Document], max_tokens: int, batch_tokens: int
 ) -> DocumentScores:
-    """The nats an LLM pays on each document, in float32."""
+    """The nats an LLM pays on each document, in float32; ValueError for tokens that it has no embedding of."""
     tokens, set_aside = tokenize_documents(surface, documents, max_tokens)
+    require_embedded(model, surface.name, largest_token_id(tokens.values()))
     nats: dict[str, float] = {}
     was_training = model.training
     model.eval()

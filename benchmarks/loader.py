@@ -25,10 +25,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Document, cut
-from knowfuse.data import FusionDataModule, SourceReader
+from knowfuse.data import FusionDataModule
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
 from knowfuse.losses import fused_linear_loss
+from knowfuse.packing import SourceReader
 from knowfuse.recipes import make_tokenizer
 from knowfuse.sources import tokenize_documents
 from knowfuse.store import TraceKey, TraceStore

@@ -19,11 +19,12 @@ from tokenizers_for_tests import llama, neox, random_trace, surface
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Document, Split, cut
-from knowfuse.data import FusionDataModule, SourceReader
+from knowfuse.data import FusionDataModule
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
 from knowfuse.module import FusionModule
+from knowfuse.packing import SourceReader
 from knowfuse.store import TraceKey, TraceStore
 from knowfuse.tracing import Tracing
 from knowfuse.types import LLMSpec

@@ -17,7 +17,6 @@ from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
-from knowfuse.data import PackedBlocks, collate
 from knowfuse.evaluation import bits_per_byte, score_documents
 from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.fusion.min_ce import min_ce
@@ -25,6 +24,7 @@ from knowfuse.fusion.mixture import disagreement
 from knowfuse.llm import LocalLLM, packed_logits
 from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
 from knowfuse.module import FusionModule
+from knowfuse.packing import PackedBlocks, collate
 from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, FusionBatch
 
 

@@ -14,10 +14,11 @@ from lightning.pytorch.loggers import Logger
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Split
-from knowfuse.data import FusionDataModule, SourceReader
+from knowfuse.data import FusionDataModule
 from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
 from knowfuse.losses import require_lm_weight
 from knowfuse.module import Fusion, FusionModule, Schedule
+from knowfuse.packing import SourceReader
 from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
 from knowfuse.progress import say
 from knowfuse.runs import saved_settings

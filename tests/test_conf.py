@@ -10,6 +10,7 @@ import hydra
 import lightning as L
 import pytest
 import torch
+import wandb
 import yaml
 from experiments_for_tests import ROOT, composed
 from omegaconf import OmegaConf
@@ -116,8 +117,6 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield
-    import wandb
-
     wandb.teardown()
 
 
@@ -133,6 +132,7 @@ def test_every_logger_keeps_metrics_and_plain_hyperparameters(choice: str, tmp_p
         config = logger.experiment.config  # type: ignore[attr-defined]
         assert {key: config[key] for key in HYPERPARAMETERS} == HYPERPARAMETERS
         logger.experiment.finish()  # type: ignore[attr-defined]
+        wandb.teardown()  # waits for the process that writes the file
         (file,) = tmp_path.rglob("*.wandb")
         content = file.read_bytes()
         assert b"fit-train/loss_nats" in content

@@ -76,15 +76,15 @@ def document(text: str, target: Surface, num_tokens: int) -> tuple[str, Tokenize
 
 
 def random_trace(source: Surface, text: str) -> SourceTrace:
-    """K different random tokens a row, the most probable first, and a price for the true one."""
+    """K different random tokens a row, the most probable first, and a price for the true one: its own where it is kept."""
     tokens, random = source.tokenize(text), np.random.default_rng(0)
     rows = len(tokens.ends)
     ids = (random.integers(0, source.vocabulary_size, (rows, 1)) + 97 * np.arange(K)) % source.vocabulary_size
     probs = -np.sort(-random.dirichlet(np.ones(K + 1), rows)[:, :K])
-    nll = np.append(random.exponential(2.0, rows - 1), 0.0)
-    return SourceTrace(
-        tokens.input_ids, tokens.ends, TopK(ids, np.log(probs).astype(np.float32)), nll.astype(np.float32)
-    )
+    log_probs, nll = np.log(probs).astype(np.float32), np.append(random.exponential(2.0, rows - 1), 0.0)
+    row, slot = np.nonzero(ids[:-1] == tokens.input_ids[1:, None])
+    nll[row] = -log_probs[row, slot]
+    return SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, log_probs), nll.astype(np.float32))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

@@ -60,6 +60,13 @@ def reader(source: Surface, target: Surface, documents: list[Document], folder: 
     return SourceReader(store, byte_exact(TokenizerPair(source, target)))
 
 
+def library_documents(number: int) -> tuple[list[Document], list[str]]:
+    """Pieces of so many files of the standard library, and the whole texts."""
+    texts = library_texts()[:number]
+    documents = [Document(piece, "library", "fusion") for text in texts for piece in cut(text, 2048)]
+    return list({d.id: d for d in documents}.values()), texts
+
+
 def llama_135m() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
@@ -88,11 +95,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=100, help="that the loader is timed over")
     parser.add_argument("--steps", type=int, default=2, help="that the training step is timed over")
+    parser.add_argument("--texts", type=int, default=150, help="files of the standard library to read")
     arguments = parser.parse_args()
 
-    texts = library_texts()[:150]
-    documents = [Document(piece, "library", "fusion") for text in texts for piece in cut(text, 2048)]
-    documents = list({d.id: d for d in documents}.values())
+    documents, texts = library_documents(arguments.texts)
     by_family = surfaces(texts)
     target = by_family[FAMILIES[0]]
     with tempfile.TemporaryDirectory() as folder:

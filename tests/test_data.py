@@ -10,6 +10,7 @@ import torch
 from experiments_for_tests import data_module, documents, readers, trace_store
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_utilities.core.apply_func import apply_to_collection
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.byte_exact import byte_exact
@@ -38,6 +39,19 @@ def test_batches_are_the_same_in_the_same_order_with_and_without_sources(tmp_pat
         assert other.sources is not None
         for name in ("input_ids", "labels", "position_ids", "document_ids", "label_bytes"):
             assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_every_tensor_of_a_batch_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning needs a GPU's driver; a copy stands in for it, whose tensors must all be others, and equal."""
+    batch = data_module(readers(tmp_path, TEXTS)).train_blocks[0]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    found: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
+    for name, one in (("before", batch), ("after", batch.pin_memory())):
+        apply_to_collection(one, torch.Tensor, found[name].append)
+    assert len(found["before"]) == len(found["after"]) == 12
+    for before, after in zip(found["before"], found["after"], strict=True):
+        assert after.data_ptr() != before.data_ptr()
+        assert torch.equal(after, before)
 
 
 def test_a_seed_decides_the_order() -> None:

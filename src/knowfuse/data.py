@@ -54,6 +54,7 @@ class FusionDataModule(L.LightningDataModule):
     """Serves packed training blocks with aligned sources, and validation blocks without.
 
     `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
+    `num_workers` processes align, each `prefetch_batches` ahead; batches for a GPU are in pinned memory.
     `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
     Raises ValueError where a source has not read all training documents, or no document fits in a block.
     """
@@ -68,6 +69,7 @@ class FusionDataModule(L.LightningDataModule):
         block_tokens: int,
         batch_blocks: int,
         num_workers: int = 0,
+        prefetch_batches: int = 2,
         seed: int = 0,
         max_document_tokens: int | None = None,
     ) -> None:
@@ -88,7 +90,8 @@ class FusionDataModule(L.LightningDataModule):
                 f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
                 "corpus.max_document_bytes lower"
             )
-        self.batch_blocks, self.num_workers, self.seed = batch_blocks, num_workers, seed
+        self.batch_blocks, self.seed = batch_blocks, seed
+        self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
 
     @property
     def largest_token_id(self) -> int:
@@ -109,11 +112,14 @@ class FusionDataModule(L.LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, blocks: PackedBlocks, sampler: Sampler[int]) -> StatefulDataLoader:
+        num_workers = self.num_workers if blocks.sources else 0
         return StatefulDataLoader(
             blocks,
             batch_size=self.batch_blocks,
             sampler=sampler,
-            num_workers=self.num_workers if blocks.sources else 0,
+            num_workers=num_workers,
+            prefetch_factor=self.prefetch_batches if num_workers else None,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             collate_fn=collate,
             persistent_workers=False,
         )

@@ -27,7 +27,7 @@ from knowfuse.training import Fit, fit, load_best, require_validations
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
 
 LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
-LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0}
+LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
 METHODS = ("clm", "fused")  # the baseline and the point
 
 
@@ -63,6 +63,7 @@ class Experiment:
     block_tokens: int
     batch_blocks: int
     num_workers: int
+    prefetch_batches: int  # per worker
     compare_with_clm: bool
 
     def __post_init__(self) -> None:
@@ -129,6 +130,7 @@ class Experiment:
             block_tokens=self.block_tokens,
             batch_blocks=self.batch_blocks,
             num_workers=self.num_workers,
+            prefetch_batches=self.prefetch_batches,
             seed=self.seed,
             max_document_tokens=prepared.target.context_length(),
         )

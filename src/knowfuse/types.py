@@ -29,6 +29,7 @@ from typing import (
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
@@ -133,6 +134,10 @@ class FusionBatch:
     document_ids: Int[Tensor, "B T"]
     label_bytes: Int[Tensor, "B T"]
     sources: AlignedSources | None = None  # leading B
+
+    def pin_memory(self) -> "FusionBatch":
+        """The same in page-locked memory, from which a GPU copies beside its work; DataLoaders look for this name."""
+        return apply_to_collection(self, Tensor, Tensor.pin_memory)
 
 
 @dataclass

@@ -30,8 +30,9 @@ from knowfuse.corpus import Document, cut
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
 from knowfuse.llm import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
-from knowfuse.sources import tokenize_documents, trace_documents
+from knowfuse.sources import trace_documents
 from knowfuse.surface import Surface
+from knowfuse.tokens import tokenize_documents
 from knowfuse.types import Aligner, LLMSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,11 +72,11 @@ def seen(
     found = {}
     for name, pieces in texts.items():
         documents = {d.id: d for d in (Document(piece, name, "test", is_complete=False) for piece in pieces)}
-        ours, left_out = tokenize_documents(target, list(documents.values()), sys.maxsize)
-        theirs, unread = tokenize_documents(source, [documents[d] for d in ours], llm.context_length())
-        if left_out or unread:
-            reason = next(iter({**left_out, **unread}.values()))
-            print(f"{name}: {len(left_out | unread)} of {len(documents)} documents left out, the first for {reason}")
+        ours = tokenize_documents(target, list(documents.values()), sys.maxsize)
+        theirs = tokenize_documents(source, [documents[d] for d in ours], llm.context_length())
+        if left_out := ours.set_aside | theirs.set_aside:
+            reason = next(iter(left_out.values()))
+            print(f"{name}: {len(left_out)} of {len(documents)} documents left out, the first for {reason}")
         traces = {
             d: t for batch in trace_documents(model, source, theirs, top_k, BATCH_TOKENS) for d, t in batch.items()
         }

@@ -31,9 +31,9 @@ from knowfuse.head import OutputHead, output_head, packed_hidden_states
 from knowfuse.losses import fused_linear_loss
 from knowfuse.packing import SourceReader
 from knowfuse.recipes import make_tokenizer
-from knowfuse.sources import tokenize_documents
 from knowfuse.store import TraceKey, TraceStore
 from knowfuse.surface import Surface, surface_of
+from knowfuse.tokens import tokenize_documents
 from knowfuse.types import FusionBatch, Recipe
 
 FAMILIES = ("sentencepiece_bpe", "byte_level_bpe", "unigram")
@@ -53,10 +53,10 @@ def surfaces(texts: list[str]) -> dict[str, Surface]:
 def reader(source: Surface, target: Surface, documents: list[Document], folder: Path) -> SourceReader:
     """Random traces of the documents on disk, and their way onto the target's tokens."""
     store = TraceStore(folder / source.name, TraceKey(source.name, "random", source.fingerprint, TOP_K))
-    tokens, set_aside = tokenize_documents(source, documents, sys.maxsize)
+    tokens = tokenize_documents(source, documents, sys.maxsize)
     texts = {d.id: d.text for d in documents}
     store.write({d: random_trace(source, texts[d]) for d in tokens})
-    store.put_aside(set_aside)
+    store.put_aside(tokens.set_aside)
     return SourceReader(store, byte_exact(TokenizerPair(source, target)))
 
 

@@ -25,8 +25,9 @@ from rich.table import Table
 from knowfuse.corpus import Document, cut
 from knowfuse.llm import LocalLLM
 from knowfuse.progress import quiet_libraries
-from knowfuse.sources import tokenize_documents, trace_documents
+from knowfuse.sources import trace_documents
 from knowfuse.store import TraceKey, TraceStore
+from knowfuse.tokens import tokenize_documents
 from knowfuse.types import SourceTrace, TopK
 
 PUBLISHED_BYTES = 253  # per token and source at K = 10, as our issue states it; not measured here
@@ -40,7 +41,7 @@ def traced(llm: LocalLLM, texts: Sequence[str], most: int) -> list[SourceTrace]:
     """What the LLM says about the first documents of these texts, about `most` tokens; K is the largest of TOP_K."""
     surface = llm.surface()
     documents = {d.id: d for d in (Document(piece, "text", "test", is_complete=False) for piece in texts)}
-    tokens, _ = tokenize_documents(surface, list(documents.values()), llm.context_length())
+    tokens = tokenize_documents(surface, list(documents.values()), llm.context_length())
     chosen, total = {}, 0
     for name, document in tokens.items():
         if total >= most:

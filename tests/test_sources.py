@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from knowfuse import sources
 from knowfuse.corpus import Document
-from knowfuse.sources import length_buckets, tokenize_documents, trace_documents
+from knowfuse.sources import length_buckets, trace_documents
 from knowfuse.surface import Surface, surface_of
+from knowfuse.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument
 
 TEXTS = [
@@ -27,9 +28,9 @@ DOCUMENTS = [Document(text, "code", "fusion", is_complete="cut" not in text) for
 TOP_K = 6
 
 
-def read(its: Surface) -> dict[str, TokenizedDocument]:
-    documents, set_aside = tokenize_documents(its, DOCUMENTS, max_tokens=500)
-    assert not set_aside
+def read(its: Surface) -> TokenizedDocuments:
+    documents = tokenize_documents(its, DOCUMENTS, max_tokens=500)
+    assert not documents.set_aside
     return documents
 
 
@@ -111,7 +112,7 @@ def test_ids_without_an_entry_in_the_tokenizer_are_never_kept() -> None:
     tokenizer.decoder = decoders.ByteLevel()
     its = surface_of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>"), "gaps")
     llm = tiny_llm("llama", 6)
-    documents, _ = tokenize_documents(its, [Document("abcab", "code", "fusion")], 100)
+    documents = tokenize_documents(its, [Document("abcab", "code", "fusion")], 100)
     (trace,) = next(trace_documents(llm, its, documents, 6, 100)).values()
     filled = trace.topk.log_probs > EMPTY
     assert (filled.sum(-1) == 4).all()
@@ -180,24 +181,6 @@ def test_logits_that_are_not_finite_name_source_and_document(value: float) -> No
     llm.get_input_embeddings().weight.data[token] = value
     with pytest.raises(ValueError, match=f"source 'llama' returned NaN or infinite logits on document {broken}"):
         list(trace_documents(llm, its, documents, TOP_K, 600))
-
-
-def test_documents_that_are_too_long_or_cannot_be_spelled_are_set_aside() -> None:
-    its = surface("wordpiece")
-    short, long = Document("the text", "code", "fusion"), Document("the text " * 30 + "the", "code", "fusion")
-    doubled = Document("the  text", "code", "fusion")  # WordPiece drops the second space
-    documents, set_aside = tokenize_documents(its, [short, long, doubled], max_tokens=50)
-    assert documents.keys() == {short.id}
-    assert set_aside.keys() == {long.id, doubled.id}
-    assert set_aside[long.id].endswith("tokens, 'wordpiece' can hold 50")
-    assert "tokenizer 'wordpiece' spells" in set_aside[doubled.id]
-
-
-def test_a_document_of_just_the_right_length_is_read() -> None:
-    its, document = surface("llama"), DOCUMENTS[0]
-    length = len(its.tokenize(document.text).input_ids)
-    assert tokenize_documents(its, [document], max_tokens=length)[0].keys() == {document.id}
-    assert tokenize_documents(its, [document], max_tokens=length - 1)[1].keys() == {document.id}
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))

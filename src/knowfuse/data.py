@@ -5,6 +5,7 @@ Blocks are made in the workers (`packing`): no source LLM runs while training.
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -56,6 +57,7 @@ class FusionDataModule(L.LightningDataModule):
     `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
     `num_workers` processes align, each `prefetch_batches` ahead; batches for a GPU are in pinned memory.
     `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
+    Tokens are cut once and kept in `tokens_folder`.
     Raises ValueError where a source has not read all training documents, or no document fits in a block.
     """
 
@@ -72,12 +74,13 @@ class FusionDataModule(L.LightningDataModule):
         prefetch_batches: int = 2,
         seed: int = 0,
         max_document_tokens: int | None = None,
+        tokens_folder: Path | None = None,
     ) -> None:
         super().__init__()
         for source in sources:
             source.store.require(d.id for d in train)
-        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, max_document_tokens)
-        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), max_document_tokens)
+        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, max_document_tokens, tokens_folder)
+        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), max_document_tokens, tokens_folder)
         for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
             if len(blocks) > 0:
                 continue

@@ -133,6 +133,7 @@ class Experiment:
             prefetch_batches=self.prefetch_batches,
             seed=self.seed,
             max_document_tokens=prepared.target.context_length(),
+            tokens_folder=prepared.tokens_folder,
         )
         for side, blocks in (("training", data.train_blocks), ("validation", data.validation_blocks)):
             if blocks.set_aside:

@@ -7,6 +7,7 @@ is asked for.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from knowfuse.corpus import Document
-from knowfuse.sources import largest_token_id, tokenize_documents
 from knowfuse.store import TraceStore
 from knowfuse.surface import Surface
+from knowfuse.tokens import tokenize_documents
 from knowfuse.types import (
     EMPTY,
     IGNORE,
@@ -82,23 +83,29 @@ class PackedBlocks(Dataset[FusionBatch]):
         block_tokens: int,
         sources: Sequence[SourceReader] = (),
         max_document_tokens: int | None = None,
+        tokens_folder: Path | None = None,
     ) -> None:
         longest = block_tokens if max_document_tokens is None else min(block_tokens, max_document_tokens)
-        self.tokens, self.set_aside = tokenize_documents(surface, documents, longest)
+        self.tokens = tokenize_documents(surface, documents, longest, tokens_folder)
         self.documents = [d for d in documents if d.id in self.tokens]
-        self.blocks = pack([len(self.tokens[d.id].input_ids) for d in self.documents], block_tokens)
+        lengths = self.tokens.lengths
+        self.blocks = pack([lengths[d.id] for d in self.documents], block_tokens)
         self.block_tokens, self.sources = block_tokens, list(sources)
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     @property
+    def set_aside(self) -> dict[str, str]:
+        return self.tokens.set_aside
+
+    @property
     def num_tokens(self) -> int:
-        return sum(len(t.input_ids) for t in self.tokens.values())
+        return sum(self.tokens.lengths.values())
 
     @property
     def largest_token_id(self) -> int:
-        return largest_token_id(self.tokens.values())
+        return self.tokens.largest_id
 
     def __getitem__(self, index: int) -> FusionBatch:
         documents = [self.documents[i] for i in self.blocks[index]]

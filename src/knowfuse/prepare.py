@@ -5,6 +5,7 @@ python -m knowfuse.prepare sources=quickstart
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from knowfuse.corpus import Corpus, Document
 from knowfuse.evaluation import DocumentScores, score_documents
 from knowfuse.folder import undamaged, write_whole
 from knowfuse.llm import LocalLLM, localize
-from knowfuse.progress import quiet_libraries, say
+from knowfuse.progress import counting, quiet_libraries, say
 from knowfuse.recipes import materialise
 from knowfuse.store import MapStore, TraceStore
 from knowfuse.surface import Surface
+from knowfuse.tokens import tokenize_documents
 from knowfuse.tracing import Tracing, read_documents
 from knowfuse.types import LLMSpec
 
@@ -46,6 +48,10 @@ class Prepared:
     sources: dict[str, Source]
     cache: Path
 
+    @property
+    def tokens_folder(self) -> Path:
+        return self.cache / "tokens"
+
     def pair(self, name: str) -> TokenizerPair:
         """This source's tokenizer beside the target's; what is made for both is kept in the cache."""
         documents = [d.text for d in self.corpus.split("fusion")]
@@ -70,13 +76,18 @@ def prepare(
     same = next((name for name, spec in sources.items() if spec == target), None)
     target_llm = llms[same] if same else _llm("target", target, corpus, cache)
     documents = corpus.split("fusion")
-    return Prepared(
+    prepared = Prepared(
         corpus=corpus,
         target=target_llm,
         target_surface=target_llm.surface(),
         sources={name: _read(llm, documents, top_k, cache, tracing) for name, llm in llms.items()},
         cache=cache,
     )
+    with counting(
+        f"tokens {target_llm.name}", len(documents), "documents"
+    ) as advance:  # found again by every run's data module
+        tokenize_documents(prepared.target_surface, documents, sys.maxsize, prepared.tokens_folder, advance)
+    return prepared
 
 
 def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:

@@ -41,13 +41,14 @@ def quiet_libraries() -> None:
 console = Console(quiet=not is_first_rank())
 
 
-class _TokensPerSecond(TextColumn):
+class _Speed(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
 
     def render(self, task: Task) -> Text:
         seconds, tokens = task.elapsed or 0.0, task.fields.get("tokens", 0)
-        return Text(f"{tokens / seconds:,.0f} tokens/s" if seconds and tokens else "", style="progress.data.speed")
+        unit = task.fields.get("unit", "tokens")
+        return Text(f"{tokens / seconds:,.0f} {unit}/s" if seconds and tokens else "", style="progress.data.speed")
 
 
 def _bar() -> Progress:
@@ -55,7 +56,7 @@ def _bar() -> Progress:
         TextColumn("{task.description:<28}"),
         BarColumn(),
         TaskProgressColumn(),
-        _TokensPerSecond(),
+        _Speed(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
@@ -68,10 +69,10 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def counting(stage: str, total_tokens: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over tokens; call the yielded function with the tokens just done."""
+def counting(stage: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
+    """A progress bar over tokens; call the yielded function with the number just done."""
     with _bar() as bar:
-        task = bar.add_task(stage, total=total_tokens, tokens=0, note="")
+        task = bar.add_task(stage, total=total, tokens=0, unit=unit, note="")
         done = 0
 
         def advance(tokens: int) -> None:

@@ -1,6 +1,6 @@
 """What does a source LLM expect next, at each token of each document? One forward pass per batch of documents."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowfuse.corpus import Document
 from knowfuse.head import RowLogits, row_logits
 from knowfuse.llm import require_embedded
-from knowfuse.surface import Surface, UnspellableDocument
+from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 
 LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
@@ -20,31 +19,7 @@ GROUP = 128  # logits whose largest is looked at before they are
 FEWEST_ROWS = 128  # of which the head still makes a fast matrix product
 
 
-def tokenize_documents(
-    surface: Surface, documents: Sequence[Document], max_tokens: int
-) -> tuple[dict[str, TokenizedDocument], dict[str, str]]:
-    """Tokenised documents by id, and those this LLM cannot read with the reason (bytes that differ, too many tokens)."""
-    read: dict[str, TokenizedDocument] = {}
-    set_aside: dict[str, str] = {}
-    for document in documents:
-        try:
-            tokens = surface.tokenize(document.text, document.is_complete)
-        except UnspellableDocument as reason:
-            set_aside[document.id] = str(reason)
-            continue
-        if len(tokens.input_ids) > max_tokens:
-            set_aside[document.id] = f"{len(tokens.input_ids)} tokens, {surface.name!r} can hold {max_tokens}"
-        else:
-            read[document.id] = tokens
-    return read, set_aside
-
-
-def largest_token_id(documents: Iterable[TokenizedDocument]) -> int:
-    """The largest token id that occurs; -1 where no token does."""
-    return max((int(t.input_ids.max(initial=-1)) for t in documents), default=-1)
-
-
-def length_buckets(lengths: dict[str, int], batch_tokens: int) -> Iterator[list[str]]:
+def length_buckets(lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
     """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included."""
     batch: list[str] = []
     for name in sorted(lengths, key=lambda d: (lengths[d], d)):
@@ -59,7 +34,7 @@ def length_buckets(lengths: dict[str, int], batch_tokens: int) -> Iterator[list[
 def trace_documents(
     model: PreTrainedModel,
     surface: Surface,
-    documents: dict[str, TokenizedDocument],
+    documents: Mapping[str, TokenizedDocument],
     top_k: int,
     batch_tokens: int,
     advance: Callable[[int], None] = lambda tokens: None,
@@ -73,7 +48,8 @@ def trace_documents(
         raise ValueError(
             f"top_k is {top_k}, but source {surface.name!r} has a vocabulary of {surface.vocabulary_size}: set top_k lower"
         )
-    require_embedded(model, surface.name, largest_token_id(documents.values()))
+    largest = max((int(t.input_ids.max(initial=-1)) for t in documents.values()), default=-1)
+    require_embedded(model, surface.name, largest)
     model.eval()
     has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
     with torch.inference_mode():

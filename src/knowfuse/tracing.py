@@ -14,10 +14,11 @@ from knowfuse.corpus import Document
 from knowfuse.llm import LocalLLM
 from knowfuse.progress import counting, say
 from knowfuse.ranks import ranks
-from knowfuse.sources import tokenize_documents, trace_documents
+from knowfuse.sources import trace_documents
 from knowfuse.store import TraceKey, TraceStore
 from knowfuse.surface import Surface
-from knowfuse.types import SourceTrace, TokenizedDocument, require_choices
+from knowfuse.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.types import SourceTrace, require_choices
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 
@@ -71,14 +72,14 @@ def read_documents(
             for file in store.drop_broken():
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
         missing = store.missing(d.id for d in share)
-        tokens, set_aside = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
+        tokens = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
         if not missing:
             say(f"traces {llm.name}: read before ({key.folder_name})")
         if mine.world == 1:
-            report_set_aside(surface, store.set_aside | set_aside, documents)
+            report_set_aside(surface, store.set_aside | tokens.set_aside, documents)
         if tokens:
             _trace(llm, surface, store, tokens, tracing)
-        store.put_aside(set_aside)
+        store.put_aside(tokens.set_aside)
     if mine.world > 1:
         _wait_for_all(store, [d.id for d in documents])
         report_set_aside(surface, store.set_aside, documents)
@@ -118,9 +119,7 @@ def report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Se
     say(f"traces {surface.name}: {len(aside)} of {len(documents)} documents ({share:.1%}) set aside; {first}")
 
 
-def _trace(
-    llm: LocalLLM, surface: Surface, store: TraceStore, tokens: dict[str, TokenizedDocument], tracing: Tracing
-) -> None:
+def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing) -> None:
     """Read the documents; each shard is written by another thread while the next is read."""
     model = llm.load_on_device()
     if tracing.compile:
@@ -129,7 +128,7 @@ def _trace(
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
-    total = sum(len(t.input_ids) for t in tokens.values())
+    total = sum(tokens.lengths.values())
     with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
         for batch in trace_documents(model, surface, tokens, store.key.top_k, tracing.batch_tokens, advance):
             shard |= batch

@@ -15,8 +15,9 @@ from knowfuse.corpus import Document
 from knowfuse.head import row_logits
 from knowfuse.llm import require_embedded
 from knowfuse.losses import CHUNK_ROWS, token_nll
-from knowfuse.sources import largest_token_id, length_buckets, tokenize_documents
+from knowfuse.sources import length_buckets
 from knowfuse.surface import Surface
+from knowfuse.tokens import tokenize_documents
 from knowfuse.types import IGNORE
 
 
@@ -32,18 +33,17 @@ def score_documents(
     model: PreTrainedModel, surface: Surface, documents: Sequence[Document], max_tokens: int, batch_tokens: int
 ) -> DocumentScores:
     """The nats an LLM pays on each document, in float32; ValueError for tokens that it has no embedding of."""
-    tokens, set_aside = tokenize_documents(surface, documents, max_tokens)
-    require_embedded(model, surface.name, largest_token_id(tokens.values()))
+    tokens = tokenize_documents(surface, documents, max_tokens)
+    require_embedded(model, surface.name, tokens.largest_id)
     nats: dict[str, float] = {}
     was_training = model.training
     model.eval()
     llm = row_logits(model)
-    for batch in length_buckets({d: len(t.input_ids) for d, t in tokens.items()}, batch_tokens):
-        length = max(len(tokens[d].input_ids) for d in batch)
-        ids = torch.zeros(len(batch), length, dtype=torch.int64, device=model.device)
+    for batch in length_buckets(tokens.lengths, batch_tokens):
+        read = [torch.from_numpy(tokens[d].input_ids) for d in batch]
+        ids = torch.zeros(len(batch), max(map(len, read)), dtype=torch.int64, device=model.device)
         labels = torch.full_like(ids, IGNORE)
-        for n, d in enumerate(batch):
-            row = torch.from_numpy(tokens[d].input_ids)
+        for n, row in enumerate(read):
             ids[n, : len(row)] = row
             labels[n, : len(row) - 1] = row[1:]
         with torch.inference_mode():
@@ -52,7 +52,7 @@ def score_documents(
             spent = torch.cat(paid).view(labels.shape).double().sum(-1)
         nats.update(zip(batch, spent.tolist(), strict=True))
     model.train(was_training)
-    return DocumentScores(nats, set_aside)
+    return DocumentScores(nats, tokens.set_aside)
 
 
 def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:

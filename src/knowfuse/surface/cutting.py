@@ -76,8 +76,24 @@ class Surface:
         Text that spells a special token stays text. Raises UnspellableDocument if the bytes of the tokens are not
         those of the text, and ValueError if the text has no bytes: half a surrogate pair.
         """
-        data = _utf8(text)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        (cut,) = self.tokenize_all([(text, is_complete)])
+        if isinstance(cut, UnspellableDocument):
+            raise cut
+        return cut
+
+    def tokenize_all(self, documents: Sequence[tuple[str, bool]]) -> list[TokenizedDocument | UnspellableDocument]:
+        """`tokenize` of many texts, each with its `is_complete`, on all cores that tokenizers uses."""
+        data = [_utf8(text) for text, _ in documents]
+        cut = self.tokenizer.encode_batch_fast([text for text, _ in documents], add_special_tokens=False)
+        pieces: list[TokenizedDocument | UnspellableDocument] = []
+        for its, encoding, (_, is_complete) in zip(data, cut, documents, strict=True):
+            try:
+                pieces.append(self._spelled(its, encoding.ids, is_complete))
+            except UnspellableDocument as reason:
+                pieces.append(reason)
+        return pieces
+
+    def _spelled(self, data: bytes, ids: list[int], is_complete: bool) -> TokenizedDocument:
         pieces = [self.token_bytes[i] for i in ids]
         if None in pieces:
             raise UnspellableDocument(f"tokenizer {self.name!r} has no bytes for {self._culprit(ids)!r} in it")

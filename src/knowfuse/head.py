@@ -11,13 +11,13 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.llm import packed_inputs
-from knowfuse.losses import LinearHead, head_logits
+from knowfuse.losses import CHUNK_ROWS, LinearHead, head_logits, token_nll
 
 # What configurations call them; whether a scale multiplies or divides, the model's own logits say.
 SOFT_CAPS = ("final_logit_softcapping",)
@@ -70,6 +70,11 @@ class RowLogits:
     def logits(self, hidden: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """Without gradient; rows of padding of the vocabulary too."""
         return hidden if self.head is None else head_logits(hidden, self.head.linear())
+
+    def token_nll(self, hidden: Float[Tensor, "N H"], labels: Int[Tensor, " N"]) -> Float32[Tensor, " N"]:
+        """Nats of each label, without gradient; 0 on rows without one."""
+        chunks = zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True)
+        return torch.cat([token_nll(self.logits(rows), wanted) for rows, wanted in chunks])
 
 
 def row_logits(model: PreTrainedModel) -> RowLogits:

@@ -105,3 +105,14 @@ def test_the_oracle_pays_the_least_on_each_shared_document() -> None:
     got = oracle({"one": scores(a=3, b=2, c=1), "two": scores(a=1, b=5, d=1)})
     assert got == scores(a=1, b=2)
     assert oracle({"one": scores(a=3, b=2)}) == scores(a=3, b=2)
+
+
+def test_nats_that_are_not_finite_are_an_error_with_the_llm_and_the_document() -> None:
+    its = surface("llama")
+    llm = tiny_llm("llama", its.vocabulary_size)
+    llm.get_output_embeddings().weight.data.fill_(torch.nan)
+    with (
+        pytest.warns(UserWarning, match="the logits of a batch are made at once"),
+        pytest.raises(ValueError, match=rf"LLM 'llama' gives the text of document {DOCUMENTS[0].id} NaN .* dtype"),
+    ):
+        score_documents(llm, its, DOCUMENTS[:1], max_tokens=500, batch_tokens=100)

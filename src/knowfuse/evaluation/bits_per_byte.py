@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from knowfuse.corpus import Document
 from knowfuse.head import row_logits
 from knowfuse.llm import require_embedded
-from knowfuse.losses import CHUNK_ROWS, token_nll
 from knowfuse.sources import length_buckets
 from knowfuse.surface import Surface
 from knowfuse.tokens import tokenize_documents
@@ -32,7 +31,10 @@ class DocumentScores:
 def score_documents(
     model: PreTrainedModel, surface: Surface, documents: Sequence[Document], max_tokens: int, batch_tokens: int
 ) -> DocumentScores:
-    """The nats an LLM pays on each document, in float32; ValueError for tokens that it has no embedding of."""
+    """The nats an LLM pays on each document, in float32.
+
+    ValueError for tokens that it has no embedding of, and for nats that are not finite.
+    """
     tokens = tokenize_documents(surface, documents, max_tokens)
     require_embedded(model, surface.name, tokens.largest_id)
     nats: dict[str, float] = {}
@@ -47,10 +49,13 @@ def score_documents(
             ids[n, : len(row)] = row
             labels[n, : len(row) - 1] = row[1:]
         with torch.inference_mode():
-            hidden, rows = llm.read(ids).flatten(0, 1).split(CHUNK_ROWS), labels.flatten().split(CHUNK_ROWS)
-            paid = [token_nll(llm.logits(some), wanted) for some, wanted in zip(hidden, rows, strict=True)]
-            spent = torch.cat(paid).view(labels.shape).double().sum(-1)
-        nats.update(zip(batch, spent.tolist(), strict=True))
+            paid = llm.token_nll(llm.read(ids).flatten(0, 1), labels.flatten())
+            spent = paid.view(labels.shape).double().sum(-1).tolist()
+        if wrong := [d for d, paid in zip(batch, spent, strict=True) if not math.isfinite(paid)]:
+            raise ValueError(
+                f"LLM {surface.name!r} gives the text of document {wrong[0]} NaN or infinite nats: check its weights and dtype"
+            )
+        nats.update(zip(batch, spent, strict=True))
     model.train(was_training)
     return DocumentScores(nats, tokens.set_aside)
 

@@ -90,10 +90,10 @@ def documents(number: int, split: Split = "fusion", max_bytes: int = 90, domain:
     return [Document(piece, domain, split, is_complete=n % 3 > 0) for n, piece in enumerate(chosen)]
 
 
-def local_llm(folder: Path, architecture: str = "llama", seed: int = 0, **spec: Any) -> LocalLLM:
+def local_llm(folder: Path, architecture: str = "llama", seed: int = 0, width: int = 32, **spec: Any) -> LocalLLM:
     """A tiny LLM with random weights and its own tokenizer, saved as a folder of transformers."""
     tokenizer = neox() if architecture == "mpt" else llama()
-    tiny_llm(architecture, len(tokenizer), seed=seed).save_pretrained(folder)
+    tiny_llm(architecture, len(tokenizer), seed=seed, width=width).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return localize(folder.name, LLMSpec(path=str(folder), **spec))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from models_for_tests import ARCHITECTURES, tiny_llm
 from safetensors.torch import load_file, save_file
 from tokenizers_for_tests import llama, surface
@@ -306,10 +307,39 @@ def test_logits_that_are_not_finite_are_not_a_matter_of_causality() -> None:
 
 
 def test_an_llm_that_cannot_read_at_all_is_named(tmp_path: Path) -> None:
-    """bitsandbytes makes 4-bit blocks of 64 weights, which rows of 32 do not fill."""
-    tiny_llm("llama", V).save_pretrained(tmp_path)
+    """An MPT whose distances end before a text of 8 tokens does."""
+    tiny_llm("mpt", V, context_length=4).save_pretrained(tmp_path)
     message = (
         r"^LLM 'mine' cannot read a text of 8 tokens on cpu \(RuntimeError: .*: check its files, and whether its quanti"
     )
     with pytest.raises(ValueError, match=message):
-        localize("mine", LLMSpec(path=str(tmp_path), quantization="4bit")).load()
+        localize("mine", LLMSpec(path=str(tmp_path))).load()
+
+
+# ---- quantisation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_4_bits_compute_in_the_llms_dtype(folder: Path, dtype: Any) -> None:
+    llm = localize("mine", LLMSpec(path=str(folder), dtype=dtype, quantization="4bit")).load()
+    layers = [m for m in llm.modules() if isinstance(m, Linear4bit)]
+    assert len(layers) == 14
+    assert {m.compute_dtype for m in layers} == {getattr(torch, dtype)}
+
+
+def test_a_4_bit_llm_that_was_scored_is_what_it_was(folder: Path) -> None:
+    """On a CPU with AVX512-BF16 bitsandbytes would pack its weights anew in evaluation, and give no gradient from then on."""
+    llm = localize("mine", LLMSpec(path=str(folder), quantization="4bit")).load()
+    hidden = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))
+
+    def gradient() -> Tensor:
+        mine = hidden.clone().requires_grad_()
+        llm.train()(inputs_embeds=mine).logits.logsumexp(-1).sum().backward()
+        assert mine.grad is not None
+        return mine.grad
+
+    before, ids = gradient(), torch.arange(1, 9)[None]
+    with torch.no_grad():
+        in_training, in_evaluation = llm.train()(input_ids=ids).logits, llm.eval()(input_ids=ids).logits
+    assert torch.equal(in_training, in_evaluation)
+    assert torch.equal(gradient(), before)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
@@ -61,36 +62,45 @@ class LocalLLM:
 
         ValueError for one that cannot be read, or that is not causal.
         """
-        model = self._load()
+        model = self._load(torch.device("cpu"))
         require_causal(model, self.name)
         return model
 
     def load_on_device(self) -> PreTrainedModel:
         """The same on this process's accelerator, if there is one."""
-        model = self._load()
-        if torch.cuda.is_available():
-            device = torch.device("cuda", ranks().local)
+        device = torch.device("cuda", ranks().local) if torch.cuda.is_available() else torch.device("cpu")
+        model = self._load(device)
+        if self.spec.quantization is None:
             model = model.to(device)  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
         require_causal(model, self.name)
         return model
 
-    def _load(self) -> PreTrainedModel:
+    def _load(self, device: torch.device) -> PreTrainedModel:
+        """On the CPU; what is quantised while it is loaded, on `device`."""
         spec = self.spec
+        dtype = getattr(torch, spec.dtype)
         quantization = None
         if spec.quantization is not None:
             quantization = BitsAndBytesConfig(
                 load_in_8bit=spec.quantization == "8bit",
                 load_in_4bit=spec.quantization == "4bit",
                 bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=dtype,
             )
         with self._reading("weights", self.folder, "its `path:` must hold all the files of a causal LLM, whole"):
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 gguf_file=spec.gguf_file,
-                dtype=getattr(torch, spec.dtype),
+                dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
-                **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
+                **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
             )
+        for module in model.modules():
+            # In evaluation on a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights anew, rounds their scales to bfloat16,
+            # and cuts every gradient from then on: a model that was scored once would not learn.
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+        return model
 
     @contextmanager
     def _reading(self, what: str, place: Path | str, wanted: str) -> Iterator[None]:
@@ -133,7 +143,9 @@ def _download(name: str, spec: LLMSpec) -> Path:
 
 def _fingerprint(folder: Path, spec: LLMSpec) -> str:
     """A hash of file contents; the hub's cache names large files by theirs, which saves reading them."""
-    digest = hashlib.sha256(json.dumps([spec.dtype, spec.quantization, spec.tokenizer, spec.gguf_file]).encode())
+    # Before its products were in its dtype, a 4-bit LLM said something else.
+    quantization = f"4bit in {spec.dtype}" if spec.quantization == "4bit" else spec.quantization
+    digest = hashlib.sha256(json.dumps([spec.dtype, quantization, spec.tokenizer, spec.gguf_file]).encode())
     for path in sorted(p for pattern in LLM_FILES for p in folder.glob(pattern)):
         blob = path.resolve().name
         digest.update(path.name.encode())

@@ -21,7 +21,7 @@ from knowfuse.experiment import Experiment
 from knowfuse.types import Aligner, LLMSpec
 
 CONF = ROOT / "conf"
-GROUPS = ["target", "sources", "data", "alignment", "fusion", "trainer", "logger", "experiment"]
+GROUPS = ["target", "sources", "data", "alignment", "fusion", "optimizer", "trainer", "logger", "experiment"]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {"text_files": ["corpus.files={mine: [mine.txt]}"]}  # what a choice leaves to the user
 

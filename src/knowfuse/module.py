@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -156,6 +157,11 @@ class FusionModule(L.LightningModule):
         optimizer = self.optimizer(
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         )
+        if isinstance(optimizer, Optimizer8bit) and any(isinstance(p, DTensor) for p in self.parameters()):
+            raise ValueError(
+                f"optimizer {type(optimizer).__name__} of bitsandbytes cannot update parameters that FSDP2 keeps in shards: "
+                "set optimizer=adamw, whose state is in shards too, or trainer=gpu"
+            )
         scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

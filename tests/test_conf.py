@@ -21,7 +21,18 @@ from knowfuse.experiment import Experiment
 from knowfuse.types import Aligner, LLMSpec
 
 CONF = ROOT / "conf"
-GROUPS = ["target", "sources", "data", "alignment", "fusion", "optimizer", "trainer", "logger", "experiment"]
+GROUPS = [
+    "target",
+    "sources",
+    "data",
+    "alignment",
+    "fusion",
+    "finetune",
+    "optimizer",
+    "trainer",
+    "logger",
+    "experiment",
+]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {"text_files": ["corpus.files={mine: [mine.txt]}"]}  # what a choice leaves to the user
 
@@ -50,7 +61,7 @@ def test_every_choice_builds_an_experiment(group: str, choice: str) -> None:
     assert isinstance(experiment.target, LLMSpec)
     assert experiment.sources
     assert all(isinstance(spec, LLMSpec) for spec in experiment.sources.values())
-    for setting in ("corpus", "alignment", "fusion", "loss", "optimizer", "trainer", "logger"):
+    for setting in ("corpus", "alignment", "fusion", "finetune", "loss", "optimizer", "trainer", "logger"):
         assert isinstance(getattr(experiment, setting), partial), setting
     assert not [name for name, value in vars(experiment).items() if OmegaConf.is_config(value)]
 

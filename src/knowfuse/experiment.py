@@ -11,11 +11,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.corpus import Corpus, Split
 from knowfuse.data import FusionDataModule
 from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
+from knowfuse.finetune import require_finetune
+from knowfuse.llm import LocalLLM
 from knowfuse.losses import require_lm_weight
 from knowfuse.module import Fusion, FusionModule, Schedule
 from knowfuse.packing import SourceReader
@@ -50,6 +53,7 @@ class Experiment:
     alignment: Callable[[TokenizerPair], Aligner]
     fusion: Fusion
     loss: Callable[..., Any]
+    finetune: Callable[[LocalLLM], PreTrainedModel]
     optimizer: Callable[..., Any]
     trainer: Callable[..., L.Trainer]
     logger: Callable[..., Logger]
@@ -77,10 +81,11 @@ class Experiment:
         if self.clm_learning_rates is not None:
             _require_rates("clm_learning_rates", self.clm_learning_rates)
         _require_llms(self.target, self.sources)
-        for chosen in (self.alignment, self.fusion, self.loss):
+        for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)
                 require_types(chosen.func, chosen.keywords)
+        require_finetune(self.finetune, self.target, "target")
         if isinstance(self.trainer, partial):
             require_validations(self.trainer.keywords)
         self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
@@ -113,6 +118,7 @@ class Experiment:
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
             source_names=list(prepared.sources),
+            build=partial(self.finetune, prepared.target),
             vocabulary_size=prepared.target_surface.vocabulary_size,
         )
 

@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -16,6 +17,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
+from knowfuse.finetune import adapters, finetune_of, full
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
 from knowfuse.llm import LocalLLM, require_embedded, require_isolated_documents
@@ -35,8 +37,8 @@ class FusionModule(L.LightningModule):
     """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
 
     Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
-    so that a strategy may shard it; `build` replaces loading for an LLM that starts from nothing. `vocabulary_size` is the
-    tokenizer's: what the LLM has beyond it is padding.
+    so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
+    no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class FusionModule(L.LightningModule):
         self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
-        self.build = build or llm.load
+        self.build = build or partial(full, llm)
         self.vocabulary_size = vocabulary_size
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
@@ -76,6 +78,25 @@ class FusionModule(L.LightningModule):
                 self.head = output_head(self.model, self.vocabulary_size)
             if (mesh := self.device_mesh) is not None:
                 shard(self.model, mesh["data_parallel"])
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """All weights of an LLM that is trained in full; beside adapters, theirs alone."""
+        state = super().state_dict(*arguments, **options)
+        if self.model is None or not adapters(self.model):
+            return state
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """The inverse of `state_dict`; ValueError for weights that are not those of this module's adapters."""
+        if self.model is None or not adapters(self.model):
+            return super().load_state_dict(state_dict, strict, assign)
+        if other := sorted(state_dict.keys() ^ self.state_dict().keys()):
+            raise ValueError(
+                f"these weights are not those that {finetune_of(self.model)} trains: {len(other)} are on one side only, the "
+                f"first {other[0]!r}; give the checkpoint of a run with these settings"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def on_fit_start(self) -> None:
         """ValueError for a target that cannot read packed blocks, or not all tokens of a data module that says which."""
@@ -191,15 +212,21 @@ class FusionModule(L.LightningModule):
         checkpoint["knowfuse"] = {
             "target": self.llm.fingerprint,
             "name": self.llm.name,
+            "finetune": finetune_of(self.network),
             "tokens_seen": self.tokens_seen,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """ValueError for a checkpoint of another target, naming both."""
+        """ValueError for a checkpoint of another target or of other trained parameters, naming both."""
         saved = checkpoint.get("knowfuse", {"target": "none", "name": "a run that is not knowfuse's"})
         if saved["target"] != self.llm.fingerprint:
             raise ValueError(
                 f"the checkpoint is of target {saved['name']!r} ({saved['target'][:12]}), this run's target is "
                 f"{self.llm.name!r} ({self.llm.fingerprint[:12]}): set target= to it, or another ckpt_path"
+            )
+        theirs, mine = saved.get("finetune", "finetune=full"), finetune_of(self.network)
+        if theirs != mine:
+            raise ValueError(
+                f"the checkpoint is of a run with {theirs}, this run has {mine}: set {theirs}, or give another ckpt_path"
             )
         self.tokens_seen = saved["tokens_seen"]

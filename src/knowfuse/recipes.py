@@ -97,27 +97,29 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
 
 def make_model(recipe: Recipe, vocabulary_size: int) -> PreTrainedModel:
     """The recipe's transformers model with random weights; embeddings and LM head are tied."""
+    config = config_of(recipe, vocabulary_size)
+    return MptForCausalLM(config) if isinstance(config, MptConfig) else LlamaForCausalLM(config)
+
+
+def config_of(recipe: Recipe, vocabulary_size: int) -> MptConfig | LlamaConfig:
+    """The shape of that model; its tokenizer may turn out to have fewer tokens than the recipe wants."""
     if recipe.architecture == "mpt":
-        return MptForCausalLM(
-            MptConfig(
-                vocab_size=vocabulary_size,
-                d_model=recipe.hidden_size,
-                n_layers=recipe.num_layers,
-                n_heads=recipe.num_heads,
-                max_seq_len=recipe.context_length,
-            )
-        )
-    return LlamaForCausalLM(
-        LlamaConfig(
+        return MptConfig(
             vocab_size=vocabulary_size,
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.hidden_size * 8 // 3 // 32 * 32,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.num_heads,
-            num_key_value_heads=recipe.num_heads,
-            max_position_embeddings=recipe.context_length,
-            tie_word_embeddings=True,
+            d_model=recipe.hidden_size,
+            n_layers=recipe.num_layers,
+            n_heads=recipe.num_heads,
+            max_seq_len=recipe.context_length,
         )
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.hidden_size * 8 // 3 // 32 * 32,
+        num_hidden_layers=recipe.num_layers,
+        num_attention_heads=recipe.num_heads,
+        num_key_value_heads=recipe.num_heads,
+        max_position_embeddings=recipe.context_length,
+        tie_word_embeddings=True,
     )
 
 

@@ -49,6 +49,11 @@ class Layout:
         return (bits + 7) // 8
 
 
+def expected_layout(top_k: int, vocabulary_size: int) -> Layout:
+    """The layout of a shard before it is made: any id of the vocabulary, tokens below 128 bytes, nats below 18."""
+    return Layout(top_k, max(1, (vocabulary_size - 1).bit_length()), 7, 16)
+
+
 def layout_of(traces: Sequence[SourceTrace]) -> Layout:
     """The layout that holds all of these traces."""
 

@@ -42,13 +42,14 @@ def built(*overrides: str) -> Experiment:
 
 
 def test_every_folder_is_a_group_we_know() -> None:
-    """`sweep` is read by wandb, the others by Hydra; a group has two living choices."""
-    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, "sweep"}
+    """`sweep` is read by wandb, `llm_configs` by the plan, the others by Hydra; a group has two living choices."""
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, "sweep", "llm_configs"}
     assert {path.name for path in CONF.glob("*.yaml")} == {
         "train.yaml",
         "evaluate.yaml",
         "prepare.yaml",
         "align_report.yaml",
+        "plan.yaml",
         "tracing.yaml",
     }
 

@@ -1,0 +1,38 @@
+"""Of which shape is each LLM, without its weights?"""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, PretrainedConfig
+
+from knowfuse.recipes import config_of
+from knowfuse.types import LLMSpec
+
+FOLDER = "llm_configs"  # in conf: config.json of LLMs on the hub, by <organisation>--<name>
+
+
+def llm_config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
+    """From its recipe, its folder, the hub's cache on this machine, or `conf/llm_configs`; nothing is downloaded.
+
+    ValueError where none of them has it, naming where to put it.
+    """
+    if spec.recipe is not None:
+        return config_of(spec.recipe, spec.recipe.vocabulary_size)
+    assert spec.path is not None
+    kept = conf / FOLDER / spec.path.replace("/", "--")
+    folder = Path(spec.path).expanduser()
+    cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, "config.json", revision=spec.revision)
+    place = folder if folder.is_dir() else Path(cached).parent if isinstance(cached, str) else kept
+    if not spec.gguf_file and not (place / "config.json").is_file():
+        raise ValueError(
+            f"LLM {name!r}: {spec.path!r} is no folder here with a config.json, and the hub's cache has none of it: put "
+            f"its config.json into {kept}/, or run `hf download {spec.path} config.json`"
+        )
+    try:
+        return AutoConfig.from_pretrained(place, gguf_file=spec.gguf_file, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"LLM {name!r}: {place}/config.json is not the configuration of a causal LLM of transformers ({error}): "
+            "replace it by the LLM's own"
+        ) from error

@@ -1,0 +1,87 @@
+"""How much is there to compute and to keep on disk, and how long does that take?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from knowfuse.codec import expected_layout
+from knowfuse.plan.gpus import GPU
+from knowfuse.plan.memory import Training
+from knowfuse.plan.simulate import build, reading_pass, shapes_only, size_of
+from knowfuse.quickstart import quickstart_corpus
+from knowfuse.sources import FEWEST_ROWS, GROUP, LOGITS_AT_ONCE
+from knowfuse.types import LLMSpec
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What it takes that a source reads the corpus once."""
+
+    parameters: int
+    flops: float
+    memory: int  # bytes on a GPU
+    disk: float  # bytes of its traces
+
+
+def reading(
+    config: PretrainedConfig, spec: LLMSpec, top_k: int, batch_tokens: int, document_tokens: int, tokens: float
+) -> Reading:
+    """Of one source whose documents have `document_tokens`, in batches of `batch_tokens`; all have `tokens`.
+
+    Memory: weights, a batch, and what `sources` makes of the logits of some rows: the logits and their
+    log-probabilities in float32, and the groups among which the K largest are looked for.
+    """
+    document_tokens = min(document_tokens, batch_tokens)
+    documents = max(1, batch_tokens // document_tokens)
+    dtype = getattr(torch, spec.dtype)
+    with shapes_only():
+        model = build(config, dtype, lambda model: model.requires_grad_(False))
+        size, used = size_of(model), reading_pass(model, documents, document_tokens)
+    width = {None: dtype.itemsize, "8bit": 1, "4bit": 0.5}[spec.quantization]
+    weights = int(size.linear * width) + (size.parameters - size.linear) * dtype.itemsize
+    rows = min(documents * document_tokens, max(FEWEST_ROWS, LOGITS_AT_ONCE[True] // size.vocabulary))
+    logits = rows * size.vocabulary * (4 + 4) + rows * min(top_k * GROUP, size.vocabulary) * (4 + 8)
+    a_token = used.flops / (documents * document_tokens) + 2 * size.vocabulary * size.hidden
+    return Reading(
+        parameters=size.parameters,
+        flops=a_token * tokens,
+        memory=weights + max(used.peak, used.at_loss + logits),
+        disk=expected_layout(top_k, size.vocabulary).row_bytes * tokens,
+    )
+
+
+def training_flops(planned: Training) -> float:
+    """Of one fit: forward, backward and what is computed twice; the head and its gradients once for each."""
+    shape, size = planned.shape, planned.size
+    rows = shape.batch_blocks * shape.block_tokens
+    products = 3 if size.is_head_trained else 2
+    batch = planned.used.flops + products * 2 * rows * size.vocabulary * size.hidden
+    return batch * shape.tokens / rows
+
+
+def hours(flops: float, gpu: GPU, gpus: int, utilisation: float) -> float:
+    """At a share of the GPU's peak."""
+    return flops / (gpu.flops * gpus * utilisation) / 3600
+
+
+def corpus_bytes(corpus: Mapping[str, Any], known: Mapping[str, int]) -> int:
+    """Bytes of the text that the sources read. ValueError where that is neither known nor on this machine."""
+    name = corpus["_target_"].rpartition(".")[2]
+    if name == quickstart_corpus.__name__:
+        return 3 * corpus["fusion_bytes"]
+    if name == "text_files":
+        files = [Path(path) for paths in corpus["files"].values() for path in paths]
+        if missing := [path for path in files if not path.is_file()]:
+            raise ValueError(f"corpus file {str(missing[0])!r} does not exist: set corpus.files, or corpus_bytes")
+        share = 1 - corpus["validation_share"] - corpus["test_share"]
+        return round(sum(path.stat().st_size for path in files) * share)
+    if corpus.get("path") in known:
+        return known[corpus["path"]]
+    raise ValueError(
+        f"how much text corpus {corpus.get('path', name)!r} has is not known before it is downloaded: set "
+        "corpus_bytes=<bytes of its training side>"
+    )

@@ -1,0 +1,57 @@
+"""`python -m knowfuse.plan`: what it prints."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from experiments_for_tests import ROOT
+
+
+def printed(*overrides: str) -> str:
+    environment = {**os.environ, "COLUMNS": "160", "KNOWFUSE_CACHE": "/", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "knowfuse.plan", *overrides], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    return done.stdout + done.stderr
+
+
+def test_the_papers_run_is_planned() -> None:
+    """Its training takes about what the paper says, 33 hours on 8 x A100, and needs no weights."""
+    out = printed("experiment=fusellm_7b", "trainer=fsdp", "trainer.devices=8")
+    assert "6.74 B parameters" in out
+    assert "6.65 B" in out
+    row = next(line for line in out.splitlines() if "A100 40 GB" in line)
+    training_hours = float(re.findall(r"[\d.,]+", row)[-1])
+    assert 20 < training_hours < 40
+    assert "the training does not fit" not in out
+
+
+def test_the_quickstart_is_planned() -> None:
+    out = printed()
+    assert "1.24 M parameters" in out
+    assert "60,000 bytes of text" in out
+    assert "WARNING" not in out
+
+
+def test_what_does_not_fit_is_said_with_what_would() -> None:
+    """Llama-2-7B with Adam on one GPU; sharded over eight it fits."""
+    out = " ".join(printed("experiment=fusellm_7b", "trainer=gpu", "gpu=l40s_48gb").split())
+    assert re.search(
+        r"WARNING: the training does not fit: .* usable; with .*trainer=fsdp trainer.devices=\d.* it does", out
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("utilisation=0", "utilisation is 0: it is a share"),
+        ("utilisation=-1", "utilisation is -1: it is a share"),
+        ("room=1.5", "room is 1.5: it is a share"),
+        ("gpu=tpu", "gpu is 'tpu': choose one of"),
+        ("corpus_bytes=-5", "corpus_bytes is -5"),
+    ],
+)
+def test_settings_that_are_none_are_refused(override: str, message: str) -> None:
+    assert message in printed(override)

@@ -1,0 +1,187 @@
+"""The plan's memory against the memory that real trainings take."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from experiments_for_tests import data_module, documents, fusion_module, readers, trainer
+from torch.profiler import ProfilerActivity, profile
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MptConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from knowfuse.llm import LocalLLM
+from knowfuse.plan.memory import Memory, training
+from knowfuse.plan.settings import TrainingShape
+from knowfuse.types import LLMSpec
+
+VOCABULARY, BLOCK_TOKENS, BATCH_BLOCKS, CHUNK_ROWS = 2048, 256, 2, 128
+MEASURED_BATCHES = (2, 3)
+SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **SHAPE),
+    "tied": LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=512, tie_word_embeddings=True, **SHAPE),
+    "mpt": MptConfig(vocab_size=VOCABULARY, d_model=128, n_layers=4, n_heads=4, max_seq_len=512),
+    "neox": GPTNeoXConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **SHAPE),
+}
+FULL = TrainingShape(
+    devices=1,
+    nodes=1,
+    spread="one",
+    weights=torch.float32,
+    trained=torch.float32,
+    compute=torch.float32,
+    finetune="full",
+    lora_rank=0,
+    lora_targets=(),
+    optimizer="adamw",
+    is_checkpointed=False,
+    block_tokens=BLOCK_TOKENS,
+    batch_blocks=BATCH_BLOCKS,
+    accumulated=1,
+    steps=6,
+    fits=1,
+    chunk_rows=CHUNK_ROWS,
+    num_sources=2,
+    top_k=8,
+    is_mixture=False,
+)
+DTYPES = {  # of the weights that are kept, of the products
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "mixed": (torch.float32, torch.bfloat16),
+}
+
+
+class Measured(L.Callback):
+    """Bytes of two batches of a fit: what is there before them, and the most that is there at once, by torch's allocator.
+
+    It does not see memory go that was there before it looked: the gradients of the batch before are dropped first.
+    """
+
+    def __init__(self) -> None:
+        self.weights = self.gradients = self.optimizer = self.peak = 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx != MEASURED_BATCHES[0]:
+            return
+        parameters = list(pl_module.parameters())
+        self.weights = sum(p.nbytes for p in parameters)
+        self.gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
+        states = trainer.optimizers[0].state.values()
+        self.optimizer = sum(t.nbytes for state in states for t in state.values() if isinstance(t, torch.Tensor))
+        pl_module.zero_grad()
+        self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self.profiler.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx != MEASURED_BATCHES[-1]:
+            return
+        self.profiler.stop()
+        assert self.profiler.profiler is not None
+        events = [e for e in self.profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+        now = most = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        self.peak = self.weights + self.optimizer + most
+
+
+def measured(config: PretrainedConfig, shape: TrainingShape, folder: Path) -> Measured:
+    """A real fit of a FusionModule by Lightning's Trainer, on documents with aligned sources."""
+    texts = documents(200)
+    data = data_module(
+        readers(folder / "traces", texts), number=200, block_tokens=BLOCK_TOKENS, batch_blocks=BATCH_BLOCKS
+    )
+
+    def build() -> PreTrainedModel:
+        model = AutoModelForCausalLM.from_config(config, dtype=shape.weights)
+        if shape.is_checkpointed:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+    module = fusion_module(LocalLLM("target", LLMSpec(path="target"), "target"), build=build)
+    module.loss = partial(module.loss, chunk_rows=CHUNK_ROWS)
+    module.optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
+    found = Measured()
+    precision = "bf16-mixed" if shape.is_autocast else "32-true"
+    options = {"precision": precision, "accumulate_grad_batches": shape.accumulated, "logger": False}
+    options |= {"max_steps": shape.steps, "val_check_interval": 100, "default_root_dir": str(folder)}
+    options |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer(also=[found], **options)().fit(module, data)
+    assert found.peak > 0
+    return found
+
+
+def planned(config: PretrainedConfig, shape: TrainingShape) -> Memory:
+    return training(config, shape).memory()
+
+
+@pytest.mark.parametrize("dtypes", DTYPES)
+@pytest.mark.parametrize("is_checkpointed", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_plan_is_what_a_training_takes(
+    architecture: str, is_checkpointed: bool, dtypes: str, tmp_path: Path
+) -> None:
+    """Weights, gradients and optimizer to the byte; all within 15 %, and within 15 % what comes on top of weights and states."""
+    weights, compute = DTYPES[dtypes]
+    shape = replace(FULL, weights=weights, trained=weights, compute=compute, is_checkpointed=is_checkpointed)
+    real, plan = measured(CONFIGS[architecture], shape, tmp_path), planned(CONFIGS[architecture], shape)
+    print(
+        f"\n{architecture} {dtypes} checkpointed={is_checkpointed}: measured {real.peak / 1e6:.2f} MB, planned "
+        f"{plan.total / 1e6:.2f} MB ({plan.total / real.peak:.3f}) at {plan.moment}"
+    )
+    assert plan.parts["weights"] == real.weights
+    assert plan.parts["optimizer"] == real.optimizer
+    assert training(CONFIGS[architecture], shape).gradients == real.gradients
+    assert plan.total == pytest.approx(real.peak, rel=0.15)
+    fixed = real.weights + real.optimizer
+    assert plan.total - fixed == pytest.approx(real.peak - fixed, rel=0.15)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_adapters_are_planned_as_peft_makes_them(weights: torch.dtype) -> None:
+    """Rank times the widths of each matrix of the decoder layers; the frozen LLM has no gradients and no states."""
+    shape = replace(FULL, finetune="lora", lora_rank=4, lora_targets="all-linear", weights=weights, compute=weights)
+    plan, full = training(CONFIGS["llama"], shape), training(CONFIGS["llama"], replace(FULL, weights=weights))
+    widths = 4 * (128 + 128) + 3 * (128 + 384)
+    assert plan.size.trained == 4 * 4 * widths
+    assert plan.gradients == 4 * plan.size.trained
+    assert plan.memory().parts["optimizer"] == 8 * plan.size.trained + 4 * plan.size.tensors
+    assert plan.size.parameters == full.size.parameters + plan.size.trained
+    assert not plan.size.is_head_trained
+    quantised = training(CONFIGS["llama"], replace(shape, finetune="qlora"))
+    assert quantised.memory().parts["weights"] < plan.memory().parts["weights"]
+
+
+def test_shards_hold_a_share_and_gather_the_rest() -> None:
+    """FSDP2 on N GPUs: 1 / N of weights, gradients and states on each, beside what is whole for a moment."""
+    shape = replace(FULL, compute=torch.bfloat16, spread="fsdp", devices=4)
+    one, four = training(CONFIGS["llama"], FULL), training(CONFIGS["llama"], shape)
+    parts = four.memory().parts
+    assert parts["weights"] * 4 == pytest.approx(one.memory().parts["weights"], abs=4)
+    assert four.gradients * 4 == pytest.approx(one.gradients, abs=4)
+    assert parts["gathered weights"] >= one.size.root * 2
+    assert replace(four, shape=replace(shape, devices=8)).memory().total < four.memory().total
+
+
+def test_gradients_that_wait_for_a_step_are_planned(tmp_path: Path) -> None:
+    """The batch that is measured is the second of a step."""
+    shape = replace(FULL, accumulated=2)
+    real, plan = measured(CONFIGS["llama"], shape, tmp_path), planned(CONFIGS["llama"], shape)
+    print(f"\naccumulated: measured {real.peak / 1e6:.2f} MB, planned {plan.total / 1e6:.2f} MB")
+    assert plan.parts["gradients"] == real.gradients
+    assert plan.total == pytest.approx(real.peak, rel=0.15)

@@ -1,0 +1,88 @@
+"""FLOPs, hours, disk and the shapes of LLMs, against the published figures and real files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experiments_for_tests import ROOT, documents, trace_store
+from test_memory import FULL
+from tokenizers_for_tests import surface
+from transformers import PretrainedConfig
+
+from knowfuse.codec import expected_layout
+from knowfuse.plan.gpus import GPUS, gpu_named
+from knowfuse.plan.llms import llm_config
+from knowfuse.plan.memory import training
+from knowfuse.plan.simulate import build, shapes_only, size_of
+from knowfuse.plan.work import corpus_bytes, hours, reading, training_flops
+from knowfuse.types import LLMSpec
+
+PUBLISHED = {  # parameters
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "openlm-research/open_llama_7b_v2": 6_738_415_616,
+    "mosaicml/mpt-7b": 6_649_286_656,
+}
+
+
+def kept(path: str) -> PretrainedConfig:
+    return llm_config("target", LLMSpec(path=path), ROOT / "conf")
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_the_parameters_are_the_published_ones(path: str) -> None:
+    with shapes_only():
+        assert size_of(build(kept(path), torch.bfloat16, None)).parameters == PUBLISHED[path]
+
+
+def test_training_llama_takes_six_flops_a_parameter_and_token() -> None:
+    """Source: Kaplan et al., arXiv 2001.08361, 2.1: 6 N a token, N without the embedding, and attention 12 L T H."""
+    shape = replace(FULL, weights=torch.bfloat16, trained=torch.bfloat16, compute=torch.bfloat16, block_tokens=2048)
+    planned = training(kept("meta-llama/Llama-2-7b-hf"), replace(shape, batch_blocks=1))
+    tokens = planned.shape.tokens
+    matrices = PUBLISHED["meta-llama/Llama-2-7b-hf"] - 32000 * 4096
+    # Attention's backward is 5 products for 2: the scores are made again.
+    formula = tokens * (6 * matrices + (2 + 5) / 2 * 4 * 32 * 2048 * 4096)
+    assert training_flops(planned) == pytest.approx(formula, rel=0.01)
+    twice = training(kept("meta-llama/Llama-2-7b-hf"), replace(shape, batch_blocks=1, is_checkpointed=True))
+    assert 1.2 < training_flops(twice) / training_flops(planned) < 1.34
+
+
+def test_reading_takes_two_flops_a_parameter_and_token() -> None:
+    config = kept("openlm-research/open_llama_7b_v2")
+    r = reading(config, LLMSpec(path="x", dtype="bfloat16"), 10, 8192, 1024, 1e6)
+    matrices = r.parameters - 32000 * 4096
+    assert r.flops == pytest.approx(1e6 * (2 * matrices + 4 * 32 * 1024 * 4096), rel=0.01)
+    assert r.memory > 2 * r.parameters
+    assert r.disk == 1e6 * expected_layout(10, 32000).row_bytes
+
+
+def test_the_disk_is_that_of_a_real_shard(tmp_path: Path) -> None:
+    """Within a byte a token, beside what a document and a file take."""
+    texts = documents(200)
+    store = trace_store(tmp_path, "llama", texts)
+    tokens = sum(len(store.read(d.id).ends) for d in texts)
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    row = expected_layout(8, surface("llama").vocabulary_size).row_bytes
+    overhead = np.dtype(np.int64).itemsize * len(texts) + 1024
+    assert row - 1 <= (size - overhead) / tokens <= row + 1
+
+
+def test_hours_are_flops_over_the_peak() -> None:
+    assert hours(312e12 * 3600 * 8 * 0.4, GPUS["a100_80gb"], 8, 0.4) == pytest.approx(1.0)
+
+
+def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gpu is 'a100': choose one of a100_40gb"):
+        gpu_named("a100")
+    with pytest.raises(ValueError, match=r"no folder here with a config\.json.*llm_configs/nobody--nothing/"):
+        llm_config("target", LLMSpec(path="nobody/nothing"), tmp_path)
+    with pytest.raises(ValueError, match="corpus_bytes="):
+        corpus_bytes({"_target_": "knowfuse.corpus.hub_dataset", "path": "nobody/nothing"}, {})
+
+
+def test_a_local_corpus_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 1000)
+    corpus = {"_target_": "knowfuse.corpus.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
+    assert corpus_bytes({**corpus, "validation_share": 0.05, "test_share": 0.05}, {}) == 900

@@ -9,11 +9,13 @@ import lightning as L
 import pytest
 import torch
 from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
+from jaxtyping import TypeCheckError
 from lightning.pytorch.loggers import CSVLogger
 from losses_for_tests import oracle as dense_loss
 from losses_for_tests import target as fused_target
-from models_for_tests import tiny_llm
+from models_for_tests import ARCHITECTURES, tiny_llm
 from tokenizers_for_tests import surface
+from transformers import LlamaForCausalLM
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
@@ -364,3 +366,55 @@ def test_the_schedule_is_over_all_steps(target: LocalLLM) -> None:
         trainer(-1, max_epochs=1, logger=False, enable_checkpointing=False)().fit(
             fusion_module(target, is_fused=False), data_module()
         )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_activation_checkpointing_keeps_less_and_learns_the_same(
+    architecture: str, target: LocalLLM, tmp_path: Path
+) -> None:
+    """Loss and gradients bit by bit; the bytes that autograd keeps fall, by more than half on blocks as long as these."""
+    texts = documents(12)
+    blocks = PackedBlocks(texts, surface("llama"), 256, readers(tmp_path, texts))
+    batch = collate([blocks[n] for n in range(len(blocks))])
+    losses, grads, kept = [], [], []
+    for checkpointing in (False, True):
+        build = partial(tiny_llm, architecture, surface("llama").vocabulary_size)
+        module = fusion_module(target, build=build, activation_checkpointing=checkpointing)
+        module.configure_model()
+        saved: list[int] = []
+
+        def keep(tensor: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden, head = module.hidden_states(batch)
+        kept.append(sum(saved))
+        assert module.fusion is not None
+        assert batch.sources is not None
+        fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
+        loss = module.loss(hidden, head, batch.labels.flatten(), fused).total
+        loss.backward()
+        losses.append(loss)
+        grads.append(gradients(module))
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(grads[0], grads[1])
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_activation_checkpointing_that_a_model_does_not_know_is_refused(target: LocalLLM) -> None:
+    class Plain(LlamaForCausalLM):
+        supports_gradient_checkpointing = False
+
+    module = fusion_module(target, build=lambda: Plain(target.load().config), activation_checkpointing=True)
+    with pytest.raises(ValueError, match=r"LLM 'target': Plain does not support .* Set activation_checkpointing=false"):
+        module.configure_model()
+
+
+def test_a_fused_target_in_half_precision_is_refused(target: LocalLLM, tmp_path: Path) -> None:
+    """`bf16-true` casts the batch; `bf16-mixed` does not, and trains."""
+    data = data_module(readers(tmp_path, documents(30)))
+    # Without the tests' type checks it reaches the loss: "the fused target must stay float32, got torch.bfloat16".
+    with pytest.raises((ValueError, TypeCheckError), match=r"float32.*got torch\.bfloat16|bf16(.|\n)*Float32"):
+        learn(fusion_module(target), data, 1, precision="bf16-true")
+    assert learn(fusion_module(target), data, 1, precision="bf16-mixed").logged

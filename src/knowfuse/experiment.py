@@ -64,6 +64,7 @@ class Experiment:
     schedule: Schedule
     warmup_steps: int
     weight_decay: float
+    activation_checkpointing: bool
     block_tokens: int
     batch_blocks: int
     num_workers: int
@@ -120,6 +121,7 @@ class Experiment:
             source_names=list(prepared.sources),
             build=partial(self.finetune, prepared.target),
             vocabulary_size=prepared.target_surface.vocabulary_size,
+            activation_checkpointing=self.activation_checkpointing,
         )
 
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:

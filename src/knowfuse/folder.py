@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,26 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def swap(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, whatever is there; `restored` finds the old one after a kill in between."""
+    old = path.with_name(f"{path.name}.old")
+    _remove(old)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(new, path)
+    _remove(old)
+
+
+def restored(path: Path) -> Path:
+    """The path; what a `swap` that was killed had moved away from it is back, where several processes ask too."""
+    old = path.with_name(f"{path.name}.old")
+    if not path.exists() and old.exists():
+        with suppress(FileNotFoundError):
+            os.replace(old, path)
+    return path
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -228,11 +228,12 @@ def _has_alibi(model: nn.Module) -> bool:
 
 
 def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
-    """0 where a token may look, the lowest finite value elsewhere; padding looks at itself, so no row is empty."""
+    """0 where a token may look, the lowest value that bfloat16 holds too elsewhere; padding looks at itself, so no row is empty."""
     length = document_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
     may_look = (document_ids[:, :, None] == document_ids[:, None]) & causal
-    return torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, torch.finfo(dtype).min)[:, None]
+    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
+    return torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, lowest)[:, None]
 
 
 def require_isolated_documents(model: nn.Module, vocabulary_size: int) -> None:

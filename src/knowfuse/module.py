@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
@@ -22,7 +23,7 @@ from knowfuse.fusion.mixture import disagreement
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
 from knowfuse.llm import LocalLLM, require_embedded, require_isolated_documents
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
-from knowfuse.sharding import shard
+from knowfuse.sharding import FSDP2, shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
 
 LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
@@ -39,6 +40,7 @@ class FusionModule(L.LightningModule):
     Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
+    With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
     def __init__(
@@ -53,13 +55,14 @@ class FusionModule(L.LightningModule):
         source_names: Iterable[str] = (),
         build: Callable[[], PreTrainedModel] | None = None,
         vocabulary_size: int = sys.maxsize,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
         self.build = build or partial(full, llm)
-        self.vocabulary_size = vocabulary_size
+        self.vocabulary_size, self.activation_checkpointing = vocabulary_size, activation_checkpointing
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
@@ -76,8 +79,15 @@ class FusionModule(L.LightningModule):
             self.model = self.build().train()
             with self._named():
                 self.head = output_head(self.model, self.vocabulary_size)
-            if (mesh := self.device_mesh) is not None:
-                shard(self.model, mesh["data_parallel"])
+                if self.activation_checkpointing:
+                    _checkpoint_activations(self.model)
+                if (mesh := self.device_mesh) is not None:
+                    if not isinstance(strategy := self.trainer.strategy, FSDP2):
+                        raise ValueError(
+                            f"trainer.strategy is Lightning's {type(strategy).__name__}: use knowfuse.sharding.FSDP2, as "
+                            "trainer=fsdp does"
+                        )
+                    shard(self.model, mesh["data_parallel"], strategy.compute_dtype)
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         """All weights of an LLM that is trained in full; beside adapters, theirs alone."""
@@ -104,6 +114,8 @@ class FusionModule(L.LightningModule):
         require_embedded(self.network, self.llm.name, largest)
         with self._named():
             require_isolated_documents(self.network, self.network.config.vocab_size)
+        if isinstance(self.network, FSDPModule):
+            self.network.reshard()  # a checkpoint is loaded after this, into the shards
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -230,3 +242,13 @@ class FusionModule(L.LightningModule):
                 f"the checkpoint is of a run with {theirs}, this run has {mine}: set {theirs}, or give another ckpt_path"
             )
         self.tokens_seen = saved["tokens_seen"]
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """ValueError for a model that does not know how."""
+    # transformers 5 has both names; the older one warns once there is the newer.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ValueError(f"{error} Set activation_checkpointing=false") from error

@@ -12,6 +12,7 @@ from knowfuse import report
 from knowfuse.experiment import headroom
 from knowfuse.progress import is_first_rank, quiet_libraries
 from knowfuse.runs import checkpoints_to_resume, open_run, register_resolvers, require_complete
+from knowfuse.training import require_devices
 
 register_resolvers()
 
@@ -21,6 +22,7 @@ def main(cfg: DictConfig) -> float:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
     experiment = hydra.utils.instantiate(require_complete(cfg), _convert_="all")
+    require_devices(experiment.trainer)
     with open_run(HydraConfig.get().runtime.output_dir, cfg) as run:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 

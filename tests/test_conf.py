@@ -18,6 +18,8 @@ from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.experiment import Experiment
+from knowfuse.sharding import FSDP2
+from knowfuse.training import require_devices
 from knowfuse.types import Aligner, LLMSpec
 
 CONF = ROOT / "conf"
@@ -50,6 +52,7 @@ def test_every_folder_is_a_group_we_know() -> None:
         "prepare.yaml",
         "align_report.yaml",
         "plan.yaml",
+        "export.yaml",
         "tracing.yaml",
     }
 
@@ -111,6 +114,33 @@ def test_every_trainer_takes_its_settings(choice: str) -> None:
     known = L.Trainer.__init__.__wrapped__.__code__.co_varnames  # type: ignore[attr-defined]
     assert set(settings) <= set(known)
     assert settings["accelerator"] == ("cpu" if choice == "cpu" else "gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would have what is asked for")
+@pytest.mark.parametrize("choice", ["gpu", "ddp", "fsdp"])
+def test_devices_that_do_not_exist_are_refused(choice: str) -> None:
+    """What was asked for, what there is, and what to set; `train.py` asks before it prepares anything."""
+    message = (
+        r"cannot give trainer\.accelerator=gpu.*: it has 0 GPUs and \d+ CPU cores; set trainer=cpu, or trainer\.acc"
+    )
+    with pytest.raises(ValueError, match=message):
+        require_devices(built(f"trainer={choice}").trainer)
+    here = [f"trainer={choice}", "trainer.accelerator=cpu", "trainer.devices=1"]
+    trainer = built(*here).trainer
+    for _ in range(2):  # a strategy serves one Trainer, and this is not the one that fits
+        require_devices(trainer)
+
+
+def test_no_devices_at_all_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"cannot give trainer\.accelerator=cpu, trainer\.devices=0 \(.*not a valid input"
+    ):
+        require_devices(built("trainer.devices=0").trainer)
+
+
+def test_a_compute_dtype_that_is_none_is_refused() -> None:
+    with pytest.raises(Exception, match=r"compute_dtype(.|\n)*float16(.|\n)*float32"):
+        built("trainer=fsdp", "trainer.strategy.compute_dtype=float16")
 
 
 # ---- loggers ----------------------------------------------------------------------------------------------------
@@ -183,9 +213,12 @@ def test_fusellm_7b_is_the_papers() -> None:
     settings = experiment.trainer.keywords  # type: ignore[attr-defined]
     assert 8 * experiment.batch_blocks * settings["accumulate_grad_batches"] == 128  # 8 GPUs
     assert settings["val_check_interval"] % settings["accumulate_grad_batches"] == 0
-    assert settings["precision"].startswith("bf16")
+    assert settings.get("precision", "32-true") == "32-true", (
+        "float32 shards: AdamW at 1e-5 would lose its steps in bfloat16"
+    )
     assert settings["gradient_clip_val"] == 1.0
-    assert type(settings["strategy"]).__name__ == "ModelParallelStrategy"  # FSDP2
+    assert isinstance(settings["strategy"], FSDP2)
+    assert settings["strategy"].compute_dtype == "bfloat16"
     assert experiment.warmup_steps / settings["max_steps"] == pytest.approx(0.008, rel=0.01)
     assert experiment.schedule == "cosine"
     assert experiment.learning_rates == [1e-5]

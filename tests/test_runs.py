@@ -193,7 +193,7 @@ def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
         ValueError, match=r"saved by a fit named 'fused-lr0\.01', this run has \['fused-lr0\.1'\]: choose"
     ):
         checkpoints_to_resume(tmp_path, str(path), ["fused-lr0.1"])
-    with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not a file: give last, or a checkpoint such as"):
+    with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not there: give last, or a checkpoint such as"):
         checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])
 
 

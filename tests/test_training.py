@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
 from knowfuse.llm import LocalLLM
-from knowfuse.training import Fit, RandomStates, fit, load_best
+from knowfuse.resuming import RandomStates, Steps
+from knowfuse.training import Fit, fit, load_best
 
 STEPS = 12
 BATCHES = len(data_module().train_blocks) // 3  # of one epoch
@@ -263,11 +265,76 @@ def test_random_states_come_back_from_a_file(tmp_path: Path) -> None:
     assert np.array_equal(drawn[2], again[2])
 
 
-def test_as_many_ranks_as_before() -> None:
+def test_random_states_of_ranks_that_are_gone_or_new() -> None:
+    """The first of two ranks keeps its state alone; a second that was not there draws another than the first's."""
     states = RandomStates()
-    states.load_state_dict({"ranks": [{}, {}]})
-    with pytest.raises(ValueError, match="the checkpoint is of 2 ranks, this run has 1: use as many"):
-        states.on_train_start(L.Trainer(logger=False, accelerator="cpu"), L.LightningModule())
+    L.seed_everything(5, verbose=False)
+    saved = states.state_dict()["ranks"] * 2
+    first = torch.rand(3)
+    states.load_state_dict({"ranks": saved})
+    trainer = L.Trainer(logger=False, accelerator="cpu")
+    states.on_train_start(trainer, L.LightningModule())
+    assert torch.equal(torch.rand(3), first)
+    states.load_state_dict({"ranks": saved[:1]})
+    drawn = []
+    for rank in (1, 2, 1):
+        trainer.strategy.global_rank = rank  # type: ignore[misc]
+        states.on_train_start(trainer, L.LightningModule())
+        drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], first)
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "advice"),
+    [
+        ((2, 2, 1), (1, 2, 1), r"set trainer\.accumulate_grad_batches=2 or batch_blocks=4$"),
+        ((1, 2, 1), (2, 2, 1), r"set batch_blocks=1$"),
+        ((8, 1, 16), (4, 2, 32), r"set trainer\.accumulate_grad_batches=16 or batch_blocks=1$"),
+        ((2, 2, 1), (3, 1, 1), r"use a number of ranks that divides 4$"),
+    ],
+)
+def test_steps_of_other_blocks_are_refused(saved: tuple[int, int, int], now: tuple[int, int, int], advice: str) -> None:
+    """With both numbers, what they are made of, and the overrides that would fit."""
+    before, here = Steps(*saved), Steps(*now)
+    message = rf"have {before.blocks} blocks \({saved[0]} ranks x .*this run's have {here.blocks} \(.*: a fit.*{advice}"
+    with pytest.raises(ValueError, match=message):
+        here.require_same(before)
+
+
+def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Path) -> None:
+    """Two batches a step instead of one; stopped once more, and back again: the blocks are those that would have come."""
+
+    class Blocks(L.Callback):
+        def __init__(self, stop: int = 0) -> None:
+            self.seen: list[list[int]] = [[]]
+            self.stop = stop
+
+        def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+            self.seen[-1] += arguments[2].input_ids.sum(1).tolist()
+            if len(self.seen[-1]) == 4:
+                self.seen.append([])
+            if trainer.global_step == self.stop and not self.seen[-1]:
+                raise RuntimeError("the power is cut")
+
+    def go_on(name: str, batch_blocks: int, stop: int = 0, start: Path | None = None) -> list[list[int]]:
+        parts = 4 // batch_blocks
+        blocks = Blocks(stop)
+        make = trainer(STEPS, also=[blocks], accumulate_grad_batches=parts, val_check_interval=2 * parts)
+        data = data_module(readers(tmp_path / "traces", documents(30)), batch_blocks=batch_blocks, num_workers=1)
+        with pytest.raises(RuntimeError, match="the power is cut") if stop else nullcontext():
+            fit("job", tmp_path / name, fusion_module(target), data, make, 2e-3, ckpt_path=start)
+        return [step for step in blocks.seen if step]
+
+    whole = go_on("whole", 4)
+    assert len(whole) == STEPS
+    last = tmp_path / "stopped" / "last.ckpt"
+    assert go_on("stopped", 4, stop=3) == whole[:3]
+    assert go_on("stopped", 2, stop=7, start=last) == whole[2:7]
+    assert go_on("stopped", 4, start=last) == whole[6:]
+    tokens = [json.loads((tmp_path / name / "fit.json").read_text())["history"] for name in ("whole", "stopped")]
+    assert [t for t, _ in tokens[0]] == [t for t, _ in tokens[1]]
 
 
 def test_a_fit_leaves_no_unfinished_file(target: LocalLLM, tmp_path: Path) -> None:

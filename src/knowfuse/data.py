@@ -27,9 +27,9 @@ class EndlessShuffle(Sampler[int]):
 
     LENGTH = 2**40  # more than anyone takes; with a length Lightning fetches no batch ahead of its checkpoint
 
-    def __init__(self, size: int, world: int, rank: int, seed: int) -> None:
+    def __init__(self, size: int, world: int, rank: int, seed: int, start: int = 0) -> None:
         self.size, self.world, self.rank, self.seed = size, world, rank, seed
-        self.taken = self.start = 0
+        self.taken = self.start = start  # indices that this rank took before
 
     def __len__(self) -> int:
         return self.LENGTH
@@ -95,6 +95,7 @@ class FusionDataModule(L.LightningDataModule):
             )
         self.batch_blocks, self.seed = batch_blocks, seed
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self.blocks_taken = 0  # by all ranks, before training starts: a fit that goes on with other ranks sets it
 
     @property
     def largest_token_id(self) -> int:
@@ -103,7 +104,9 @@ class FusionDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Without end: `trainer.max_steps` says when to stop."""
-        return self._loader(self.train_blocks, EndlessShuffle(len(self.train_blocks), *self._ranks, self.seed))
+        world, rank = self._ranks
+        shuffle = EndlessShuffle(len(self.train_blocks), world, rank, self.seed, self.blocks_taken // world)
+        return self._loader(self.train_blocks, shuffle)
 
     def val_dataloader(self) -> StatefulDataLoader:
         return self._loader(

@@ -11,11 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.folder import undamaged
+from knowfuse.folder import restored, undamaged
 from knowfuse.progress import is_first_rank, say
 from knowfuse.training import Fit
 
-MAY_CHANGE = {"ckpt_path", "logger", "tracing"}  # what a run that goes on may have other than before
+# What a run that goes on may have other than before: where from, what it logs to, and the ranks with what makes up for them.
+MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks"} | {
+    f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
+}
 
 
 def register_resolvers() -> None:
@@ -97,7 +100,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
     if saved.exists():
         before, now = _flat(saved_settings(run)), _flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
         for key in sorted(before.keys() | now.keys()):
-            if key.split(".")[0] not in MAY_CHANGE and before.get(key) != now.get(key):
+            if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
                 raise ValueError(
                     f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
                     "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
@@ -106,9 +109,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
             )
-        stopped = [
-            path.parent.name for path in sorted(run.glob("fits/*/last.ckpt")) if not (path.parent / "fit.json").exists()
-        ]
+        stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / "fit.json").exists()]
         if stopped and is_first_rank() and cfg.ckpt_path != "last":
             raise ValueError(
                 f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
@@ -157,14 +158,14 @@ def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[
     if ckpt_path is None:
         return {}
     if ckpt_path == "last":
-        found = {path.parent.name: path for path in sorted(run.glob("fits/*/last.ckpt"))}
+        found = {path.parent.name: path for path in _last_checkpoints(run)}
         if not found:
             say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
         return found
-    path = Path(ckpt_path)
-    if not path.is_file():
+    path = restored(Path(ckpt_path))
+    if not path.exists():
         raise ValueError(
-            f"ckpt_path {ckpt_path!r} is not a file: give last, or a checkpoint such as outputs/.../fits/.../last.ckpt"
+            f"ckpt_path {ckpt_path!r} is not there: give last, or a checkpoint such as outputs/.../fits/.../last.ckpt"
         )
     if path.parent.name not in fit_names:
         raise ValueError(
@@ -172,6 +173,12 @@ def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[
             "a checkpoint of one of these, or set learning_rates and compare_with_clm to what that fit had"
         )
     return {path.parent.name: path}
+
+
+def _last_checkpoints(run: Path) -> list[Path]:
+    """Of the fits that have one, also of one that was killed while it replaced its last."""
+    places = (restored(fit / "last.ckpt") for fit in sorted(run.glob("fits/*")))
+    return [path for path in places if path.exists()]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

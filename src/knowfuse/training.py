@@ -2,30 +2,35 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.data import FusionDataModule
-from knowfuse.folder import undamaged
+from knowfuse.folder import restored, undamaged
 from knowfuse.module import FusionModule
 from knowfuse.progress import FitProgress, say
+from knowfuse.resuming import KeepsItsPlace, RandomStates, require_resumable
 
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
+
+
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
 
 
 @dataclass
@@ -42,43 +47,6 @@ class Fit:
     def from_json(cls, values: dict[str, Any]) -> "Fit":
         """The inverse of `asdict` and JSON, which knows no tuples."""
         return cls(**{**values, "history": [(tokens, bits) for tokens, bits in values["history"]]})
-
-
-class RandomStates(L.Callback):
-    """Keeps the random states of every rank in the checkpoint, and sets them when training goes on."""
-
-    def __init__(self) -> None:
-        self.loaded: list[dict[str, Any]] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        mine: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-        name, keys, position, has_gauss, gauss = np.random.get_state()
-        mine["numpy"] = (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss)
-        if torch.cuda.is_available():
-            mine["cuda"] = torch.cuda.get_rng_state()
-        states: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, mine)
-        return {"ranks": states}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.loaded = state_dict["ranks"]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.loaded is None:
-            return
-        if len(self.loaded) != trainer.world_size:
-            raise ValueError(
-                f"the checkpoint is of {len(self.loaded)} ranks, this run has {trainer.world_size}: use as many"
-            )
-        mine = self.loaded[trainer.global_rank]
-        torch.set_rng_state(mine["torch"])
-        random.setstate(mine["python"])
-        name, keys, *rest = mine["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        if "cuda" in mine and torch.cuda.is_available():
-            torch.cuda.set_rng_state(mine["cuda"])
 
 
 class History(L.Callback):
@@ -110,7 +78,7 @@ class BestAndLast(ModelCheckpoint):
         """The saved paths are those of the folder it was saved in, which may have moved, or be another run's."""
         assert self.dirpath is not None
         folder = Path(self.dirpath)
-        if not (folder / "best.ckpt").exists():
+        if not restored(folder / "best.ckpt").exists():
             say(f"{folder.name}: the best checkpoint so far is not there, the best of what follows is kept")
             return
 
@@ -146,7 +114,7 @@ def fit(
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
     runner = trainer(
-        callbacks=[RandomStates(), history, FitProgress(name), keep],
+        callbacks=[KeepsItsPlace(), RandomStates(), history, FitProgress(name), keep],
         logger=loggers(),
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
@@ -156,7 +124,7 @@ def fit(
     )
     require_validations({name: getattr(runner, name) for name in COUNTS})
     if ckpt_path is not None:
-        _require_steps_left(ckpt_path, runner.max_steps)
+        require_resumable(ckpt_path, runner, data)
         if runner.is_global_zero:
             _take_best_along(ckpt_path.parent, folder)
     with _failing(name, runner.loggers):
@@ -175,6 +143,24 @@ def fit(
     return result
 
 
+def require_devices(trainer: Callable[..., L.Trainer]) -> None:
+    """ValueError where the machine lacks what the Trainer asks for; it says what there is."""
+    try:
+        deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        settings = trainer.keywords if isinstance(trainer, partial) else {}
+        asked = ", ".join(f"trainer.{key}={settings[key]}" for key in DEVICES if key in settings)
+        gpus = torch.cuda.device_count()
+        raise ValueError(
+            f"this machine cannot give {asked} ({error}): it has {gpus} GPUs and {os.cpu_count()} CPU cores; set "
+            + (
+                f"trainer.devices to at most {gpus}"
+                if gpus
+                else "trainer=cpu, or trainer.accelerator=cpu with trainer.devices=1"
+            )
+        ) from error
+
+
 def require_validations(trainer: Mapping[str, Any]) -> None:
     """ValueError unless these settings of a Trainer train, validate at least once, and lose no gradient at a stop."""
     for name in COUNTS:
@@ -191,26 +177,6 @@ def require_validations(trainer: Mapping[str, Any]) -> None:
         raise ValueError(
             f"trainer.val_check_interval={every} batches is more than the {steps * accumulated} of the whole fit "
             f"(trainer.max_steps={steps}): nothing would be validated or kept, set it to at most that"
-        )
-
-
-def _require_steps_left(checkpoint: Path, max_steps: int) -> None:
-    """ValueError for a checkpoint that cannot be read, or that has trained for longer than this fit may."""
-    if checkpoint.is_dir():  # in shards, of a run of its own
-        return
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        steps = int(saved["global_step"])
-    except Exception as error:  # torch, zipfile and pickle each raise their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} is damaged or none of Lightning's ({reason}): give another ckpt_path, such "
-            "as best.ckpt beside it"
-        ) from error
-    if steps > max_steps:
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} has trained for {steps} steps, trainer.max_steps is {max_steps}: nothing "
-            "would be trained; set it higher, or score that checkpoint's own run"
         )
 
 
@@ -244,7 +210,7 @@ def _close(logger: Logger, result: Fit, step: int) -> None:
 
 def _take_best_along(start: Path, folder: Path) -> None:
     """Copy the best checkpoint beside the one a fit goes on from, where that is another folder."""
-    best = start / "best.ckpt"
+    best = restored(start / "best.ckpt")
     if start.resolve() != folder.resolve() and best.exists():
         folder.mkdir(parents=True, exist_ok=True)
         if best.is_dir():
@@ -256,7 +222,7 @@ def _take_best_along(start: Path, folder: Path) -> None:
 def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
     """The module with the weights of the fit's best checkpoint."""
     module.configure_model()
-    best = folder / fit.best_checkpoint
+    best = restored(folder / fit.best_checkpoint)
     if not best.is_dir():
         checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     else:  # each rank wrote its shards

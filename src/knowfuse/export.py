@@ -1,0 +1,66 @@
+"""How does the target of a finished run become a folder that transformers loads?
+
+python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from transformers import AutoTokenizer, PreTrainedModel
+
+from knowfuse.llm import LocalLLM
+from knowfuse.progress import quiet_libraries, say
+from knowfuse.runs import load_run
+from knowfuse.training import load_best
+
+
+def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
+    """Write the model, its configurations and the tokenizer of `llm` to a folder, whole or not at all.
+
+    ValueError where something is there already.
+    """
+    require_free(folder)
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        model.save_pretrained(unfinished)
+        spec = llm.spec
+        tokenizer = AutoTokenizer.from_pretrained(
+            spec.tokenizer or llm.folder,
+            gguf_file=None if spec.tokenizer else spec.gguf_file,
+            trust_remote_code=spec.trust_remote_code,
+        )
+        tokenizer.save_pretrained(unfinished)
+        os.replace(unfinished, folder)  # an empty folder gives way
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def require_free(folder: Path) -> None:
+    """ValueError unless the folder is empty or not there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is there already, and nothing is overwritten: set folder= to another")
+
+
+@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="export")
+def main(cfg: DictConfig) -> None:
+    """The best checkpoint of one method of a run."""
+    quiet_libraries()
+    run, settings, fits = load_run(cfg.run)
+    if cfg.method not in fits:
+        raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
+    folder = Path(cfg.folder)
+    require_free(folder)
+    kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
+    prepared = experiment.prepare()
+    module = load_best(experiment.module(prepared, cfg.method, kept.learning_rate), run / "fits" / kept.name, kept)
+    model = module.network.eval()  # adapters would be folded into it here: merged(prepared.target, module.network)
+    export(model if cfg.dtype is None else model.to(getattr(torch, cfg.dtype)), prepared.target, folder)
+    say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The target of a finished run as a folder of transformers."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from experiments_for_tests import TINY_TRAINING, local_llm, run_python
+from transformers import AutoModelForCausalLM
+
+from knowfuse.export import export
+from knowfuse.llm import localize, packed_logits
+from knowfuse.runs import load_run
+from knowfuse.training import load_best
+from knowfuse.types import LLMSpec
+
+ONE_IN_SHARDS = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1"]
+SHORT = ["trainer.max_steps=2", "trainer.val_check_interval=2", "name=mine"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose checkpoints are in shards; activations are in bfloat16, and checkpointed."""
+    folder = tmp_path_factory.mktemp("user")
+    settings = [*TINY_TRAINING, *ONE_IN_SHARDS, *SHORT, "activation_checkpointing=true"]
+    run_python("train.py", *settings, f"hydra.run.dir={folder / 'run'}", cache=tiny_cache)
+    return folder / "run"
+
+
+def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, tiny_cache: Path) -> None:
+    """Bit by bit, in shards before; and it serves as the `path:` of an LLM, whose tokenizer is the target's."""
+    run_python("-m", "knowfuse.export", f"run={run}", cache=tiny_cache)
+    _, settings, fits = load_run(run)
+    assert (run / "fits" / fits["fused"].name / "best.ckpt").is_dir(), "in shards"
+    experiment = hydra.utils.instantiate(settings, _convert_="all")
+    prepared = experiment.prepare()
+    kept = fits["fused"]
+    best = load_best(experiment.module(prepared, "fused", kept.learning_rate), run / "fits" / kept.name, kept).network
+    ids = torch.arange(1, 33)[None]
+    rows = (ids, torch.arange(32)[None], torch.ones_like(ids))
+    exported = localize("exported", LLMSpec(path=str(run / "fused")))
+    with torch.no_grad():
+        want = packed_logits(best.eval(), *rows)
+        assert torch.equal(packed_logits(AutoModelForCausalLM.from_pretrained(run / "fused"), *rows), want)
+        assert torch.equal(packed_logits(exported.load(), *rows), want)
+        assert not torch.equal(packed_logits(prepared.target.load(), *rows), want), "it has learned"
+    assert exported.surface().fingerprint == prepared.target_surface.fingerprint
+    assert exported.context_length() == prepared.target.context_length()
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in (run / "fused").iterdir()
+    }
+    assert not list(run.glob("*.part"))
+
+
+def test_the_baseline_in_another_dtype(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}"]
+    run_python("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "there").dtype == torch.bfloat16
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    llm = local_llm(tmp_path / "llm")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "llm").iterdir()}
+    with pytest.raises(ValueError, match=r"llm' is there already, and nothing is overwritten: set folder= to another"):
+        export(llm.load(), llm, tmp_path / "llm")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "llm").iterdir()} == before
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    """The tokenizer cannot be read once the weights are written: nothing stays."""
+    llm = local_llm(tmp_path / "llm")
+    model = llm.load()
+    (tmp_path / "llm" / "tokenizer.json").write_text("{")
+    with pytest.raises(Exception, match=r"."):
+        export(model, llm, tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["llm"]

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,22 @@ def test_validation_is_every_document_once() -> None:
     assert sum(int((b.label_bytes).sum()) for b in data.val_dataloader()) == sum(
         d.num_bytes for d in documents(8, "validation")
     )
+
+
+@pytest.mark.parametrize("world", [3, 5, 7])
+def test_validation_on_several_ranks_is_every_document_once(world: int) -> None:
+    """All ranks have as many batches, so that no collective waits for one that has none."""
+    read, batches = [], set()
+    for rank in range(world):
+        data = data_module(batch_blocks=1)
+        assert len(data.validation_blocks) % world, "or nothing would be shown"
+        device = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(world_size=world, global_rank=rank, strategy=device)  # type: ignore[assignment]
+        mine = list(data.val_dataloader())
+        batches.add(len(mine))
+        read.append(sum(int(b.label_bytes.sum()) for b in mine))
+    assert sum(read) == sum(d.num_bytes for d in documents(8, "validation"))
+    assert len(batches) == 1
 
 
 def test_missing_traces_are_an_error(tmp_path: Path) -> None:

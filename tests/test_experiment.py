@@ -91,12 +91,15 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         ("trainer.accumulate_grad_batches=3", r"val_check_interval=2 batches is no multiple of trainer\.accumulate_gr"),
         ("sources.mpt.recipe.num_heads=0", r"a recipe's num_heads is 0: it must be at least 1"),
         ("sources.mpt.recipe.hidden_size=33", r"hidden_size 33 is no multiple of its num_heads 4"),
+        ("+loss.lm_weight=0.5", r"loss\.lm_weight would be overridden: set lm_weight instead"),
+        ("+optimizer.lr=0.5", r"optimizer\.lr would be overridden: set learning_rates instead"),
+        ("optimizer=adamw_8bit trainer=fsdp", r"optimizer AdamW8bit of bitsandbytes .*: set optimizer=adamw, whose"),
         ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused_with_the_choices(override: str, message: str) -> None:
     with pytest.raises(hydra.errors.InstantiationException, match=message):
-        experiment(override)
+        experiment(*override.split())
 
 
 def test_sources_are_llms_with_names_that_folders_may_have() -> None:

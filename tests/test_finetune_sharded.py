@@ -12,12 +12,12 @@ import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
 from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, run_python, trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from knowfuse.finetune import lora, qlora
 from knowfuse.llm import localize
 from knowfuse.module import FusionModule
+from knowfuse.sharding import FSDP2
 from knowfuse.training import Fit, fit, load_best
 from knowfuse.types import LLMSpec
 
@@ -46,8 +46,7 @@ def learn(
     data = data_module(readers(folder / "traces", documents(30), ["neox"]), batch_blocks=4 // ranks)
     options: dict[str, Any] = {}
     if ranks > 1:
-        sharded = ModelParallelStrategy(ranks, tensor_parallel_size=1, save_distributed_checkpoint=True)
-        options = {"strategy": sharded, "devices": ranks}
+        options = {"strategy": FSDP2(), "devices": ranks}
     module = module_of(folder, method)
     if name == "8bit":
         module.optimizer = partial(AdamW8bit, lr=1e-2)

@@ -109,9 +109,9 @@ class FusionDataModule(L.LightningDataModule):
         return self._loader(self.train_blocks, shuffle)
 
     def val_dataloader(self) -> StatefulDataLoader:
-        return self._loader(
-            self.validation_blocks, StatefulDistributedSampler(self.validation_blocks, *self._ranks, shuffle=False)
-        )
+        """Every block once, on one of the ranks; where they do not divide, some read a block without a document."""
+        blocks = self.validation_blocks.in_shares(self._ranks[0])
+        return self._loader(blocks, StatefulDistributedSampler(blocks, *self._ranks, shuffle=False))
 
     @property
     def _ranks(self) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from knowfuse.packing import SourceReader
 from knowfuse.prepare import BATCH_TOKENS, Prepared, prepare
 from knowfuse.progress import say
 from knowfuse.runs import saved_settings
+from knowfuse.sharding import FSDP2, require_shardable
 from knowfuse.tracing import Tracing
 from knowfuse.training import Fit, fit, load_best, require_validations
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
@@ -86,9 +87,18 @@ class Experiment:
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)
                 require_types(chosen.func, chosen.keywords)
+        for group, chosen, elsewhere in (
+            ("loss", self.loss, {"lm_weight": "lm_weight"}),
+            ("optimizer", self.optimizer, {"lr": "learning_rates", "weight_decay": "weight_decay"}),
+        ):
+            for key, setting in elsewhere.items():
+                if isinstance(chosen, partial) and key in chosen.keywords:
+                    raise ValueError(f"{group}.{key} would be overridden: set {setting} instead")
         require_finetune(self.finetune, self.target, "target")
         if isinstance(self.trainer, partial):
             require_validations(self.trainer.keywords)
+            if isinstance(self.trainer.keywords.get("strategy"), FSDP2) and isinstance(self.optimizer, partial):
+                require_shardable(self.optimizer.func)
         self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
 
     @property

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, PreTrainedModel
 
+from knowfuse.finetune import merged
 from knowfuse.llm import LocalLLM
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs import load_run
@@ -57,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
     prepared = experiment.prepare()
     module = load_best(experiment.module(prepared, cfg.method, kept.learning_rate), run / "fits" / kept.name, kept)
-    model = module.network.eval()  # adapters would be folded into it here: merged(prepared.target, module.network)
+    model = merged(prepared.target, module.network).eval()
     export(model if cfg.dtype is None else model.to(getattr(torch, cfg.dtype)), prepared.target, folder)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from bitsandbytes.optim.optimizer import Optimizer8bit
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -23,7 +23,7 @@ from knowfuse.fusion.mixture import disagreement
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
 from knowfuse.llm import LocalLLM, require_embedded, require_isolated_documents
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
-from knowfuse.sharding import FSDP2, shard
+from knowfuse.sharding import FSDP2, require_shardable, shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
 
 LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
@@ -174,7 +174,7 @@ class FusionModule(L.LightningModule):
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).sum()
         num_bytes = batch.label_bytes.sum()
-        self.validation_nats.update(nats / num_bytes, weight=num_bytes)
+        self.validation_nats.update(nats / num_bytes.clamp(min=1), weight=num_bytes)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)
@@ -190,13 +190,21 @@ class FusionModule(L.LightningModule):
         optimizer = self.optimizer(
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         )
-        if isinstance(optimizer, Optimizer8bit) and any(isinstance(p, DTensor) for p in self.parameters()):
-            raise ValueError(
-                f"optimizer {type(optimizer).__name__} of bitsandbytes cannot update parameters that FSDP2 keeps in shards: "
-                "set optimizer=adamw, whose state is in shards too, or trainer=gpu"
-            )
+        if isinstance(self.network, FSDPModule):
+            require_shardable(type(optimizer))
         scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The gradients go at once: Lightning would keep them through the next forward pass, beside its activations."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def configure_gradient_clipping(
         self,

@@ -6,6 +6,7 @@ is asked for.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,12 @@ class PackedBlocks(Dataset[FusionBatch]):
         lengths = self.tokens.lengths
         self.blocks = pack([lengths[d.id] for d in self.documents], block_tokens)
         self.block_tokens, self.sources = block_tokens, list(sources)
+
+    def in_shares(self, number: int) -> "PackedBlocks":
+        """The same blocks, and so many without a document that their number is a multiple: shares of it are equal."""
+        shared = copy(self)
+        shared.blocks = [*self.blocks, *([] for _ in range(-len(self.blocks) % number))]
+        return shared
 
     def __len__(self) -> int:
         return len(self.blocks)

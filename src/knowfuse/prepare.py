@@ -69,7 +69,12 @@ class Prepared:
 def prepare(
     corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpec], top_k: int, cache: Path, tracing: Tracing
 ) -> Prepared:
-    """Make what is missing. Several processes may ask at once: one works, the others wait and find it done."""
+    """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
+
+    ValueError where `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}: it must be at least 1")
     left_out = f"; {corpus.duplicates} duplicates left out" if corpus.duplicates else ""
     say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{left_out}")
     llms = {name: _llm(name, spec, corpus, cache) for name, spec in sources.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
@@ -94,6 +95,15 @@ def _by_name(saved: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> d
     }
 
 
+def require_shardable(optimizer: object) -> None:
+    """ValueError for an optimizer class that cannot update parameters in shards."""
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer8bit):
+        raise ValueError(
+            f"optimizer {optimizer.__name__} of bitsandbytes cannot update parameters that FSDP2 keeps in shards: set "
+            "optimizer=adamw, whose state is in shards too, or trainer=gpu"
+        )
+
+
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The list of decoder layers of any causal LM of transformers: its longest ModuleList.
 
@@ -111,12 +121,14 @@ def shard(model: nn.Module, mesh: DeviceMesh, compute_dtype: ComputeDtype = "flo
     """Turn the model's parameters into float32 shards over `mesh`, in place; they are gathered layer by layer as they are used.
 
     Gathered weights are in `compute_dtype`, and so is the attention mask; biases of positions between the layers (ALiBi)
-    stay as the model makes them. ValueError for a model with quantised weights, which have no shards.
+    stay as the model makes them. Quantised weights are cut as they are; ValueError for them on GPUs, where nobody has tried
+    it, and with another compute dtype, to which they would be cast.
     """
-    if quantised := [name for name, p in model.named_parameters() if not p.is_floating_point()]:
+    quantised = [name for name, p in model.named_parameters() if not p.is_floating_point()]
+    if quantised and (mesh.device_type != "cpu" or compute_dtype != "float32"):
         raise ValueError(
-            f"{quantised[0]} of {type(model).__name__} is quantised and cannot be in shards: set quantization=null, or use "
-            "trainer=ddp, trainer=gpu or trainer=cpu"
+            f"{quantised[0]} of {type(model).__name__} is quantised, and in shards only on CPUs in float32: use finetune=lora, "
+            "or trainer=ddp or trainer=gpu, where every GPU holds all of it"
         )
     dtype = None if compute_dtype == "float32" else getattr(torch, compute_dtype)
     inside, root = (

@@ -1,5 +1,6 @@
 """The head and the losses chunk by chunk against all logits at once and the row-by-row float64 oracle."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,22 @@ def test_value_and_gradients_against_the_dense_oracle(name: str, form: Form, gat
             torch.testing.assert_close(mine, its, rtol=RTOL, atol=ATOL)
 
 
+class Anew(torch.autograd.Function):
+    """A function whose graph is made anew for each backward pass: gradcheck makes several, the loss allows one."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            return None, *torch.autograd.grad(ctx.function(*inputs), inputs, grad)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_gradcheck(name: str) -> None:
     """Against finite differences of float64, eps 1e-6."""
@@ -75,7 +92,17 @@ def test_gradcheck(name: str) -> None:
         changed = replace(head, weight=weights[0], bias=weights[1] if len(weights) > 1 else None)
         return fused_linear_loss(hidden, changed, labels, fused, lm_weight=0.4, chunk_rows=5).total
 
-    assert torch.autograd.gradcheck(total, tuple(leaves(make_hidden(), head)), eps=1e-6, atol=1e-8, rtol=1e-6)
+    inputs = tuple(leaves(make_hidden(), head))
+    assert torch.autograd.gradcheck(lambda *x: Anew.apply(total, *x), inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+def test_a_second_backward_pass_is_an_error_and_no_wrong_gradient() -> None:
+    """The gradients are scaled where they are kept."""
+    _, labels, fused = random_case(1)
+    total = fused_linear_loss(make_hidden(), make_head(), labels, fused, lm_weight=0.4).total
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, N - 1, 10**6])

@@ -70,7 +70,16 @@ def test_a_key_has_one_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [["batch_blocks=1", "trainer.accumulate_grad_batches=2"], ["loss.chunk_rows=128"]]
+    "overrides",
+    [
+        ["batch_blocks=1", "trainer.accumulate_grad_batches=2"],
+        ["loss.chunk_rows=128"],
+        ["activation_checkpointing=true"],
+        ["optimizer=adamw_8bit"],
+        ["trainer=fsdp", "trainer.devices=2"],
+        ["finetune=lora"],
+        ["finetune=qlora"],
+    ],
 )
 def test_what_is_named_is_a_setting_of_the_configuration(overrides: list[str]) -> None:
     before, after = training_shape(composed("plan")), training_shape(composed("plan", *overrides))

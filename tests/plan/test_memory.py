@@ -63,10 +63,7 @@ DTYPES = {  # of the weights that are kept, of the products
 
 
 class Measured(L.Callback):
-    """Bytes of two batches of a fit: what is there before them, and the most that is there at once, by torch's allocator.
-
-    It does not see memory go that was there before it looked: the gradients of the batch before are dropped first.
-    """
+    """Bytes of two batches of a fit: what is there before them, and the most that is there at once, by torch's allocator."""
 
     def __init__(self) -> None:
         self.weights = self.gradients = self.optimizer = self.peak = 0
@@ -78,12 +75,16 @@ class Measured(L.Callback):
             return
         parameters = list(pl_module.parameters())
         self.weights = sum(p.nbytes for p in parameters)
-        self.gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
         states = trainer.optimizers[0].state.values()
         self.optimizer = sum(t.nbytes for state in states for t in state.values() if isinstance(t, torch.Tensor))
-        pl_module.zero_grad()
+        assert all(p.grad is None for p in parameters), "they went with the step before"
         self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         self.profiler.start()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.gradients = sum(p.grad.nbytes for p in pl_module.parameters() if p.grad is not None)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

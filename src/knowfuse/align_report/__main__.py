@@ -61,6 +61,9 @@ def main(cfg: DictConfig) -> None:
     """Reads what is missing as `python -m knowfuse.prepare` does; trains nothing."""
     quiet_libraries()
     settings = hydra.utils.instantiate(cfg, _convert_="all")
+    for name, least in {"num_documents": 1, "example": 0}.items():
+        if type(settings[name]) is not int or settings[name] < least:
+            raise ValueError(f"{name} is {settings[name]!r}: it must be a whole number of at least {least}")
     cache = Path(settings["cache"]).expanduser()
     corpus = settings["corpus"](cache=str(cache))
     prepared = prepare(corpus, settings["target"], settings["sources"], settings["top_k"], cache, settings["tracing"])

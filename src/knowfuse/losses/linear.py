@@ -133,14 +133,14 @@ class _FusedLinearLoss(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator hides the signature)
         ctx: Any, grad_total: Tensor, *of_parts: Tensor
     ) -> tuple[Tensor | None, ...]:
-        *grads, count = ctx.saved_tensors
-        scaled = ((g, grad_total / count, dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
-        return (
-            *(None if g is None else (g.to(scale.dtype) * scale).to(dtype) for g, scale, dtype in scaled),
-            None,
-            None,
-            None,
-        )
+        grad_hidden, *of_head, count = ctx.saved_tensors
+        scale = grad_total / count
+        # The head's is large and scaled in place: a second backward pass over the same loss is an error of torch's.
+        scaled = [
+            None if grad_hidden is None else grad_hidden.to(scale.dtype) * scale,
+            *(None if grad is None else grad.mul_(scale) for grad in of_head),
+        ]
+        return *(None if g is None else g.to(d) for g, d in zip(scaled, ctx.dtypes, strict=True)), None, None, None
 
 
 def _flat(fused: FusedTarget) -> FusedTarget:

@@ -17,7 +17,7 @@ def candidates(shape: TrainingShape) -> Iterator[list[str]]:
         yield ["batch_blocks=1", f"trainer.accumulate_grad_batches={accumulated}"]
     if shape.chunk_rows > FEWEST_CHUNK_ROWS:
         yield [f"loss.chunk_rows={FEWEST_CHUNK_ROWS}"]
-    if shape.optimizer == "adamw":
+    if shape.optimizer == "adamw" and shape.spread != "fsdp":
         yield ["optimizer=adamw_8bit"]
     if shape.spread == "ddp":
         yield ["trainer=fsdp", f"trainer.devices={shape.devices}"]
@@ -44,8 +44,11 @@ def what_fits(
             return overrides
     together: list[str] = []
     for overrides, _ in wanted:
-        together = merged(together, overrides)
-        if (found := shape_with(together)) is not None and fits(found):
+        both = merged(together, overrides)
+        if (found := shape_with(both)) is None:  # not with those before it
+            continue
+        together = both
+        if fits(found):
             return together
     return None
 

@@ -41,7 +41,7 @@ class Training:
     used: PassUse  # by one batch
 
     def memory(self) -> Memory:
-        """From the second step on, when the optimizer's states are there; Lightning drops gradients after the forward pass."""
+        """From the second step on, when the optimizer's states are there; gradients go once a step is done."""
         kept = {"weights": self._weights(), "optimizer": self._optimizer(), "batch and sources": self._batch()}
         gradients, used = self.gradients, self.used
         whole, whole_gradients = self._gathered()
@@ -51,7 +51,7 @@ class Training:
         layers, layer_gradients = self._gathered_layers()
         moments: dict[str, dict[str, int]] = {
             "loss, forward": {
-                "gradients": gradients,
+                "gradients": gradients if self.shape.accumulated > 1 else 0,
                 "activations": used.at_loss,
                 "loss": forward,
                 "gathered weights": whole,
@@ -134,7 +134,7 @@ class Training:
 
         Forward: one chunk of float32 logits (twice under a soft cap), the same in the products' dtype where that is
         another, the gradients of all hidden states and, in float32, of the head, and under autocast copies of both.
-        Backward: those gradients, scaled, and cast to the dtype of the head.
+        Backward: those gradients, the head's scaled in place and cast to its dtype.
         """
         shape, size = self.shape, self.size
         rows = shape.batch_blocks * shape.block_tokens
@@ -148,7 +148,7 @@ class Training:
         copies = head * width if shape.is_autocast else 0
         cast = head * kept if size.is_head_trained and kept < precise else 0
         copied_rows = chunk * size.hidden * precise if width < precise and size.is_head_trained else 0
-        return logits + hidden + summed + copies + copied_rows, 2 * hidden + 2 * summed + cast, cast or summed
+        return logits + hidden + summed + copies + copied_rows, 2 * hidden + summed + cast, cast or summed
 
 
 def keeps_gradients(shape: TrainingShape) -> bool:

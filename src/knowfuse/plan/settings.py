@@ -75,11 +75,17 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
     finetune, rank, targets = _finetune(settings)
     devices, nodes = _devices(trainer), int(trainer.get("num_nodes", 1))
     rates = settings["learning_rates"]
+    spread, optimizer = _spread(strategy, devices * nodes), _optimizer(settings["optimizer"])
+    if spread == "fsdp" and (optimizer in ("adamw_8bit", "paged_adamw_8bit") or finetune == "qlora"):
+        raise ValueError(
+            f"optimizer={optimizer} with finetune={finetune} does not go with shards: use optimizer=adamw and finetune=full or "
+            "lora, or trainer=ddp or trainer=gpu"
+        )
     fits = len(rates) + settings["compare_with_clm"] * len(settings["clm_learning_rates"] or rates)
     return TrainingShape(
         devices=devices,
         nodes=nodes,
-        spread=_spread(strategy, devices * nodes),
+        spread=spread,
         weights=weights,
         trained=weights
         if finetune == "full" or str(trainer.get("precision")) in ("bf16-true", "16-true")
@@ -88,7 +94,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         finetune=finetune,
         lora_rank=rank,
         lora_targets=targets,
-        optimizer=_optimizer(settings["optimizer"]),
+        optimizer=optimizer,
         is_checkpointed=bool(settings.get("activation_checkpointing", False)),
         block_tokens=settings["block_tokens"],
         batch_blocks=settings["batch_blocks"],

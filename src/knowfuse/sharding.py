@@ -137,4 +137,5 @@ def shard(model: nn.Module, mesh: DeviceMesh, compute_dtype: ComputeDtype = "flo
     )
     for layer in decoder_layers(model):  # one at a time becomes float32, and then small
         fully_shard(layer.float(), mesh=mesh, mp_policy=inside)
-    fully_shard(model.float(), mesh=mesh, mp_policy=root)
+    nn.Module.float(model)  # transformers' own refuses where some weights are quantised, which this leaves alone
+    fully_shard(model, mesh=mesh, mp_policy=root)

@@ -1,5 +1,6 @@
 """Where an LLM comes from, and that packed documents are read as if each were alone."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from experiments_for_tests import local_llm
 from models_for_tests import ARCHITECTURES, tiny_llm
 from safetensors.torch import load_file, save_file
 from tokenizers_for_tests import llama, surface
@@ -343,3 +345,12 @@ def test_a_4_bit_llm_that_was_scored_is_what_it_was(folder: Path) -> None:
         in_training, in_evaluation = llm.train()(input_ids=ids).logits, llm.eval()(input_ids=ids).logits
     assert torch.equal(in_training, in_evaluation)
     assert torch.equal(gradient(), before)
+
+
+def test_a_configuration_of_more_layers_than_there_are_weights_is_refused(tmp_path: Path) -> None:
+    """transformers would make the rest of them up, and only print it."""
+    llm = local_llm(tmp_path / "mine")
+    config = json.loads((llm.folder / "config.json").read_text())
+    (llm.folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match=r"LLM 'mine': 9 weights .* the first 'model\.layers\.2\..*', and would be random"):
+        localize("mine", LLMSpec(path=str(llm.folder))).load()

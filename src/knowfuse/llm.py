@@ -88,12 +88,18 @@ class LocalLLM:
                 bnb_4bit_compute_dtype=dtype,
             )
         with self._reading("weights", self.folder, "its `path:` must hold all the files of a causal LLM, whole"):
-            model = AutoModelForCausalLM.from_pretrained(
+            model, info = AutoModelForCausalLM.from_pretrained(
                 self.folder,
+                output_loading_info=True,
                 gguf_file=spec.gguf_file,
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
                 **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
+            )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"LLM {self.name!r}: {len(missing)} weights that its configuration asks for are not in {self.folder}, the first "
+                f"{missing[0]!r}, and would be random: its `path:` must hold all the files of a causal LLM, whole"
             )
         for module in model.modules():
             # In evaluation on a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights anew, rounds their scales to bfloat16,

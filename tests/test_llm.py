@@ -352,5 +352,7 @@ def test_a_configuration_of_more_layers_than_there_are_weights_is_refused(tmp_pa
     llm = local_llm(tmp_path / "mine")
     config = json.loads((llm.folder / "config.json").read_text())
     (llm.folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match=r"LLM 'mine': 9 weights .* the first 'model\.layers\.2\..*', and would be random"):
+    with pytest.raises(
+        ValueError, match=r"LLM 'mine': 9 weights .* the first 'model\.layers\.2\..*', and would be random"
+    ):
         localize("mine", LLMSpec(path=str(llm.folder))).load()

@@ -1,6 +1,7 @@
 """A target LLM learns from batches: what is minimised, logged, clipped and refused."""
 
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,14 @@ def test_a_fused_target_in_half_precision_is_refused(target: LocalLLM, tmp_path:
     with pytest.raises((ValueError, TypeCheckError), match=r"float32.*got torch\.bfloat16|bf16(.|\n)*Float32"):
         learn(fusion_module(target), data, 1, precision="bf16-true")
     assert learn(fusion_module(target), data, 1, precision="bf16-mixed").logged
+
+
+def test_training_bfloat16_weights_is_warned_of(tmp_path: Path) -> None:
+    """Once the fit starts, by name; float32 weights are not."""
+    data = data_module(number=3)
+    for dtype, is_warned in (("bfloat16", True), ("float32", False)):
+        llm = local_llm(tmp_path / dtype, dtype=dtype)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            learn(fusion_module(llm, is_fused=False), data, 1)
+        assert any(f"weights of LLM '{dtype}' are trained in bfloat16" in str(w.message) for w in said) == is_warned

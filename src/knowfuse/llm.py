@@ -88,7 +88,7 @@ class LocalLLM:
                 bnb_4bit_compute_dtype=dtype,
             )
         with self._reading("weights", self.folder, "its `path:` must hold all the files of a causal LLM, whole"):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 output_loading_info=True,
                 gguf_file=spec.gguf_file,
@@ -96,6 +96,7 @@ class LocalLLM:
                 trust_remote_code=spec.trust_remote_code,
                 **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
             )
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
                 f"LLM {self.name!r}: {len(missing)} weights that its configuration asks for are not in {self.folder}, the first "
@@ -187,6 +188,16 @@ def require_causal(model: PreTrainedModel, name: str) -> None:
             f"largest is {largest:.3g} ({type(model).__name__}). Give an LLM that reads from left to right, or set "
             "is_decoder in its config.json if it was trained as one"
         )
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let each decoder layer run a second time in the backward pass; ValueError for a model that does not know how."""
+    # transformers 5 has both names; the older one warns once there is the newer.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ValueError(f"{error} Set activation_checkpointing=false") from error
 
 
 def require_embedded(model: PreTrainedModel, name: str, largest_id: int) -> None:

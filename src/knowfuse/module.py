@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.finetune import adapters, finetune_of, full
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.head import OutputHead, output_head, packed_hidden_states
-from knowfuse.llm import LocalLLM, require_embedded, require_isolated_documents
+from knowfuse.llm import LocalLLM, checkpoint_activations, require_embedded, require_isolated_documents
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
 from knowfuse.sharding import FSDP2, require_shardable, shard
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
@@ -80,7 +81,7 @@ class FusionModule(L.LightningModule):
             with self._named():
                 self.head = output_head(self.model, self.vocabulary_size)
                 if self.activation_checkpointing:
-                    _checkpoint_activations(self.model)
+                    checkpoint_activations(self.model)
                 if (mesh := self.device_mesh) is not None:
                     if not isinstance(strategy := self.trainer.strategy, FSDP2):
                         raise ValueError(
@@ -114,6 +115,12 @@ class FusionModule(L.LightningModule):
         require_embedded(self.network, self.llm.name, largest)
         with self._named():
             require_isolated_documents(self.network, self.network.config.vocab_size)
+        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):
+            warnings.warn(
+                f"the weights of LLM {self.llm.name!r} are trained in bfloat16, which drops steps smaller than 1/256 of a weight: "
+                "set its dtype to float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp",
+                stacklevel=2,
+            )
         if isinstance(self.network, FSDPModule):
             self.network.reshard()  # a checkpoint is loaded after this, into the shards
 
@@ -250,13 +257,3 @@ class FusionModule(L.LightningModule):
                 f"the checkpoint is of a run with {theirs}, this run has {mine}: set {theirs}, or give another ckpt_path"
             )
         self.tokens_seen = saved["tokens_seen"]
-
-
-def _checkpoint_activations(model: PreTrainedModel) -> None:
-    """ValueError for a model that does not know how."""
-    # transformers 5 has both names; the older one warns once there is the newer.
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise ValueError(f"{error} Set activation_checkpointing=false") from error

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from knowfuse.llm import LocalLLM
+from knowfuse.llm import LocalLLM, checkpoint_activations
 from knowfuse.plan.memory import Memory, training
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.types import LLMSpec
@@ -111,7 +111,7 @@ def measured(config: PretrainedConfig, shape: TrainingShape, folder: Path) -> Me
     def build() -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=shape.weights)
         if shape.is_checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(model)
         return model
 
     module = fusion_module(LocalLLM("target", LLMSpec(path="target"), "target"), build=build)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from knowfuse.head import OutputHead, packed_hidden_states
+from knowfuse.llm import checkpoint_activations
 from knowfuse.sharding import decoder_layers
 
 aten = torch.ops.aten
@@ -180,7 +181,7 @@ def training_pass(
     """
     model.train()
     if is_checkpointed:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -229,7 +229,7 @@ def test_a_run_goes_on_with_its_own_settings(run: Path, tiny_cache: Path) -> Non
 
 def test_two_processes_share_one_run(tiny_cache: Path, folder: Path) -> None:
     """`trainer=fsdp` on the CPU, both fits: one of the two processes speaks, scores and writes."""
-    sharded = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    sharded = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
     short = ["trainer.max_steps=2", "trainer.val_check_interval=2", "batch_blocks=1"]
     printed = run_python(TRAIN, *TINY_TRAINING, *short, *sharded, "name=two", cache=tiny_cache, cwd=folder)
     assert printed.count("Results: test") == 1

@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -108,6 +106,8 @@ def _with_adapters(
     dropout: float,
     target_modules: str | Sequence[str],
 ) -> PreTrainedModel:
+    from peft import LoraConfig, inject_adapter_in_model  # here: it takes a second to import, and bitsandbytes with it
+
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
     try:
@@ -127,9 +127,9 @@ def _with_adapters(
     return model
 
 
-def adapters(model: nn.Module) -> dict[str, LoraLayer]:
+def adapters(model: nn.Module) -> dict[str, Any]:
     """The layers that have an adapter, by name; none of an LLM that is trained in full."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 def _is_packed(model: nn.Module) -> bool:

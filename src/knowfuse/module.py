@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.finetune import adapters, finetune_of, full
@@ -199,6 +199,8 @@ class FusionModule(L.LightningModule):
         )
         if isinstance(self.network, FSDPModule):
             require_shardable(type(optimizer))
+        from transformers import get_scheduler  # here: it imports peft, and that bitsandbytes, which take two seconds
+
         scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from bitsandbytes.optim.optimizer import Optimizer8bit
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
@@ -97,7 +96,7 @@ def _by_name(saved: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> d
 
 def require_shardable(optimizer: object) -> None:
     """ValueError for an optimizer class that cannot update parameters in shards."""
-    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer8bit):
+    if isinstance(optimizer, type) and optimizer.__module__.startswith("bitsandbytes."):
         raise ValueError(
             f"optimizer {optimizer.__name__} of bitsandbytes cannot update parameters that FSDP2 keeps in shards: set "
             "optimizer=adamw, whose state is in shards too, or trainer=gpu"

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from experiments_for_tests import ROOT
+from experiments_for_tests import ROOT, composed
+from transformers import LlamaConfig
+
+from knowfuse.plan.__main__ import make_plan
 
 
 def printed(*overrides: str) -> str:
@@ -54,4 +57,5 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
     ],
 )
 def test_settings_that_are_none_are_refused(override: str, message: str) -> None:
-    assert message in printed(override)
+    with pytest.raises(ValueError, match=message):
+        make_plan(composed("plan", override), LlamaConfig(), {})

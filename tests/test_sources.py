@@ -185,9 +185,11 @@ def test_logits_that_are_not_finite_name_source_and_document(value: float) -> No
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))
 def test_buckets_hold_every_document_once_and_keep_to_their_budget(lengths: list[int], batch_tokens: int) -> None:
-    """The budget counts padding; only a document that exceeds it alone may."""
+    """The budget counts padding, which is a ninth at most; only a document that exceeds it alone may."""
     named = {str(n): length for n, length in enumerate(lengths)}
     batches = list(length_buckets(named, batch_tokens))
     assert sorted(d for batch in batches for d in batch) == sorted(named)
     for batch in batches:
-        assert len(batch) == 1 or max(named[d] for d in batch) * len(batch) <= batch_tokens
+        padded, tokens = max(named[d] for d in batch) * len(batch), sum(named[d] for d in batch)
+        assert len(batch) == 1 or padded <= batch_tokens
+        assert padded <= 1.125 * tokens

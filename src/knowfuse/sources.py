@@ -16,16 +16,19 @@ from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
 LOGITS_IN_CACHE = 2**20  # that a CPU core reduces without going to memory
 GROUP = 128  # logits whose largest is looked at before they are
-FEWEST_ROWS = 128  # of which the head still makes a fast matrix product
+MOST_PADDED = 1.125  # tokens of a batch with its padding, over those without
+FEWEST_ROWS = 256  # of which the head still makes a fast matrix product
 
 
 def length_buckets(lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
-    """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included."""
+    """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included, which is a ninth at most."""
     batch: list[str] = []
+    tokens = 0
     for name in sorted(lengths, key=lambda d: (lengths[d], d)):
-        if batch and lengths[name] * (len(batch) + 1) > batch_tokens:
+        padded, tokens = lengths[name] * (len(batch) + 1), tokens + lengths[name]
+        if batch and (padded > batch_tokens or padded > MOST_PADDED * tokens):
             yield batch
-            batch = []
+            batch, tokens = [], lengths[name]
         batch.append(name)
     if batch:
         yield batch

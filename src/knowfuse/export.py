@@ -18,6 +18,8 @@ from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs import load_run
 from knowfuse.training import load_best
 
+DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
+
 
 def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
     """Write the model, its configurations and the tokenizer of `llm` to a folder, whole or not at all.
@@ -53,6 +55,8 @@ def main(cfg: DictConfig) -> None:
     run, settings, fits = load_run(cfg.run)
     if cfg.method not in fits:
         raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
+    if cfg.dtype not in DTYPES:
+        raise ValueError(f"dtype is {cfg.dtype!r}: choose one of {list(DTYPES)}")
     folder = Path(cfg.folder)
     require_free(folder)
     kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
@@ -149,7 +150,9 @@ def require_devices(trainer: Callable[..., L.Trainer]) -> None:
         deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         settings = trainer.keywords if isinstance(trainer, partial) else {}
-        asked = ", ".join(f"trainer.{key}={settings[key]}" for key in DEVICES if key in settings)
+        given = {key: settings[key] for key in DEVICES if key in settings}
+        given |= {"strategy": type(s).__name__} if isinstance(s := given.get("strategy"), Strategy) else {}
+        asked = ", ".join(f"trainer.{key}={value}" for key, value in given.items())
         gpus = torch.cuda.device_count()
         raise ValueError(
             f"this machine cannot give {asked} ({error}): it has {gpus} GPUs and {os.cpu_count()} CPU cores; set "

@@ -287,9 +287,6 @@ def test_a_fit_goes_on_with_other_ranks(sharded: Path) -> None:
     assert [bits for _, bits in mine] == pytest.approx([bits for _, bits in its], rel=1e-3)
 
 
-# ---- killed -----------------------------------------------------------------------------------------------------
-
-
 def killed(start: Path, name: str, rank: int, launcher: tuple[str, ...] = ()) -> None:
     """A fit on two ranks, one of which is killed in the sixth step: the job fails, within a minute."""
     began = time.monotonic()
@@ -306,7 +303,7 @@ def killed(start: Path, name: str, rank: int, launcher: tuple[str, ...] = ()) ->
 @pytest.fixture(scope="module")
 def gone_on(sharded: Path) -> Path:
     """Each of three killed fits went on from its last checkpoint."""
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--shutdown-timeout", "5")
     killed(sharded, "killed by torchrun", 1, torchrun)
     killed(sharded, "killed child", 1)
     killed(sharded, "killed while saving", 0)

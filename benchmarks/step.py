@@ -14,6 +14,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ class OwnLoss(FusionModule):
         inputs = packed_inputs(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
         # `shift_labels` of transformers are labels that are shifted already, as ours are.
         return self.network(**inputs, labels=batch.labels, shift_labels=batch.labels).loss
+
+
+def module(
+    kind: type[FusionModule], is_fused: bool, build: Callable[[], LlamaForCausalLM], vocabulary_size: int
+) -> FusionModule:
+    """The LLM, and how it learns: from the sources, or by plain CLM."""
+    return kind(
+        LocalLLM("llama", LLMSpec(path="."), "random"),
+        fusion=min_ce if is_fused else None,
+        loss=partial(fused_linear_loss, lm_weight=0.9 if is_fused else 1.0),
+        optimizer=partial(torch.optim.AdamW, lr=1e-4, fused=True),
+        source_names=FAMILIES if is_fused else (),
+        build=build,
+        vocabulary_size=vocabulary_size,
+    )
 
 
 class Steps(L.Callback):
@@ -121,9 +137,7 @@ def main() -> None:
     documents, texts = library_documents(arguments.texts)
     by_family = surfaces(texts)
     target = by_family[FAMILIES[0]]
-    llm = LocalLLM("llama", LLMSpec(path="."), "random")
     build = partial(llama, arguments.width, arguments.vocabulary)
-    optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
     with tempfile.TemporaryDirectory() as folder:
         sources = [reader(by_family[f], target, documents, Path(folder)) for f in FAMILIES]
         spent: dict[str, list[float]] = {"fused": [], "CLM": [], "CLM, loss of transformers": []}
@@ -140,16 +154,10 @@ def main() -> None:
                     batch_blocks=1,
                     num_workers=arguments.workers,
                 )
-                module = (FusionModule if "transformers" not in name else OwnLoss)(
-                    llm,
-                    fusion=min_ce if is_fused else None,
-                    loss=partial(fused_linear_loss, lm_weight=0.9 if is_fused else 1.0),
-                    optimizer=optimizer,
-                    source_names=FAMILIES if is_fused else (),
-                    build=build,
-                    vocabulary_size=target.vocabulary_size,
+                made = module(
+                    OwnLoss if "transformers" in name else FusionModule, is_fused, build, target.vocabulary_size
                 )
-                seconds, wait = trained(module, data, arguments.steps)
+                seconds, wait = trained(made, data, arguments.steps)
                 spent[name] += seconds
                 waited[name] += wait
     step = {name: statistics.median(seconds) for name, seconds in spent.items()}

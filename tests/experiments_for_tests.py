@@ -150,3 +150,14 @@ def trainer(max_steps: int = 12, also: Sequence[L.Callback] = (), **options: Any
         return L.Trainer(**{**settings, **options, **given}, callbacks=[*callbacks, *also])
 
     return make
+
+
+class PowerCut(L.Callback):
+    """The machine stops after so many steps; which of `error` it looks like is the caller's."""
+
+    def __init__(self, steps: int, error: type[BaseException] = RuntimeError) -> None:
+        self.steps, self.error = steps, error
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            raise self.error("the power is cut")

@@ -11,7 +11,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from bitsandbytes.optim import AdamW8bit
-from experiments_for_tests import composed, data_module, documents, fusion_module, local_llm, readers, trainer
+from experiments_for_tests import PowerCut, composed, data_module, documents, fusion_module, local_llm, readers, trainer
 from hydra.utils import instantiate
 from models_for_tests import ARCHITECTURES, tiny_llm
 from tokenizers_for_tests import surface
@@ -49,20 +49,12 @@ def module_of(method: str, llm: LocalLLM, optimizer: Any = torch.optim.AdamW, **
     return module
 
 
-class PowerCut(L.Callback):
-    """The machine stops one step past a checkpoint."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == 3:
-            raise RuntimeError("the power is cut")
-
-
 def learn(
     module: FusionModule, folder: Path, ckpt_path: Path | None = None, stop: bool = False, max_steps: int = STEPS
 ) -> Fit:
     L.seed_everything(3, verbose=False)
     data = data_module(readers(folder.parent / "traces", documents(30)))
-    make = trainer(max_steps, also=[PowerCut()] if stop else [])
+    make = trainer(max_steps, also=[PowerCut(3)] if stop else [])
     return fit("job", folder, module, data, make, 1e-2, ckpt_path=ckpt_path)
 
 

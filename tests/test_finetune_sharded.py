@@ -11,7 +11,16 @@ import lightning as L
 import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
-from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, run_python, trainer
+from experiments_for_tests import (
+    PowerCut,
+    data_module,
+    documents,
+    fusion_module,
+    local_llm,
+    readers,
+    run_python,
+    trainer,
+)
 from torch.distributed.tensor import DTensor
 
 from knowfuse.finetune import lora, qlora
@@ -22,14 +31,6 @@ from knowfuse.training import Fit, fit, load_best
 from knowfuse.types import LLMSpec
 
 METHODS = {"lora": lora, "qlora": qlora}
-
-
-class PowerCut(L.Callback):
-    """The machine stops one step past a checkpoint."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == 3:
-            raise RuntimeError("the power is cut")
 
 
 def module_of(folder: Path, method: str) -> FusionModule:
@@ -50,7 +51,7 @@ def learn(
     module = module_of(folder, method)
     if name == "8bit":
         module.optimizer = partial(AdamW8bit, lr=1e-2)
-    make = trainer(4, also=[PowerCut()] if stop else [], **options)
+    make = trainer(4, also=[PowerCut(3)] if stop else [], **options)
     fit(name, folder / method / name, module, data, make, 1e-2, ckpt_path=ckpt_path)
     return module
 

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from experiments_for_tests import ROOT, composed, data_module, fusion_module, local_llm, trainer
+from experiments_for_tests import ROOT, PowerCut, composed, data_module, fusion_module, local_llm, trainer
 from hydra.utils import instantiate
 
 from knowfuse.llm import LocalLLM
@@ -24,14 +24,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> LocalLLM:
     return local_llm(tmp_path_factory.mktemp("llm") / "target", width=64)
 
 
-class PowerCut(L.Callback):
-    """The machine stops one step past a checkpoint."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == 7:
-            raise RuntimeError("the power is cut")
-
-
 def learn(
     choice: str, target: LocalLLM, folder: Path, ckpt_path: Path | None = None, stop: bool = False
 ) -> tuple[Fit, FusionModule]:
@@ -39,7 +31,7 @@ def learn(
     module = fusion_module(target, is_fused=False)
     chosen = instantiate(composed("train", f"optimizer={choice}").optimizer, _convert_="all")
     module.optimizer = lambda groups: chosen(groups, lr=1e-2)
-    make = trainer(12, also=[PowerCut()] if stop else [])
+    make = trainer(12, also=[PowerCut(7)] if stop else [])
     return fit("job", folder, module, data_module(), make, 1e-2, ckpt_path=ckpt_path), module
 
 

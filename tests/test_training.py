@@ -15,7 +15,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
+from experiments_for_tests import PowerCut, data_module, documents, fusion_module, local_llm, readers, trainer
 from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
@@ -25,17 +25,6 @@ from knowfuse.training import Fit, fit, load_best
 
 STEPS = 12
 BATCHES = len(data_module().train_blocks) // 3  # of one epoch
-
-
-class PowerCut(L.Callback):
-    """The machine stops after so many steps; which of `error` it looks like is the caller's."""
-
-    def __init__(self, steps: int, error: type[BaseException] = RuntimeError) -> None:
-        self.steps, self.error = steps, error
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.steps:
-            raise self.error("the power is cut")
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,15 @@
 python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import hydra
 import torch
 from omegaconf import DictConfig
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from knowfuse.finetune import merged
+from knowfuse.folder import whole_folder
 from knowfuse.llm import LocalLLM
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs import load_run
@@ -27,19 +26,9 @@ def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
     ValueError where something is there already.
     """
     require_free(folder)
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
+    with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
-        spec = llm.spec
-        tokenizer = AutoTokenizer.from_pretrained(
-            spec.tokenizer or llm.folder,
-            gguf_file=None if spec.tokenizer else spec.gguf_file,
-            trust_remote_code=spec.trust_remote_code,
-        )
-        tokenizer.save_pretrained(unfinished)
-        os.replace(unfinished, folder)  # an empty folder gives way
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        llm.tokenizer().save_pretrained(unfinished)
 
 
 def require_free(folder: Path) -> None:

@@ -127,6 +127,18 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is moved to its place once the block ends; where the block fails nothing stays."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        os.replace(unfinished, path)  # an empty folder gives way
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def swap(new: Path, path: Path) -> None:
     """Put the folder `new` in the place of `path`, whatever is there; `restored` finds the old one after a kill in between."""
     old = path.with_name(f"{path.name}.old")

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
@@ -35,15 +42,18 @@ class LocalLLM:
 
     def surface(self) -> Surface:
         """The surface of its tokenizer; ValueError for one that cannot be read, or that hides its bytes."""
+        return surface_of(self.tokenizer(), self.name)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """ValueError for one that cannot be read."""
         spec = self.spec
         place = spec.tokenizer or self.folder
         with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
-            tokenizer = AutoTokenizer.from_pretrained(
+            return AutoTokenizer.from_pretrained(
                 place,
                 gguf_file=None if spec.tokenizer else spec.gguf_file,
                 trust_remote_code=spec.trust_remote_code,
             )
-        return surface_of(tokenizer, self.name)
 
     def context_length(self) -> int:
         """Tokens that it can hold; its configuration says so under one of three names."""

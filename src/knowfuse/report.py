@@ -6,7 +6,6 @@
 import argparse
 import csv
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from knowfuse.corpus import Split
 from knowfuse.evaluation import ScoreTable
-from knowfuse.folder import undamaged
+from knowfuse.folder import undamaged, write_whole
 from knowfuse.progress import console
 from knowfuse.training import Fit
 
@@ -54,15 +53,13 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: 
         "fits": {method: asdict(fit) for method, fit in fits.items()},
         "tokens_to_clm_final": tokens_to_clm_final(fits),
     }
-    unfinished = run / "results.json.part"
-    unfinished.write_text(json.dumps(results, indent=1), encoding="utf-8")
     with (run / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", *table.domains, "mean"])
         writer.writerows([name, *row.values()] for name, row in rows.items())
     _losses_picture(fits).savefig(run / "losses.png", dpi=120)
     _results_picture(table, split).savefig(run / "results.png", dpi=120)
-    os.replace(unfinished, run / "results.json")
+    write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished
 
 
 def tokens_to_clm_final(fits: Mapping[str, Fit]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.folder import restored, undamaged
+from knowfuse.folder import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
 from knowfuse.training import Fit
 
@@ -117,9 +117,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
             )
         say(f"run {run}: goes on")
         return run
-    unfinished = run / f"config.yaml.{os.getpid()}.part"  # every rank of a run writes the same
-    OmegaConf.save(cfg, unfinished, resolve=True)
-    os.replace(unfinished, saved)
+    write_whole(saved, OmegaConf.to_yaml(cfg, resolve=True).encode())  # every rank of a run writes the same
     say(f"run {run}")
     return run
 

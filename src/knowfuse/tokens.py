@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from knowfuse.corpus import Document
-from knowfuse.folder import make_once, undamaged
+from knowfuse.folder import make_once, undamaged, whole_folder
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.types import TokenizedDocument
 
@@ -23,11 +21,15 @@ class TokenizedDocuments(Mapping[str, TokenizedDocument]):
     """Tokenised documents by id, and why those are not here that could not be: 8 bytes a token, in memory or in a file."""
 
     def __init__(
-        self, names: Sequence[str], offsets: np.ndarray, ids: np.ndarray, ends: np.ndarray, set_aside: Mapping[str, str]
+        self,
+        rows: Mapping[str, int],  # document id -> its place among the offsets
+        offsets: np.ndarray,
+        ids: np.ndarray,
+        ends: np.ndarray,
+        set_aside: Mapping[str, str],
     ) -> None:
+        self._rows, self.set_aside = dict(rows), dict(set_aside)
         self._offsets, self._ids, self._ends = offsets, ids, ends  # int64 [D + 1], int32 [N], int32 [N]
-        self._rows = {name: row for row, name in enumerate(names)}
-        self.set_aside = dict(set_aside)
 
     def __getitem__(self, document_id: str) -> TokenizedDocument:
         row = self._rows[document_id]
@@ -55,9 +57,8 @@ class TokenizedDocuments(Mapping[str, TokenizedDocument]):
         """Those of at most so many tokens, which is what LLM `name` can hold; the others are set aside."""
         lengths = self.lengths
         long = {d: f"{n} tokens, {name!r} can hold {max_tokens}" for d, n in lengths.items() if n > max_tokens}
-        fitting = TokenizedDocuments((), self._offsets, self._ids, self._ends, self.set_aside | long)
-        fitting._rows = {d: row for d, row in self._rows.items() if d not in long}
-        return fitting
+        rows = {d: row for d, row in self._rows.items() if d not in long}
+        return TokenizedDocuments(rows, self._offsets, self._ids, self._ends, self.set_aside | long)
 
 
 def tokenize_documents(
@@ -104,7 +105,7 @@ def _in_memory(surface: Surface, documents: Sequence[Document], advance: Callabl
             read[name] = cut
     nothing = np.empty(0, dtype=np.int32)
     return TokenizedDocuments(
-        list(read),
+        {name: row for row, name in enumerate(read)},
         np.cumsum([0, *(len(t.input_ids) for t in read.values())], dtype=np.int64),
         np.concatenate([nothing, *(t.input_ids.astype(np.int32) for t in read.values())]),
         np.concatenate([nothing, *(t.ends.astype(np.int32) for t in read.values())]),
@@ -113,12 +114,10 @@ def _in_memory(surface: Surface, documents: Sequence[Document], advance: Callabl
 
 
 def _write(place: Path, surface: Surface, documents: Sequence[Document], advance: Callable[[int], None]) -> None:
-    """The arrays as they grow, never all in memory, in a folder that is moved to its place when it is whole."""
-    unfinished = place.with_name(f"{place.name}.{os.getpid()}.part")
-    unfinished.mkdir(parents=True)
+    """The arrays as they grow, never all in memory."""
     names, offsets, set_aside = [], [0], {}
-    try:
-        with (unfinished / "ids.bin").open("wb") as ids, (unfinished / "ends.bin").open("wb") as ends:
+    with whole_folder(place) as folder:
+        with (folder / "ids.bin").open("wb") as ids, (folder / "ends.bin").open("wb") as ends:
             for name, cut in _cut(surface, documents, advance):
                 if isinstance(cut, str):
                     set_aside[name] = cut
@@ -128,18 +127,15 @@ def _write(place: Path, surface: Surface, documents: Sequence[Document], advance
                 ids.write(cut.input_ids.astype("<i4").tobytes())
                 ends.write(cut.ends.astype("<i4").tobytes())
         about = {"names": names, "offsets": offsets, "set_aside": set_aside}
-        (unfinished / "documents.json").write_text(json.dumps(about), encoding="utf-8")
-        unfinished.rename(place)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+        (folder / "documents.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def _mapped(place: Path) -> TokenizedDocuments:
     about = json.loads((place / "documents.json").read_text(encoding="utf-8"))
     offsets = np.asarray(about["offsets"], dtype=np.int64)
     ids, ends = (_map(place / file, int(offsets[-1])) for file in ("ids.bin", "ends.bin"))
-    return TokenizedDocuments(about["names"], offsets, ids, ends, about["set_aside"])
+    rows = {name: row for row, name in enumerate(about["names"])}
+    return TokenizedDocuments(rows, offsets, ids, ends, about["set_aside"])
 
 
 def _map(file: Path, tokens: int) -> np.ndarray:

@@ -23,14 +23,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.data import FusionDataModule
-from knowfuse.folder import restored, undamaged
+from knowfuse.folder import restored, undamaged, write_whole
 from knowfuse.module import FusionModule
 from knowfuse.progress import FitProgress, say
 from knowfuse.resuming import KeepsItsPlace, RandomStates, require_resumable
 
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
-
-
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
 
 
@@ -136,9 +134,7 @@ def fit(
         name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
     )
     if runner.is_global_zero:
-        unfinished = folder / "fit.json.part"
-        unfinished.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
-        os.replace(unfinished, done)
+        write_whole(done, json.dumps(asdict(result), indent=1).encode())
         for logger in runner.loggers:
             _close(logger, result, runner.global_step)
     return result

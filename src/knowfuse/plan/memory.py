@@ -46,7 +46,7 @@ class Training:
         gradients, used = self.gradients, self.used
         whole, whole_gradients = self._gathered()
         forward, backward, head = self._loss()
-        stays = self._keeps_gradients()
+        stays = keeps_gradients(self.shape)
         buckets = {"DDP's buckets": gradients} if self.shape.spread == "ddp" else {}
         layers, layer_gradients = self._gathered_layers()
         moments: dict[str, dict[str, int]] = {
@@ -108,10 +108,6 @@ class Training:
         rows, slots = s.batch_blocks * s.block_tokens, s.top_k * (s.num_sources if s.is_mixture else 1)
         return rows * (5 * 8 + s.num_sources * (12 * s.top_k + 13) + 12 * slots + 4 * s.num_sources + 5)
 
-    def _keeps_gradients(self) -> bool:
-        """Gradients of an earlier batch are there in the backward pass."""
-        return keeps_gradients(self.shape)
-
     def _gathered(self) -> tuple[int, int]:
         """Under FSDP2, what is outside the decoder layers: gathered until its own backward pass, with its gradients."""
         if self.shape.spread != "fsdp":
@@ -152,6 +148,7 @@ class Training:
 
 
 def keeps_gradients(shape: TrainingShape) -> bool:
+    """Gradients of an earlier batch are there in the backward pass."""
     return shape.accumulated > 1 or shape.spread != "one"
 
 

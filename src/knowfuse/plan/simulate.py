@@ -138,6 +138,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, adapt: Callable[[nn.Modu
 
 
 def size_of(model: PreTrainedModel) -> Size:
+    """Numbers of parameters, of the model as it is trained: frozen parts and adapters are told apart."""
     layers = decoder_layers(model)
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from knowfuse import report
 from knowfuse.progress import quiet_libraries
-from knowfuse.runs import load_run
+from knowfuse.runs.folder import load_run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

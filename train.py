@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from knowfuse import report
-from knowfuse.experiment import headroom
 from knowfuse.progress import is_first_rank, quiet_libraries
-from knowfuse.runs import checkpoints_to_resume, open_run, register_resolvers, require_complete
-from knowfuse.training import require_devices
+from knowfuse.runs.experiment import headroom
+from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
+from knowfuse.training.fit import require_devices
 
 register_resolvers()
 

@@ -35,7 +35,7 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.vocabulary_map import nearest_strings
-from knowfuse.recipes import make_tokenizer
+from knowfuse.llms.recipes import make_tokenizer
 from knowfuse.surface import Surface, surface_of
 from knowfuse.types import EMPTY, AlignedSource, Recipe, SourceTrace, TokenizedDocument, TopK
 

@@ -26,13 +26,13 @@ from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
-from knowfuse.corpus import Document, cut
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
-from knowfuse.llm import LocalLLM, localize
+from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
-from knowfuse.sources import trace_documents
 from knowfuse.surface import Surface
-from knowfuse.tokens import tokenize_documents
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.text.corpus import Document, cut
+from knowfuse.traces.reading import trace_documents
 from knowfuse.types import Aligner, LLMSpec
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,16 +24,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.corpus import Document, cut
-from knowfuse.data import FusionDataModule
 from knowfuse.fusion.min_ce import min_ce
-from knowfuse.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.llms.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.llms.recipes import make_tokenizer
 from knowfuse.losses import fused_linear_loss
-from knowfuse.packing import SourceReader
-from knowfuse.recipes import make_tokenizer
-from knowfuse.store import TraceKey, TraceStore
 from knowfuse.surface import Surface, surface_of
-from knowfuse.tokens import tokenize_documents
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.text.corpus import Document, cut
+from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.training.blocks import SourceReader
+from knowfuse.training.data import FusionDataModule
 from knowfuse.types import FusionBatch, Recipe
 
 FAMILIES = ("sentencepiece_bpe", "byte_level_bpe", "unigram")

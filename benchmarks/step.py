@@ -28,12 +28,12 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from knowfuse.data import FusionDataModule
 from knowfuse.fusion.min_ce import min_ce
-from knowfuse.llm import LocalLLM, packed_inputs
+from knowfuse.llms.local import LocalLLM, packed_inputs
 from knowfuse.losses import fused_linear_loss
-from knowfuse.module import FusionModule
 from knowfuse.progress import quiet_libraries
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.module import FusionModule
 from knowfuse.types import FusionBatch, LLMSpec
 
 FETCH = "train_dataloader_next"  # what Lightning's profiler calls the time for the next batch

@@ -22,12 +22,12 @@ from fidelity import folder_llm, quickstart
 from rich.console import Console
 from rich.table import Table
 
-from knowfuse.corpus import Document, cut
-from knowfuse.llm import LocalLLM
+from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries
-from knowfuse.sources import trace_documents
-from knowfuse.store import TraceKey, TraceStore
-from knowfuse.tokens import tokenize_documents
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.text.corpus import Document, cut
+from knowfuse.traces.reading import trace_documents
+from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.types import SourceTrace, TopK
 
 PUBLISHED_BYTES = 253  # per token and source at K = 10, as our issue states it; not measured here

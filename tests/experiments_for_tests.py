@@ -18,15 +18,15 @@ from tokenizers_for_tests import llama, neox, random_trace, surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.corpus import Document, Split, cut
-from knowfuse.data import FusionDataModule
 from knowfuse.fusion.min_ce import min_ce
-from knowfuse.llm import LocalLLM, localize
+from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
-from knowfuse.module import FusionModule
-from knowfuse.packing import SourceReader
-from knowfuse.store import TraceKey, TraceStore
-from knowfuse.tracing import Tracing
+from knowfuse.text.corpus import Document, Split, cut
+from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.tracing import Tracing
+from knowfuse.training.blocks import SourceReader
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,8 @@ def composed(name: str, *overrides: str, **more: Any) -> DictConfig:
 def run_python(*arguments: str, cache: Path, cwd: Path = ROOT) -> str:
     """What a Python command of the user's prints; an error if it fails."""
     environment = {**os.environ, "KNOWFUSE_CACHE": str(cache), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    # A test file that is run as a program finds its neighbours.
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.experiment import Experiment
-from knowfuse.sharding import FSDP2
-from knowfuse.training import require_devices
+from knowfuse.llms.sharding import FSDP2
+from knowfuse.runs.experiment import Experiment
+from knowfuse.training.fit import require_devices
 from knowfuse.types import Aligner, LLMSpec
 
 CONF = ROOT / "conf"

@@ -9,9 +9,9 @@ from experiments_for_tests import TINY_TRAINING, local_llm, run_python
 from transformers import AutoModelForCausalLM
 
 from knowfuse.export import export
-from knowfuse.llm import localize, packed_logits
-from knowfuse.runs import load_run
-from knowfuse.training import load_best
+from knowfuse.llms.local import localize, packed_logits
+from knowfuse.runs.folder import load_run
+from knowfuse.training.fit import load_best
 from knowfuse.types import LLMSpec
 
 ONE_IN_SHARDS = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1"]

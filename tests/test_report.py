@@ -13,7 +13,7 @@ from rich.console import Console
 from knowfuse import report
 from knowfuse.evaluation import ScoreTable
 from knowfuse.report import show, tokens_to_clm_final, write_results
-from knowfuse.training import Fit
+from knowfuse.training.fit import Fit
 
 TABLE = ScoreTable(
     ["code", "docs"],

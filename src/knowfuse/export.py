@@ -10,12 +10,12 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from knowfuse.finetune import merged
-from knowfuse.folder import whole_folder
-from knowfuse.llm import LocalLLM
+from knowfuse.files import whole_folder
+from knowfuse.llms.finetune import merged
+from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries, say
-from knowfuse.runs import load_run
-from knowfuse.training import load_best
+from knowfuse.runs.folder import load_run
+from knowfuse.training.fit import load_best
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 

@@ -15,11 +15,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from knowfuse.corpus import Split
 from knowfuse.evaluation import ScoreTable
-from knowfuse.folder import undamaged, write_whole
+from knowfuse.files import undamaged, write_whole
 from knowfuse.progress import console
-from knowfuse.training import Fit
+from knowfuse.text.corpus import Split
+from knowfuse.training.fit import Fit
 
 matplotlib.use("Agg")
 

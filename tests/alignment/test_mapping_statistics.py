@@ -14,8 +14,8 @@ from tokenizers_for_tests import random_trace, surface, toy_surface, training_te
 from knowfuse.alignment import mapping_statistics as module
 from knowfuse.alignment.mapping_statistics import mapping_statistics, most_matched
 from knowfuse.alignment.pair import Arrays, TokenizerPair
-from knowfuse.store import MapStore
 from knowfuse.surface import UnspellableDocument
+from knowfuse.traces.store import MapStore
 
 DOCUMENTS = [*training_text()[:40], TEXT, "", "two  spaces"]  # the last is nothing that WordPiece spells
 

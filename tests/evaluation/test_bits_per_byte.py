@@ -7,8 +7,8 @@ import torch
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import surface
 
-from knowfuse.corpus import Document
 from knowfuse.evaluation import DocumentScores, bits_per_byte, oracle, score_documents, score_table
+from knowfuse.text.corpus import Document
 
 DOCUMENTS = [
     Document("A short one.", "docs", "test"),

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from knowfuse.llm import LocalLLM, checkpoint_activations
+from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.plan.memory import Memory, training
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.types import LLMSpec

@@ -11,12 +11,12 @@ from test_memory import FULL
 from tokenizers_for_tests import surface
 from transformers import PretrainedConfig
 
-from knowfuse.codec import expected_layout
 from knowfuse.plan.gpus import GPUS, gpu_named
 from knowfuse.plan.llms import llm_config
 from knowfuse.plan.memory import training
 from knowfuse.plan.simulate import build, shapes_only, size_of
 from knowfuse.plan.work import corpus_bytes, hours, reading, training_flops
+from knowfuse.traces.codec import expected_layout
 from knowfuse.types import LLMSpec
 
 PUBLISHED = {  # parameters
@@ -79,10 +79,10 @@ def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder here with a config\.json.*llm_configs/nobody--nothing/"):
         llm_config("target", LLMSpec(path="nobody/nothing"), tmp_path)
     with pytest.raises(ValueError, match="corpus_bytes="):
-        corpus_bytes({"_target_": "knowfuse.corpus.hub_dataset", "path": "nobody/nothing"}, {})
+        corpus_bytes({"_target_": "knowfuse.text.corpus.hub_dataset", "path": "nobody/nothing"}, {})
 
 
 def test_a_local_corpus_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 1000)
-    corpus = {"_target_": "knowfuse.corpus.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
+    corpus = {"_target_": "knowfuse.text.corpus.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
     assert corpus_bytes({**corpus, "validation_share": 0.05, "test_share": 0.05}, {}) == 900

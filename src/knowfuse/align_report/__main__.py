@@ -20,8 +20,8 @@ from knowfuse.align_report.page import page
 from knowfuse.align_report.picture import picture
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
-from knowfuse.prepare import Prepared, prepare
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.surface import UnspellableDocument
 from knowfuse.types import Aligner
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from knowfuse.corpus import Document
-from knowfuse.head import row_logits
-from knowfuse.llm import require_embedded
-from knowfuse.sources import length_buckets
+from knowfuse.llms.head import row_logits
+from knowfuse.llms.local import require_embedded
 from knowfuse.surface import Surface
-from knowfuse.tokens import tokenize_documents
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.text.corpus import Document
+from knowfuse.traces.reading import length_buckets
 from knowfuse.types import IGNORE
 
 

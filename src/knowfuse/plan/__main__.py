@@ -23,7 +23,7 @@ from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import console, quiet_libraries, say
-from knowfuse.runs import register_resolvers, require_complete
+from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.types import LLMSpec
 
 GIB = 2**30

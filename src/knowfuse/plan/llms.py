@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PretrainedConfig
 
-from knowfuse.recipes import config_of
+from knowfuse.llms.recipes import config_of
 from knowfuse.types import LLMSpec
 
 FOLDER = "llm_configs"  # in conf: config.json of LLMs on the hub, by <organisation>--<name>

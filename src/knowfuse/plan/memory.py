@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from knowfuse.llms.sharding import decoder_layers
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.plan.simulate import PassUse, Size, build, shapes_only, size_of, training_pass
-from knowfuse.sharding import decoder_layers
 
 NF4 = 0.5 + 4 / 64  # bytes a parameter: 4 bits, and a float32 scale for each 64. Source: QLoRA, arXiv 2305.14314
 EIGHT_BIT = 2 * (

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from knowfuse.head import OutputHead, packed_hidden_states
-from knowfuse.llm import checkpoint_activations
-from knowfuse.sharding import decoder_layers
+from knowfuse.llms.head import OutputHead, packed_hidden_states
+from knowfuse.llms.local import checkpoint_activations
+from knowfuse.llms.sharding import decoder_layers
 
 aten = torch.ops.aten
 # A CPU's attention is not among the operators whose work torch knows.

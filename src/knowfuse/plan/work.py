@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from knowfuse.codec import expected_layout
 from knowfuse.plan.gpus import GPU
 from knowfuse.plan.memory import Training
 from knowfuse.plan.simulate import build, reading_pass, shapes_only, size_of
-from knowfuse.quickstart import quickstart_corpus
-from knowfuse.sources import FEWEST_ROWS, GROUP, LOGITS_AT_ONCE
+from knowfuse.text.quickstart import quickstart_corpus
+from knowfuse.traces.codec import expected_layout
+from knowfuse.traces.reading import FEWEST_ROWS, GROUP, LOGITS_AT_ONCE
 from knowfuse.types import LLMSpec
 
 

@@ -1,0 +1,242 @@
+"""What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel
+
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
+from knowfuse.llms.finetune import require_finetune
+from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.sharding import FSDP2, require_shardable
+from knowfuse.losses import require_lm_weight
+from knowfuse.progress import say
+from knowfuse.runs.folder import saved_settings
+from knowfuse.runs.prepared import BATCH_TOKENS, Prepared, prepare
+from knowfuse.text.corpus import Corpus, Split
+from knowfuse.traces.tracing import Tracing
+from knowfuse.training.blocks import SourceReader
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.fit import Fit, fit, load_best, require_validations
+from knowfuse.training.module import Fusion, FusionModule, Schedule
+from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
+
+LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
+LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
+METHODS = ("clm", "fused")  # the baseline and the point
+
+
+@dataclass
+class Experiment:
+    """The settings of a run, as the root of the configuration gives them; its fields are the schema.
+
+    Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best
+    checkpoint on validation is kept.
+    """
+
+    name: str
+    seed: int
+    cache: str  # folder of corpora, recipes, traces and scores, shared by all runs
+    ckpt_path: str | None  # null | last | the path of a checkpoint
+    target: LLMSpec
+    sources: Mapping[str, LLMSpec]
+    tracing: Tracing
+    corpus: Callable[..., Corpus]
+    alignment: Callable[[TokenizerPair], Aligner]
+    fusion: Fusion
+    loss: Callable[..., Any]
+    finetune: Callable[[LocalLLM], PreTrainedModel]
+    optimizer: Callable[..., Any]
+    trainer: Callable[..., L.Trainer]
+    logger: Callable[..., Logger]
+    top_k: int
+    lm_weight: float
+    learning_rates: Sequence[float]
+    clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
+    schedule: Schedule
+    warmup_steps: int
+    weight_decay: float
+    activation_checkpointing: bool
+    block_tokens: int
+    batch_blocks: int
+    num_workers: int
+    prefetch_batches: int  # per worker
+    compare_with_clm: bool
+
+    def __post_init__(self) -> None:
+        require_types(type(self), vars(self))
+        require_choices(type(self), vars(self))
+        require_lm_weight(self.lm_weight)
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        _require_rates("learning_rates", self.learning_rates)
+        if self.clm_learning_rates is not None:
+            _require_rates("clm_learning_rates", self.clm_learning_rates)
+        _require_llms(self.target, self.sources)
+        for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
+            if isinstance(chosen, partial):
+                require_choices(chosen.func, chosen.keywords)
+                require_types(chosen.func, chosen.keywords)
+        for group, chosen, elsewhere in (
+            ("loss", self.loss, {"lm_weight": "lm_weight"}),
+            ("optimizer", self.optimizer, {"lr": "learning_rates", "weight_decay": "weight_decay"}),
+        ):
+            for key, setting in elsewhere.items():
+                if isinstance(chosen, partial) and key in chosen.keywords:
+                    raise ValueError(f"{group}.{key} would be overridden: set {setting} instead")
+        require_finetune(self.finetune, self.target, "target")
+        if isinstance(self.trainer, partial):
+            require_validations(self.trainer.keywords)
+            if isinstance(self.trainer.keywords.get("strategy"), FSDP2) and isinstance(self.optimizer, partial):
+                require_shardable(self.optimizer.func)
+        self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return METHODS if self.compare_with_clm else METHODS[1:]
+
+    @property
+    def fit_names(self) -> list[str]:
+        return [_fit_name(method, rate) for method in self.methods for rate in self._rates(method)]
+
+    def _rates(self, method: str) -> Sequence[float]:
+        return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
+
+    def prepare(self) -> Prepared:
+        """Corpus, LLMs and traces, made where they are missing."""
+        cache = Path(self.cache).expanduser()
+        return prepare(self.corpus(cache=str(cache)), self.target, self.sources, self.top_k, cache, self.tracing)
+
+    def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
+        """The target LLM and how it learns by this method."""
+        is_fused = method == "fused"
+        return FusionModule(
+            prepared.target,
+            fusion=self.fusion if is_fused else None,
+            loss=partial(self.loss, lm_weight=self.lm_weight if is_fused else 1.0),
+            optimizer=partial(self.optimizer, lr=learning_rate),
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            weight_decay=self.weight_decay,
+            source_names=list(prepared.sources),
+            build=partial(self.finetune, prepared.target),
+            vocabulary_size=prepared.target_surface.vocabulary_size,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+
+    def data(self, prepared: Prepared, method: str) -> FusionDataModule:
+        """The batches of this method; plain CLM reads no traces."""
+        readers = [
+            SourceReader(source.store, self.alignment(prepared.pair(name)))
+            for name, source in (prepared.sources.items() if method == "fused" else ())
+        ]
+        data = FusionDataModule(
+            prepared.corpus.split("fusion"),
+            prepared.corpus.split("validation"),
+            prepared.target_surface,
+            readers,
+            block_tokens=self.block_tokens,
+            batch_blocks=self.batch_blocks,
+            num_workers=self.num_workers,
+            prefetch_batches=self.prefetch_batches,
+            seed=self.seed,
+            max_document_tokens=prepared.target.context_length(),
+            tokens_folder=prepared.tokens_folder,
+        )
+        for side, blocks in (("training", data.train_blocks), ("validation", data.validation_blocks)):
+            if blocks.set_aside:
+                say(
+                    f"{method}: {len(blocks.set_aside)} {side} documents left out, the first for "
+                    f"{next(iter(blocks.set_aside.values()))}"
+                )
+        return data
+
+    def train(self, prepared: Prepared, method: str, run: Path, resume: Mapping[str, Path]) -> Fit:
+        """The best of one fit per learning rate; `resume` maps names of fits to checkpoints they go on from.
+
+        The run's saved configuration is logged as its hyperparameters.
+        """
+        data = self.data(prepared, method)
+        fits = []
+        for learning_rate in self._rates(method):
+            name = _fit_name(method, learning_rate)
+            L.seed_everything(self.seed, workers=True, verbose=False)
+            folder = run / "fits" / name
+            loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
+            module = self.module(prepared, method, learning_rate)
+            trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
+            fits.append(fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name)))
+        return min(fits, key=lambda f: f.best_bits_per_byte)
+
+    def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
+        logger = self.logger(save_dir=str(folder))
+        logger.log_hyperparams(hyperparameters)
+        return [logger]
+
+    def score(self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, split: Split) -> ScoreTable:
+        """Bits per byte of every source, of the target before, and of the target as each method trained it."""
+        require_choices(self.score, {"split": split})
+        documents = prepared.corpus.split(split)
+        scores = prepared.source_scores(documents) | {"target before": prepared.target_scores(documents)}
+        for method, kept in fits.items():
+            module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
+            scores[f"target {method}"] = score_documents(
+                module.network, prepared.target_surface, documents, prepared.target.context_length(), BATCH_TOKENS
+            )
+        return score_table(scores, documents)
+
+
+def _require_rates(name: str, rates: Any) -> None:
+    """ValueError unless these are different positive numbers, in a list."""
+    if not isinstance(rates, Sequence) or isinstance(rates, str) or not rates:
+        raise ValueError(f"{name} is {rates}: give a list, such as {name}=[1e-5]")
+    if wrong := [rate for rate in rates if type(rate) not in (int, float) or not rate > 0]:
+        raise ValueError(f"{name} has {wrong[0]!r}: a learning rate is a number above 0")
+    if len({_fit_name("", rate) for rate in rates}) < len(rates):
+        raise ValueError(f"{name} is {list(rates)}: two are the same in six digits, and would share one fit")
+
+
+def _require_llms(target: Any, sources: Any) -> None:
+    """ValueError unless there are sources, named as folders may be, and every LLM is an LLMSpec."""
+    if not sources:
+        raise ValueError("sources is empty: name at least one LLM, such as sources=quickstart")
+    for name, spec in {**sources, "target": target}.items():
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise ValueError(
+                f"a source is named {name!r}: the name is a folder's, use letters, digits, '_', '.' and '-'"
+            )
+        if not isinstance(spec, LLMSpec):
+            raise ValueError(
+                f"LLM {name!r} is {spec!r}: give an LLMSpec, such as "
+                "{_target_: knowfuse.types.LLMSpec, path: <hub id or folder>}"
+            )
+
+
+def _no_words() -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
+    """One row of which one source said nothing, as a fusion rule is called with."""
+    rows = torch.zeros(1, 1, 1)
+    topk = TopK(torch.zeros(1, 1, 1, 1, dtype=torch.int64), torch.full((1, 1, 1, 1), EMPTY))
+    number = torch.ones(1, 1, dtype=torch.int64)
+    return AlignedSources(topk, rows, rows, rows, rows > 0), number, number
+
+
+def _fit_name(method: str, learning_rate: float) -> str:
+    return f"{method}-lr{learning_rate:g}"
+
+
+def headroom(prepared: Prepared) -> ScoreTable:
+    """Validation bits per byte of every source, of the target before training, and of the oracle over the sources."""
+    documents = prepared.corpus.split("validation")
+    sources = prepared.source_scores(documents)
+    before = {"target before": prepared.target_scores(documents)}
+    return score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)

@@ -1,0 +1,187 @@
+"""Where does a run live, and from where does it go on?"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from knowfuse.files import restored, undamaged, write_whole
+from knowfuse.progress import is_first_rank, say
+from knowfuse.training.fit import Fit
+
+# What a run that goes on may have other than before: where from, what it logs to, and the ranks with what makes up for them.
+MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks"} | {
+    f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
+}
+
+
+def register_resolvers() -> None:
+    """Make `${run_folder:name,ckpt_path}` known to Hydra."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+
+
+def run_folder(name: str, ckpt_path: str | None) -> str:
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one.
+
+    The new folder is made here, so that no two runs share one, however close they start. ValueError where several
+    processes of one run ask, which could not agree on the time.
+    """
+    root = Path("outputs") / name
+    if ckpt_path == "last":
+        started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
+        unfinished = [path for path in started if not (path / "results.json").exists()]
+        if unfinished:
+            return str(unfinished[-1])
+    processes = max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if processes > 1:
+        raise ValueError(
+            f"{processes} processes were started as one run, and each would make a run folder of its own: give them one "
+            f"folder, such as hydra.run.dir={root / 'mine'}"
+        )
+    return _new_folder(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def _new_folder(wanted: Path) -> str:
+    """This folder, or the first of `<wanted>-2`, `<wanted>-3`, ... that nobody has."""
+    folder, n = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            n += 1
+            folder = wanted.with_name(f"{wanted.name}-{n}")
+        else:
+            return str(folder)
+
+
+def require_complete(cfg: DictConfig) -> DictConfig:
+    """The configuration; ValueError where a setting has no value."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"the configuration leaves {', '.join(missing)} open: set it, such as {missing[0]}=...")
+    return cfg
+
+
+@contextmanager
+def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Iterator[Path]:
+    """The run folder with its `config.yaml`, for as long as the run goes on: no other process gets it meanwhile.
+
+    ValueError where the folder holds a run of other settings (named), a finished one, one that was stopped and that
+    `ckpt_path=last` does not ask to go on with, or one that is still running.
+    """
+    run = Path(folder)
+    run.mkdir(parents=True, exist_ok=True)
+    with _alone(run) if is_first_rank() else nullcontext():  # the other ranks belong to the first
+        yield _opened(run, cfg)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    lock = FileLock(run / ".running.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"run {str(run)!r} is still running in another process: wait for it, or start a run in another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _opened(run: Path, cfg: DictConfig) -> Path:
+    saved = run / "config.yaml"
+    if saved.exists():
+        before, now = _flat(saved_settings(run)), _flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        for key in sorted(before.keys() | now.keys()):
+            if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
+                raise ValueError(
+                    f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
+                    "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
+                )
+        if (run / "results.json").exists():
+            raise ValueError(
+                f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
+            )
+        stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / "fit.json").exists()]
+        if stopped and is_first_rank() and cfg.ckpt_path != "last":
+            raise ValueError(
+                f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
+                "overwrite: add ckpt_path=last to go on from them, or take another folder"
+            )
+        say(f"run {run}: goes on")
+        return run
+    write_whole(saved, OmegaConf.to_yaml(cfg, resolve=True).encode())  # every rank of a run writes the same
+    say(f"run {run}")
+    return run
+
+
+def saved_settings(run: Path) -> dict[str, Any]:
+    """The configuration that the run was started with, as plain values."""
+    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict[str, Fit]]:
+    """A finished run: its folder, its settings, and the fit that was kept of each method."""
+    run = Path(folder)
+    for file in ("config.yaml", "results.json"):
+        if not (run / file).exists():
+            raise ValueError(
+                f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
+                "or finish it with python train.py ckpt_path=last"
+            )
+    with undamaged(
+        run / "results.json",
+        "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew",
+    ):
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        fits = {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
+    return run, saved_settings(run), fits
+
+
+def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:
+    """The checkpoint that each fit goes on from, by the fit's name.
+
+    `last`: those of this run folder; it says so where there is none. A path: that file, for the fit it was saved by;
+    ValueError where this run has no fit of that name.
+    """
+    if ckpt_path is None:
+        return {}
+    if ckpt_path == "last":
+        found = {path.parent.name: path for path in _last_checkpoints(run)}
+        if not found:
+            say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
+        return found
+    path = restored(Path(ckpt_path))
+    if not path.exists():
+        raise ValueError(
+            f"ckpt_path {ckpt_path!r} is not there: give last, or a checkpoint such as outputs/.../fits/.../last.ckpt"
+        )
+    if path.parent.name not in fit_names:
+        raise ValueError(
+            f"ckpt_path {ckpt_path!r} was saved by a fit named {path.parent.name!r}, this run has {list(fit_names)}: choose "
+            "a checkpoint of one of these, or set learning_rates and compare_with_clm to what that fit had"
+        )
+    return {path.parent.name: path}
+
+
+def _last_checkpoints(run: Path) -> list[Path]:
+    """Of the fits that have one, also of one that was killed while it replaced its last."""
+    places = (restored(fit / "last.ckpt") for fit in sorted(run.glob("fits/*")))
+    return [path for path in places if path.exists()]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,111 @@
+"""What must be there before a target can train? Corpus, LLMs, traces; each made once and found again."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.evaluation import DocumentScores, score_documents
+from knowfuse.files import undamaged, write_whole
+from knowfuse.llms.local import LocalLLM, localize
+from knowfuse.progress import counting, say
+from knowfuse.surface import Surface
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.text.corpus import Corpus, Document
+from knowfuse.traces.store import MapStore, TraceStore
+from knowfuse.traces.tracing import Tracing, read_documents
+from knowfuse.training.materialise import materialise
+from knowfuse.types import LLMSpec
+
+BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
+
+
+@dataclass
+class Source:
+    """A source LLM, how it spells, and what it said."""
+
+    llm: LocalLLM
+    surface: Surface
+    store: TraceStore
+
+
+@dataclass
+class Prepared:
+    """Everything on this machine that training and evaluation need."""
+
+    corpus: Corpus
+    target: LocalLLM
+    target_surface: Surface
+    sources: dict[str, Source]
+    cache: Path
+
+    @property
+    def tokens_folder(self) -> Path:
+        return self.cache / "tokens"
+
+    def pair(self, name: str) -> TokenizerPair:
+        """This source's tokenizer beside the target's; what is made for both is kept in the cache."""
+        documents = [d.text for d in self.corpus.split("fusion")]
+        return TokenizerPair(self.sources[name].surface, self.target_surface, documents, MapStore(self.cache / "maps"))
+
+    def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
+        """The nats of every source on these documents, from the cache where a source has read them before."""
+        return {name: score(s.llm, s.surface, documents, self.cache) for name, s in self.sources.items()}
+
+    def target_scores(self, documents: Sequence[Document]) -> DocumentScores:
+        """The same for the target as it is before training."""
+        return score(self.target, self.target_surface, documents, self.cache)
+
+
+def prepare(
+    corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpec], top_k: int, cache: Path, tracing: Tracing
+) -> Prepared:
+    """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
+
+    ValueError where `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}: it must be at least 1")
+    left_out = f"; {corpus.duplicates} duplicates left out" if corpus.duplicates else ""
+    say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{left_out}")
+    llms = {name: _llm(name, spec, corpus, cache) for name, spec in sources.items()}
+    same = next((name for name, spec in sources.items() if spec == target), None)
+    target_llm = llms[same] if same else _llm("target", target, corpus, cache)
+    documents = corpus.split("fusion")
+    prepared = Prepared(
+        corpus=corpus,
+        target=target_llm,
+        target_surface=target_llm.surface(),
+        sources={name: _read(llm, documents, top_k, cache, tracing) for name, llm in llms.items()},
+        cache=cache,
+    )
+    with counting(
+        f"tokens {target_llm.name}", len(documents), "documents"
+    ) as advance:  # found again by every run's data module
+        tokenize_documents(prepared.target_surface, documents, sys.maxsize, prepared.tokens_folder, advance)
+    return prepared
+
+
+def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
+    return localize(name, spec) if spec.recipe is None else materialise(name, spec, corpus, cache)
+
+
+def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing) -> Source:
+    surface = llm.surface()
+    return Source(llm, surface, read_documents(llm, surface, documents, top_k, cache, tracing))
+
+
+def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:
+    """The nats of an LLM on these documents; cached by its content and theirs."""
+    ids = "\n".join(sorted(d.id for d in documents))
+    key = hashlib.sha256(f"{llm.fingerprint} {surface.fingerprint} {ids}".encode()).hexdigest()[:24]
+    path = cache / "scores" / f"{llm.name}-{key}.json"
+    if path.exists():
+        with undamaged(path):
+            return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
+    scores = score_documents(llm.load_on_device(), surface, documents, llm.context_length(), BATCH_TOKENS)
+    write_whole(path, json.dumps({"nats": scores.nats, "set_aside": scores.set_aside}).encode())
+    return scores

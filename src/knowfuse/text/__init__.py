@@ -1,0 +1,1 @@
+"""What is there to read? Documents, where they come from, on which side of the split each is."""

@@ -1,0 +1,133 @@
+"""What does a source LLM expect next, at each token of each document? One forward pass per batch of documents."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from knowfuse.llms.head import RowLogits, row_logits
+from knowfuse.llms.local import require_embedded
+from knowfuse.surface import Surface
+from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
+
+LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
+LOGITS_IN_CACHE = 2**20  # that a CPU core reduces without going to memory
+GROUP = 128  # logits whose largest is looked at before they are
+MOST_PADDED = 1.125  # tokens of a batch with its padding, over those without
+FEWEST_ROWS = 256  # of which the head still makes a fast matrix product
+
+
+def length_buckets(lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
+    """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included, which is a ninth at most."""
+    batch: list[str] = []
+    tokens = 0
+    for name in sorted(lengths, key=lambda d: (lengths[d], d)):
+        padded, tokens = lengths[name] * (len(batch) + 1), tokens + lengths[name]
+        if batch and (padded > batch_tokens or padded > MOST_PADDED * tokens):
+            yield batch
+            batch, tokens = [], lengths[name]
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def trace_documents(
+    model: PreTrainedModel,
+    surface: Surface,
+    documents: Mapping[str, TokenizedDocument],
+    top_k: int,
+    batch_tokens: int,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[dict[str, SourceTrace]]:
+    """The traces of the documents, batch by batch; `advance` is told how many tokens were read.
+
+    Raises ValueError where `top_k` exceeds the vocabulary, a token id the rows of the embedding, or where the source's
+    logits are not finite (named: source, document).
+    """
+    if top_k > surface.vocabulary_size:
+        raise ValueError(
+            f"top_k is {top_k}, but source {surface.name!r} has a vocabulary of {surface.vocabulary_size}: set top_k lower"
+        )
+    largest = max((int(t.input_ids.max(initial=-1)) for t in documents.values()), default=-1)
+    require_embedded(model, surface.name, largest)
+    model.eval()
+    has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
+    with torch.inference_mode():
+        llm = row_logits(model)
+        for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):
+            tokens = [documents[d] for d in batch]
+            yield _traces(batch, tokens, _said(llm, tokens, has_entry, top_k), surface.name)
+            advance(sum(len(t.input_ids) for t in tokens))
+
+
+def _said(
+    llm: RowLogits, documents: Sequence[TokenizedDocument], has_entry: Tensor, top_k: int
+) -> tuple[np.ndarray, ...]:
+    """Kept ids and log-probabilities and the nats of the next token, the rows of all documents one after another."""
+    padded = torch.zeros(len(documents), max(len(t.input_ids) for t in documents), dtype=torch.int64)
+    is_token = torch.zeros_like(padded, dtype=torch.bool)
+    for n, document in enumerate(documents):
+        padded[n, : len(document.input_ids)] = torch.from_numpy(document.input_ids)
+        is_token[n, : len(document.input_ids)] = True
+    padded, is_token = padded.to(has_entry.device), is_token.to(has_entry.device)
+    nexts = padded.roll(-1, 1)[is_token]
+    # Causal attention never looks right, so padding on the right needs no mask; the head sees none of it.
+    hidden = llm.read(padded)[is_token]
+    is_gpu = hidden.device.type == "cuda"
+    rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
+    in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
+    kept = [
+        _keep(logits, some_nexts, has_entry, top_k)
+        for chunk, chunk_nexts in zip(hidden.split(rows), nexts.split(rows), strict=True)
+        for logits, some_nexts in zip(llm.logits(chunk).split(in_cache), chunk_nexts.split(in_cache), strict=True)
+    ]
+    return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
+
+
+def _keep(
+    logits: Float[Tensor, "N V"], nexts: Int[Tensor, " N"], has_entry: Bool[Tensor, " E"], top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The K most probable tokens of each row, and the nats of the true next one; NaN where the logits are not finite."""
+    log_probs = logits.float().log_softmax(-1)  # over the full vocabulary, padded rows of the head too
+    nll = -log_probs.gather(-1, nexts[:, None])[:, 0]
+    log_probs = log_probs[:, : len(has_entry)]
+    has_entry = has_entry[: log_probs.shape[-1]]
+    if not bool(has_entry.all()):
+        log_probs.masked_fill_(~has_entry, EMPTY)
+    return *_largest(log_probs, top_k), nll
+
+
+def _largest(values: Float[Tensor, "N V"], k: int) -> tuple[Tensor, Tensor]:
+    """Ids and values of the k largest of each row, in decreasing order: those of the groups with the k largest maxima."""
+    groups, size = values.shape[-1] // GROUP, values.shape[-1]
+    if groups < k:
+        kept = values.topk(k, dim=-1)
+        return kept.indices, kept.values
+    grouped = values[:, : groups * GROUP].unflatten(-1, (groups, GROUP))
+    best = grouped.amax(-1).topk(k, dim=-1).indices[..., None]  # [N, k, 1]
+    among = grouped.gather(1, best.expand(-1, -1, GROUP)).flatten(1)
+    every = torch.arange(size, device=values.device)
+    ids = torch.cat([(best * GROUP + every[:GROUP]).flatten(1), every[groups * GROUP :].expand(len(values), -1)], 1)
+    kept = torch.cat([among, values[:, groups * GROUP :]], 1).topk(k, dim=-1)
+    return ids.gather(1, kept.indices), kept.values
+
+
+def _traces(
+    names: Sequence[str], documents: Sequence[TokenizedDocument], said: tuple[np.ndarray, ...], source: str
+) -> dict[str, SourceTrace]:
+    """The rows of a batch, cut into its documents."""
+    traces, start = {}, 0
+    for name, tokens in zip(names, documents, strict=True):
+        ids, log_probs, nll = (part[start : start + len(tokens.input_ids)] for part in said)
+        if not np.isfinite(nll).all() or np.isnan(log_probs).any():
+            raise ValueError(
+                f"source {source!r} returned NaN or infinite logits on document {name}: check its dtype and weights"
+            )
+        nll = nll.copy()
+        nll[-1] = 0.0
+        traces[name] = SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, log_probs), nll)
+        start += len(tokens.input_ids)
+    return traces

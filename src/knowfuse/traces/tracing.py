@@ -1,0 +1,148 @@
+"""How does a source come to have read all documents? Only those without a trace are read, and written behind the forward pass."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from knowfuse.llms.local import LocalLLM
+from knowfuse.progress import counting, say
+from knowfuse.ranks import Ranks, ranks
+from knowfuse.surface import Surface
+from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.text.corpus import Document
+from knowfuse.traces.reading import trace_documents
+from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.types import SourceTrace, require_choices
+
+LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How the sources read the documents, and where what they said is kept; none of it changes what they say.
+
+    `place` is a folder or a URL that fsspec knows; None: the cache. `verify` says when a shard's checksum is checked:
+    when it is first read, all now, or all now and the documents of broken shards are read again.
+    """
+
+    place: str | None
+    verify: Literal["when_read", "now", "read_again"]
+    batch_tokens: int  # of one forward pass, padding included
+    shard_tokens: int  # of one file; a kill loses at most two of them
+    compile: bool  # torch.compile the sources
+
+    def __post_init__(self) -> None:
+        require_choices(type(self), vars(self))
+
+    def store(self, key: TraceKey, cache: Path, writer: str) -> TraceStore:
+        """The traces of this key."""
+        place = self.place or str(cache / "traces")
+        return TraceStore(f"{place.rstrip('/')}/{key.folder_name}", key, cache / "copies" / key.folder_name, writer)
+
+
+def read_documents(
+    llm: LocalLLM, surface: Surface, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing
+) -> TraceStore:
+    """The source's traces of all these documents; only documents without one are read.
+
+    Under torchrun or SLURM every rank reads its share and waits for the others'. Raises ValueError where the source can
+    read none of the documents or a broken shard is found, OSError where nothing more can be written: what was written
+    before stays valid.
+    """
+    key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k), ranks()
+    writer = f"{mine.rank:04d}-of-{mine.world:04d}" if mine.world > 1 else ""
+    if writer and tracing.verify == "read_again":
+        raise ValueError(
+            "tracing.verify=read_again drops files that other ranks may be reading: run python -m knowfuse.prepare with "
+            "it in one process first, or with tracing.verify=now"
+        )
+    lock = cache / "traces" / f"{key.folder_name}{writer and '-'}{writer}.lock"
+    store, share = tracing.store(key, cache, writer), share_of(documents, mine)
+    if tracing.verify == "now":
+        store.verify()
+    with _locked(lock) if tracing.verify == "read_again" or store.missing(d.id for d in share) else nullcontext():
+        store.refresh()
+        if tracing.verify == "read_again":
+            for file in store.drop_broken():
+                say(f"traces {llm.name}: {file} is broken, its documents are read again")
+        missing = store.missing(d.id for d in share)
+        tokens = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
+        if not missing:
+            say(f"traces {llm.name}: read before ({key.folder_name})")
+        if mine.world == 1:
+            report_set_aside(surface, store.set_aside | tokens.set_aside, documents)
+        if tokens:
+            _trace(llm, surface, store, tokens, tracing)
+        store.put_aside(tokens.set_aside)
+    if mine.world > 1:
+        _wait_for_all(store, [d.id for d in documents])
+        report_set_aside(surface, store.set_aside, documents)
+    return store
+
+
+def share_of(documents: Sequence[Document], mine: Ranks) -> list[Document]:
+    """The documents that this process reads: about as many bytes for each, the same whoever has read some before."""
+    by_size = sorted(documents, key=lambda d: (-d.num_bytes, d.id))
+    turns = (mine.rank, 2 * mine.world - 1 - mine.rank)  # there and back: 0 1 2 2 1 0 0 1 ...
+    return [d for n, d in enumerate(by_size) if n % (2 * mine.world) in turns]
+
+
+def _locked(lock: Path) -> FileLock:
+    """Taken only where something must be written: a filled cache may be read-only."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
+
+
+def _wait_for_all(store: TraceStore, document_ids: Sequence[str]) -> None:
+    """Until the other ranks have read their shares; the launcher ends this one where one of them fails."""
+    store.refresh()
+    if missing := store.missing(document_ids):
+        say(f"traces {store.source}: waiting for other ranks to read {len(missing)} documents")
+    while store.missing(document_ids):
+        time.sleep(LOOK_AGAIN_S)
+        store.refresh()
+
+
+def report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Sequence[Document]) -> None:
+    """One line on the documents that a source cannot read; ValueError where it can read none of them."""
+    aside = [d.id for d in documents if d.id in reasons]
+    if not aside:
+        return
+    changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
+    first = f"the first, {aside[0]}: {reasons[aside[0]]}{changes}"
+    if len(aside) == len(documents):
+        raise ValueError(
+            f"source {surface.name!r} can read none of the {len(documents)} documents; {first}. Leave it out of "
+            "`sources`, set its `tokenizer:` to one that keeps every byte, or cut the documents shorter "
+            "(corpus.max_document_bytes)"
+        )
+    share = len(aside) / len(documents)
+    say(f"traces {surface.name}: {len(aside)} of {len(documents)} documents ({share:.1%}) set aside; {first}")
+
+
+def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing) -> None:
+    """Read the documents; each shard is written by another thread while the next is read."""
+    model = llm.load_on_device()
+    if tracing.compile:
+        model.base_model.compile(dynamic=True)
+    shard: dict[str, SourceTrace] = {}
+    waiting = 0
+    written: Future[None] = Future()
+    written.set_result(None)
+    total = sum(tokens.lengths.values())
+    with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
+        for batch in trace_documents(model, surface, tokens, store.key.top_k, tracing.batch_tokens, advance):
+            shard |= batch
+            waiting += sum(len(t.ends) for t in batch.values())
+            if waiting >= tracing.shard_tokens:
+                written.result()  # one shard at most waits; the error of the last surfaces here
+                written = writer.submit(store.write, shard)
+                shard, waiting = {}, 0
+        written.result()
+        store.write(shard)

@@ -1,0 +1,131 @@
+"""How do batches reach training? The LightningDataModule, and the order of its blocks.
+
+Blocks are made in the workers (`packing`): no source LLM runs while training.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+
+from knowfuse.surface import Surface
+from knowfuse.text.corpus import Document
+from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
+
+
+class EndlessShuffle(Sampler[int]):
+    """Every index once in random order, then in another, without end; ranks take turns.
+
+    Lightning sees one epoch, whose end it never reaches: it loses its place where a checkpoint falls on the end of an
+    epoch, and the last batch of an epoch would be a smaller step. `state_dict` keeps the place.
+    """
+
+    LENGTH = 2**40  # more than anyone takes; with a length Lightning fetches no batch ahead of its checkpoint
+
+    def __init__(self, size: int, world: int, rank: int, seed: int, start: int = 0) -> None:
+        self.size, self.world, self.rank, self.seed = size, world, rank, seed
+        self.taken = self.start = start  # indices that this rank took before
+
+    def __len__(self) -> int:
+        return self.LENGTH
+
+    def __iter__(self) -> Iterator[int]:
+        self.taken, self.start = self.start, 0
+        order, epoch = torch.empty(0), -1
+        for place in count(self.taken * self.world + self.rank, self.world):
+            if epoch != place // self.size:
+                epoch = place // self.size
+                order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + epoch))
+            self.taken += 1
+            yield int(order[place % self.size])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = state_dict["taken"]
+
+
+class FusionDataModule(L.LightningDataModule):
+    """Serves packed training blocks with aligned sources, and validation blocks without.
+
+    `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
+    `num_workers` processes align, each `prefetch_batches` ahead; batches for a GPU are in pinned memory.
+    `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
+    Tokens are cut once and kept in `tokens_folder`.
+    Raises ValueError where a source has not read all training documents, or no document fits in a block.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Document],
+        validation: Sequence[Document],
+        surface: Surface,
+        sources: Sequence[SourceReader] = (),
+        *,
+        block_tokens: int,
+        batch_blocks: int,
+        num_workers: int = 0,
+        prefetch_batches: int = 2,
+        seed: int = 0,
+        max_document_tokens: int | None = None,
+        tokens_folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        for source in sources:
+            source.store.require(d.id for d in train)
+        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, max_document_tokens, tokens_folder)
+        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), max_document_tokens, tokens_folder)
+        for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
+            if len(blocks) > 0:
+                continue
+            if max_document_tokens is not None and max_document_tokens < block_tokens:
+                raise ValueError(
+                    f"no {side} document fits in the {max_document_tokens} tokens that target {surface.name!r} can hold: "
+                    "set corpus.max_document_bytes lower, or target= to an LLM that holds more"
+                )
+            raise ValueError(
+                f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
+                "corpus.max_document_bytes lower"
+            )
+        self.batch_blocks, self.seed = batch_blocks, seed
+        self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self.blocks_taken = 0  # by all ranks, before training starts: a fit that goes on with other ranks sets it
+
+    @property
+    def largest_token_id(self) -> int:
+        """Of training and validation documents; the target must have an embedding of it."""
+        return max(self.train_blocks.largest_token_id, self.validation_blocks.largest_token_id)
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Without end: `trainer.max_steps` says when to stop."""
+        world, rank = self._ranks
+        shuffle = EndlessShuffle(len(self.train_blocks), world, rank, self.seed, self.blocks_taken // world)
+        return self._loader(self.train_blocks, shuffle)
+
+    def val_dataloader(self) -> StatefulDataLoader:
+        """Every block once, on one of the ranks; where they do not divide, some read a block without a document."""
+        blocks = self.validation_blocks.in_shares(self._ranks[0])
+        return self._loader(blocks, StatefulDistributedSampler(blocks, *self._ranks, shuffle=False))
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, blocks: PackedBlocks, sampler: Sampler[int]) -> StatefulDataLoader:
+        num_workers = self.num_workers if blocks.sources else 0
+        return StatefulDataLoader(
+            blocks,
+            batch_size=self.batch_blocks,
+            sampler=sampler,
+            num_workers=num_workers,
+            prefetch_factor=self.prefetch_batches if num_workers else None,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            collate_fn=collate,
+            persistent_workers=False,
+        )

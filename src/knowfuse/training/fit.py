@@ -1,0 +1,233 @@
+"""How is one fit run, so that it can be stopped anywhere and go on as if it had not been?"""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from knowfuse.files import restored, undamaged, write_whole
+from knowfuse.progress import FitProgress, say
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.module import FusionModule
+from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
+
+COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
+
+
+@dataclass
+class Fit:
+    """A finished fit: its best checkpoint by validation, and the way there."""
+
+    name: str
+    best_checkpoint: str  # relative to the fit's folder
+    best_bits_per_byte: float
+    learning_rate: float
+    history: list[tuple[int, float]]  # (training tokens seen, validation bits per byte)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Fit":
+        """The inverse of `asdict` and JSON, which knows no tuples."""
+        return cls(**{**values, "history": [(tokens, bits) for tokens, bits in values["history"]]})
+
+
+class History(L.Callback):
+    """Validation bits per byte against training tokens seen; survives a stop."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        self.points.append((int(metrics["val/tokens"]), float(metrics["val/bits_per_byte"])))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.points = [(tokens, bits) for tokens, bits in state_dict["points"]]
+
+
+class BestAndLast(ModelCheckpoint):
+    """Keeps the best checkpoint by validation, and the last, in `folder`, wherever the fit was when it was stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder, filename="best", monitor="val/bits_per_byte", save_last=True, enable_version_counter=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The saved paths are those of the folder it was saved in, which may have moved, or be another run's."""
+        assert self.dirpath is not None
+        folder = Path(self.dirpath)
+        if not restored(folder / "best.ckpt").exists():
+            say(f"{folder.name}: the best checkpoint so far is not there, the best of what follows is kept")
+            return
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
+def fit(
+    name: str,
+    folder: Path,
+    module: FusionModule,
+    data: FusionDataModule,
+    trainer: Callable[..., L.Trainer],
+    learning_rate: float,
+    loggers: Callable[[], list[Logger]] = list,
+    ckpt_path: Path | None = None,
+) -> Fit:
+    """Train and keep the best checkpoint by validation, and the last, in `folder`; from `ckpt_path` where given.
+
+    A fit that is finished there is returned as it is.
+    """
+    done = folder / "fit.json"
+    if done.exists():
+        with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):
+            finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
+        say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
+        return finished
+    history = History()
+    # Called after History, so that the checkpoint of a validation holds its point.
+    keep = BestAndLast(folder)
+    runner = trainer(
+        callbacks=[KeepsItsPlace(), RandomStates(), history, FitProgress(name), keep],
+        logger=loggers(),
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    require_validations({name: getattr(runner, name) for name in COUNTS})
+    if ckpt_path is not None:
+        require_resumable(ckpt_path, runner, data)
+        if runner.is_global_zero:
+            _take_best_along(ckpt_path.parent, folder)
+    with _failing(name, runner.loggers):
+        runner.fit(module, data, ckpt_path=ckpt_path)
+        if not keep.best_model_path:
+            raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
+    result = Fit(
+        name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
+    )
+    if runner.is_global_zero:
+        write_whole(done, json.dumps(asdict(result), indent=1).encode())
+        for logger in runner.loggers:
+            _close(logger, result, runner.global_step)
+    return result
+
+
+def require_devices(trainer: Callable[..., L.Trainer]) -> None:
+    """ValueError where the machine lacks what the Trainer asks for; it says what there is."""
+    try:
+        deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        settings = trainer.keywords if isinstance(trainer, partial) else {}
+        given = {key: settings[key] for key in DEVICES if key in settings}
+        given |= {"strategy": type(s).__name__} if isinstance(s := given.get("strategy"), Strategy) else {}
+        asked = ", ".join(f"trainer.{key}={value}" for key, value in given.items())
+        gpus = torch.cuda.device_count()
+        raise ValueError(
+            f"this machine cannot give {asked} ({error}): it has {gpus} GPUs and {os.cpu_count()} CPU cores; set "
+            + (
+                f"trainer.devices to at most {gpus}"
+                if gpus
+                else "trainer=cpu, or trainer.accelerator=cpu with trainer.devices=1"
+            )
+        ) from error
+
+
+def require_validations(trainer: Mapping[str, Any]) -> None:
+    """ValueError unless these settings of a Trainer train, validate at least once, and lose no gradient at a stop."""
+    for name in COUNTS:
+        value = trainer.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"trainer.{name} is {value!r}: it must be a whole number of at least 1")
+    steps, every, accumulated = (trainer.get(name, 1) for name in COUNTS)
+    if every % accumulated:
+        raise ValueError(
+            f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
+            f"{accumulated}: a checkpoint would lose gradients that wait for a step"
+        )
+    if every > steps * accumulated:
+        raise ValueError(
+            f"trainer.val_check_interval={every} batches is more than the {steps * accumulated} of the whole fit "
+            f"(trainer.max_steps={steps}): nothing would be validated or kept, set it to at most that"
+        )
+
+
+@contextmanager
+def _failing(name: str, loggers: Iterable[Logger]) -> Iterator[None]:
+    """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures.
+
+    A fit that is told to stop (Ctrl-C, SIGTERM) says how to go on, and its process fails.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=1)
+        if isinstance(error, Exception):
+            raise
+        say(f"{name}: stopped; the same command with ckpt_path=last goes on from the last validation")
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise
+
+
+def _close(logger: Logger, result: Fit, step: int) -> None:
+    """Log what a sweep compares, and end a W&B run here, so that the next fit of this process has its own."""
+    logger.log_metrics({"best/val_bits_per_byte": result.best_bits_per_byte}, step=step)
+    logger.save()
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+
+
+def _take_best_along(start: Path, folder: Path) -> None:
+    """Copy the best checkpoint beside the one a fit goes on from, where that is another folder."""
+    best = restored(start / "best.ckpt")
+    if start.resolve() != folder.resolve() and best.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if best.is_dir():
+            shutil.copytree(best, folder / best.name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(best, folder / best.name)
+
+
+def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
+    """The module with the weights of the fit's best checkpoint."""
+    module.configure_model()
+    best = restored(folder / fit.best_checkpoint)
+    if not best.is_dir():
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    else:  # each rank wrote its shards
+        with TemporaryDirectory(dir=folder) as unfinished:
+            whole = Path(unfinished) / "whole.ckpt"
+            dcp_to_torch_save(best, whole)
+            checkpoint = torch.load(whole, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module

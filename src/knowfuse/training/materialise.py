@@ -1,0 +1,84 @@
+"""How does a recipe become an LLM? Its tokenizer and its model, trained on first use and kept in the cache."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from knowfuse.files import make_once
+from knowfuse.llms.local import LocalLLM, localize
+from knowfuse.llms.recipes import make_model, make_tokenizer
+from knowfuse.losses import fused_linear_loss
+from knowfuse.progress import say
+from knowfuse.surface import surface_of
+from knowfuse.text.corpus import Corpus
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.fit import fit, load_best
+from knowfuse.training.module import FusionModule
+from knowfuse.types import LLMSpec, Recipe
+
+
+def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
+    """The LLM of a recipe, from the cache or made now; keyed by the recipe and the text it learns from."""
+    recipe = spec.recipe
+    assert recipe is not None
+    texts = [d.id for d in corpus.split("sources", domain=recipe.domain)]
+    if not texts:
+        raise ValueError(
+            f"recipe {name!r} learns from domain {recipe.domain!r}, of which corpus {corpus.name!r} has no documents on its "
+            f"'sources' side (domains: {corpus.domains}): set its domain, or give a path to a trained LLM"
+        )
+    state = json.dumps([asdict(recipe), sorted(texts)])
+    folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    if not make_once(folder, partial(_make, name, recipe, corpus, folder)):
+        say(f"source {name}: made before ({folder.name})")
+    return localize(name, LLMSpec(path=str(folder), dtype=spec.dtype))
+
+
+def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+    """Train tokenizer and model, and put the folder in its place when it is whole."""
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    documents = corpus.split("sources", domain=recipe.domain)
+    tokenizer = make_tokenizer(recipe, [d.text for d in documents])
+    tokenizer.save_pretrained(unfinished)
+    surface = surface_of(tokenizer, name)
+    data = FusionDataModule(
+        documents,
+        corpus.split("validation", domain=recipe.domain),
+        surface,
+        block_tokens=recipe.context_length,
+        batch_blocks=max(1, recipe.batch_tokens // recipe.context_length),
+        seed=recipe.seed,
+    )
+    L.seed_everything(recipe.seed, verbose=False)
+    module = FusionModule(
+        LocalLLM(name, LLMSpec(path=str(unfinished)), fingerprint=name),
+        fusion=None,
+        loss=partial(fused_linear_loss, lm_weight=1.0),
+        optimizer=partial(torch.optim.AdamW, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
+        schedule="cosine",
+        warmup_steps=recipe.max_steps // 20,
+        weight_decay=0.1,
+        build=partial(make_model, recipe, surface.vocabulary_size),
+    )
+    trainer = partial(
+        L.Trainer,
+        accelerator="cpu",
+        devices=1,
+        max_steps=recipe.max_steps,
+        gradient_clip_val=1.0,
+        check_val_every_n_epoch=None,
+        val_check_interval=recipe.max_steps,
+        log_every_n_steps=recipe.max_steps,
+    )
+    best = fit(f"source {name}", unfinished / "fit", module, data, trainer, recipe.learning_rate)
+    load_best(module, unfinished / "fit", best).network.save_pretrained(unfinished)
+    shutil.rmtree(unfinished / "fit")
+    os.replace(unfinished, folder)

@@ -1,0 +1,261 @@
+"""How does the target LLM learn from batches? The LightningModule; every formula is called, none is here."""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
+
+from knowfuse.alignment.rank_matched import ranks_to_ids
+from knowfuse.fusion.mixture import disagreement
+from knowfuse.llms.finetune import adapters, finetune_of, full
+from knowfuse.llms.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.llms.local import LocalLLM, checkpoint_activations, require_embedded, require_isolated_documents
+from knowfuse.llms.sharding import FSDP2, require_shardable, shard
+from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
+from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
+
+LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
+# Those of transformers that need nothing but the number of steps.
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
+
+
+class FusionModule(L.LightningModule):
+    """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
+
+    Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
+    so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
+    no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
+    With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        llm: LocalLLM,
+        fusion: Fusion | None,
+        loss: Callable[..., FusedLoss],
+        optimizer: Callable[..., Optimizer],
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        source_names: Iterable[str] = (),
+        build: Callable[[], PreTrainedModel] | None = None,
+        vocabulary_size: int = sys.maxsize,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
+        self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
+        self.source_names = list(source_names)
+        self.build = build or partial(full, llm)
+        self.vocabulary_size, self.activation_checkpointing = vocabulary_size, activation_checkpointing
+        self.model: PreTrainedModel | None = None
+        self.head: OutputHead | None = None
+        self.tokens_seen = 0
+        self.validation_nats = MeanMetric()  # per byte
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The target LLM, once `configure_model` has built it."""
+        assert self.model is not None
+        return self.model
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.model = self.build().train()
+            with self._named():
+                self.head = output_head(self.model, self.vocabulary_size)
+                if self.activation_checkpointing:
+                    checkpoint_activations(self.model)
+                if (mesh := self.device_mesh) is not None:
+                    if not isinstance(strategy := self.trainer.strategy, FSDP2):
+                        raise ValueError(
+                            f"trainer.strategy is Lightning's {type(strategy).__name__}: use knowfuse.llms.sharding.FSDP2, as "
+                            "trainer=fsdp does"
+                        )
+                    shard(self.model, mesh["data_parallel"], strategy.compute_dtype)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """All weights of an LLM that is trained in full; beside adapters, theirs alone."""
+        state = super().state_dict(*arguments, **options)
+        if self.model is None or not adapters(self.model):
+            return state
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """The inverse of `state_dict`; ValueError for weights that are not those of this module's adapters."""
+        if self.model is None or not adapters(self.model):
+            return super().load_state_dict(state_dict, strict, assign)
+        if other := sorted(state_dict.keys() ^ self.state_dict().keys()):
+            raise ValueError(
+                f"these weights are not those that {finetune_of(self.model)} trains: {len(other)} are on one side only, the "
+                f"first {other[0]!r}; give the checkpoint of a run with these settings"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def on_fit_start(self) -> None:
+        """ValueError for a target that cannot read packed blocks, or not all tokens of a data module that says which."""
+        largest = getattr(getattr(self.trainer, "datamodule", None), "largest_token_id", -1)
+        require_embedded(self.network, self.llm.name, largest)
+        with self._named():
+            require_isolated_documents(self.network, self.network.config.vocab_size)
+        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):
+            warnings.warn(
+                f"the weights of LLM {self.llm.name!r} are trained in bfloat16, which drops steps smaller than 1/256 of a weight: "
+                "set its dtype to float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp",
+                stacklevel=2,
+            )
+        if isinstance(self.network, FSDPModule):
+            self.network.reshard()  # a checkpoint is loaded after this, into the shards
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"LLM {self.llm.name!r}: {error}") from error
+
+    def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
+        hidden, head = self.hidden_states(batch)
+        fused, resolve = None, None
+        if self.fusion is not None and batch.sources is not None:
+            fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
+            if batch.sources.is_by_rank:
+                resolve = ranks_to_ids
+            self._log_sources(batch, fused)
+        loss = self.loss(hidden, head, batch.labels.flatten(), fused, resolve=resolve)
+        if not bool(torch.isfinite(loss.total)):
+            raise ValueError(
+                f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "
+                f"(CLM {loss.clm.item():.4g}, KL {loss.kl.item():.4g}): nothing was updated; lower the learning rate"
+            )
+        labelled = (batch.labels != IGNORE).sum()
+        on_all_ranks = self.trainer.strategy.reduce(labelled.clone(), reduce_op="sum")
+        self.tokens_seen += int(on_all_ranks)
+        self.log("train/loss_nats", loss.total, prog_bar=True)
+        self.log("train/clm_nats", loss.clm)
+        self.log("train/kl_nats", loss.kl)
+        self.log("train/fused_share", loss.fused_share)
+        self.log("train/tokens", float(self.tokens_seen))
+        # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
+        return loss.total * (labelled * self.trainer.world_size / on_all_ranks)
+
+    def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
+        """[B * T, H], and the head that was whole for them."""
+        assert self.head is not None
+        hidden = packed_hidden_states(self.network, self.head, batch.input_ids, batch.position_ids, batch.document_ids)
+        return hidden.flatten(0, 1), self.head.linear()
+
+    def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:
+        assert batch.sources is not None
+        is_labelled = batch.labels != IGNORE
+        count = is_labelled.sum().clamp(min=1)
+        shares = (fused.weights * is_labelled[:, None]).sum((0, 2)) / count
+        coverage = (batch.sources.is_aligned & is_labelled[:, None]).sum((0, 2)) / count
+        for name, share, covered in zip(self.source_names, shares, coverage, strict=True):
+            self.log(f"share/{name}", share)
+            self.log(f"coverage/{name}", covered)
+        if self.global_step % LOG_SOURCES_EVERY == 0:
+            self.log("train/disagreement_nats", (disagreement(batch.sources) * is_labelled).sum() / count)
+            if batch.sources.budget is not None:
+                rows = batch.sources.is_aligned.sum((0, 2)).clamp(min=1)
+                for name, budget in zip(self.source_names, batch.sources.budget.sum(0) / rows[:, None], strict=True):
+                    self.log_dict({f"mass/{name}/{kind}": m for kind, m in zip(MASS_CLASSES, budget, strict=True)})
+
+    def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
+        nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).sum()
+        num_bytes = batch.label_bytes.sum()
+        self.validation_nats.update(nats / num_bytes.clamp(min=1), weight=num_bytes)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)
+        self.log("val/tokens", float(self.tokens_seen))
+        self.validation_nats.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay on matrices only; a schedule of transformers over `trainer.max_steps`, stepped every step."""
+        if self.trainer.max_steps < 0:
+            raise ValueError("the learning-rate schedule is over trainer.max_steps, which is not set: set it")
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim >= 2]
+        others = [p for p in self.parameters() if p.requires_grad and p.ndim < 2]
+        optimizer = self.optimizer(
+            [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        )
+        if isinstance(self.network, FSDPModule):
+            require_shardable(type(optimizer))
+        from transformers import get_scheduler  # here: it imports peft, and that bitsandbytes, which take two seconds
+
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The gradients go at once: Lightning would keep them through the next forward pass, beside its activations."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By global norm, sharded or not: torch's own function knows DTensors. None or 0: not at all."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm is {gradient_clip_algorithm.lower()!r}, but gradients are clipped by their "
+                "global norm alone: set it to norm, or leave it out"
+            )
+        if not gradient_clip_val:
+            return
+        if not gradient_clip_val > 0:
+            raise ValueError(
+                f"trainer.gradient_clip_val is {gradient_clip_val}: it must be the largest norm that a gradient may have, "
+                "or 0 for no clipping"
+            )
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["knowfuse"] = {
+            "target": self.llm.fingerprint,
+            "name": self.llm.name,
+            "finetune": finetune_of(self.network),
+            "tokens_seen": self.tokens_seen,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """ValueError for a checkpoint of another target or of other trained parameters, naming both."""
+        saved = checkpoint.get("knowfuse", {"target": "none", "name": "a run that is not knowfuse's"})
+        if saved["target"] != self.llm.fingerprint:
+            raise ValueError(
+                f"the checkpoint is of target {saved['name']!r} ({saved['target'][:12]}), this run's target is "
+                f"{self.llm.name!r} ({self.llm.fingerprint[:12]}): set target= to it, or another ckpt_path"
+            )
+        theirs, mine = saved.get("finetune", "finetune=full"), finetune_of(self.network)
+        if theirs != mine:
+            raise ValueError(
+                f"the checkpoint is of a run with {theirs}, this run has {mine}: set {theirs}, or give another ckpt_path"
+            )
+        self.tokens_seen = saved["tokens_seen"]

@@ -1,0 +1,206 @@
+"""One experiment: what it refuses at once, what it compares, what it keeps."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from experiments_for_tests import TINY_TRAINING, composed, run_python
+from omegaconf import OmegaConf
+
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.fusion.avg_ce import avg_ce
+from knowfuse.losses import fused_linear_loss
+from knowfuse.runs.experiment import Experiment, headroom
+from knowfuse.runs.folder import open_run
+from knowfuse.types import LLMSpec, Recipe, require_choices
+
+
+def experiment(*overrides: str) -> Experiment:
+    return hydra.utils.instantiate(composed("train", *TINY_TRAINING, *overrides), _convert_="all")
+
+
+def prepared_by(tiny_cache: Path, run: Path, *overrides: str) -> Any:
+    """The experiment, what it prepared, and its run folder with its settings."""
+    cfg = composed("train", *TINY_TRAINING, f"cache={tiny_cache}", *overrides)
+    made = hydra.utils.instantiate(cfg, _convert_="all")
+    with open_run(run, cfg) as opened:
+        return made, made.prepare(), opened
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1"])
+def test_lambda_outside_0_and_1_is_refused_at_once(value: str) -> None:
+    """When the settings are built, before anything is prepared. Hydra's error carries ours."""
+    with pytest.raises(hydra.errors.InstantiationException, match=rf"lm_weight .* must lie in \[0, 1\], got {value}"):
+        experiment(f"lm_weight={value}")
+
+
+def test_no_learning_rate_is_refused() -> None:
+    with pytest.raises(hydra.errors.InstantiationException, match=r"learning_rates is \[\]: give a list, such as"):
+        experiment("learning_rates=[]")
+
+
+def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: Path) -> None:
+    """In a process of its own: the tests' type checker would be first to refuse it."""
+    wrong = {
+        "learning_rates=1e-3": "learning_rates is 0.001: give a list, such as",
+        "clm_learning_rates=1e-3": "clm_learning_rates is 0.001: give a list, such as",
+        "learning_rates=[a]": "learning_rates has 'a': a learning rate is a number above 0",
+        "seed=abc": "seed is 'abc': it must be a whole number",
+        "top_k=true": "top_k is True: it must be a whole number",
+        "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number",
+        "lm_weight=null": "lm_weight is None: it must be a number",
+        "weight_decay=heavy": "weight_decay is 'heavy': it must be a number",
+        "compare_with_clm=maybe": "compare_with_clm is 'maybe': it must be true or false",
+        "cache=null": "cache is None: it must be text",
+        "fusion=avg_ce fusion.temperature=hot": "temperature is 'hot': it must be a number",
+        "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number of at least 1",
+        "sources.llama2.recipe.learning_rate=fast": "learning_rate is 'fast': it must be a number",
+        "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",
+        "schedule=reduce_lr_on_plateau": "schedule is 'reduce_lr_on_plateau': choose one of ['linear', 'cosine'",
+        "+sources.z={path:x}": "LLM 'z' is {'path': 'x'}: give an LLMSpec, such as {_target_: knowfuse.types",
+        "+sources.other=/models/other": "LLM 'other' is '/models/other': give an LLMSpec, such as",
+    }
+    program = (
+        "import sys, hydra\nfrom experiments_for_tests import TINY_TRAINING, composed\n"
+        "for override in sys.argv[1:]:\n"
+        "    try:\n        hydra.utils.instantiate(composed('train', *TINY_TRAINING, *override.split()), _convert_='all')\n"
+        "    except hydra.errors.InstantiationException as error:\n        print(str(error).replace('\\n', ' '))\n"
+    )
+    said = run_python("-c", program, *wrong, cache=tmp_path, cwd=Path(__file__).parent).splitlines()
+    for message in wrong.values():
+        assert any(message in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "fusion.granularity=documents",
+            r"granularity is 'documents': choose one of \['sequence', 'document', 'token'\]",
+        ),
+        ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
+        ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
+        ("top_k=0", r"top_k is 0: it must be at least 1"),
+        ("weight_decay=-1.0", r"weight_decay is -1\.0: it must be at least 0"),
+        ("learning_rates=[1e-3,-1.0]", r"learning_rates has -1\.0: a learning rate is a number above 0"),
+        ("learning_rates=[1.0000001e-3,1.0000002e-3]", r"two are the same in six digits, and would share one fit"),
+        ("trainer.val_check_interval=0", r"trainer\.val_check_interval is 0: it must be a whole number of at least 1"),
+        ("trainer.val_check_interval=9", r"val_check_interval=9 batches is more than the 8 of the whole fit"),
+        ("trainer.accumulate_grad_batches=3", r"val_check_interval=2 batches is no multiple of trainer\.accumulate_gr"),
+        ("sources.mpt.recipe.num_heads=0", r"a recipe's num_heads is 0: it must be at least 1"),
+        ("sources.mpt.recipe.hidden_size=33", r"hidden_size 33 is no multiple of its num_heads 4"),
+        ("+loss.lm_weight=0.5", r"loss\.lm_weight would be overridden: set lm_weight instead"),
+        ("+optimizer.lr=0.5", r"optimizer\.lr would be overridden: set learning_rates instead"),
+        ("optimizer=adamw_8bit trainer=fsdp", r"optimizer AdamW8bit of bitsandbytes .*: set optimizer=adamw, whose"),
+        ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
+    ],
+)
+def test_a_value_that_does_not_exist_is_refused_with_the_choices(override: str, message: str) -> None:
+    with pytest.raises(hydra.errors.InstantiationException, match=message):
+        experiment(*override.split())
+
+
+def test_sources_are_llms_with_names_that_folders_may_have() -> None:
+    spec = {"_target_": "knowfuse.types.LLMSpec", "path": "x"}
+    for sources, message in (
+        ({}, "sources is empty: name at least one LLM"),
+        ({"a/b": spec}, "a source is named 'a/b': the name is a folder's"),
+        ({"target before": spec}, "a source is named 'target before'"),
+    ):
+        cfg = composed("train", *TINY_TRAINING)
+        OmegaConf.set_struct(cfg, False)
+        cfg.target, cfg.sources = spec, sources
+        with pytest.raises(hydra.errors.InstantiationException, match=message):
+            hydra.utils.instantiate(cfg, _convert_="all")
+
+
+def test_every_literal_of_a_signature_is_a_choice() -> None:
+    """Of functions and of dataclasses; what a signature does not list is not looked at."""
+    require_choices(avg_ce, {"weighting": "reference", "temperature": -1})
+    require_choices(LLMSpec, {"dtype": "float16", "quantization": None})
+    for called, settings in (
+        (avg_ce, {"weighting": "mean"}),
+        (exact_match, {"unaligned": "guess"}),
+        (fused_linear_loss, {"gate": "open"}),
+        (LLMSpec, {"dtype": "float8"}),
+        (LLMSpec, {"quantization": "2bit"}),
+        (Recipe, {"architecture": "gpt5"}),
+        (Recipe, {"tokenizer_family": "morse"}),
+    ):
+        ((name, value),) = settings.items()
+        with pytest.raises(ValueError, match=rf"{name} is '{value}': choose one of \['"):
+            require_choices(called, settings)
+
+
+def test_the_names_of_the_fits() -> None:
+    """One per method and learning rate."""
+    both = experiment("learning_rates=[1e-3,2.5e-4]")
+    assert both.fit_names == ["clm-lr0.001", "clm-lr0.00025", "fused-lr0.001", "fused-lr0.00025"]
+    own = experiment("learning_rates=[1e-3]", "clm_learning_rates=[5e-4,1e-4]")
+    assert own.fit_names == ["clm-lr0.0005", "clm-lr0.0001", "fused-lr0.001"]
+    assert experiment("compare_with_clm=false").methods == ("fused",)
+
+
+def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path, tmp_path: Path) -> None:
+    made, prepared, _ = prepared_by(tiny_cache, tmp_path)
+    clm, fused = made.data(prepared, "clm"), made.data(prepared, "fused")
+    assert clm.train_blocks.blocks == fused.train_blocks.blocks
+    assert [s.name for s in fused.train_blocks.sources] == list(prepared.sources)
+    assert not clm.train_blocks.sources
+    modules = [made.module(prepared, method, 1e-3) for method in ("clm", "fused")]
+    assert [module.fusion is None for module in modules] == [True, False]
+    assert [module.loss.keywords["lm_weight"] for module in modules if isinstance(module.loss, partial)] == [1.0, 0.3]
+    assert {module.optimizer.keywords["lr"] for module in modules if isinstance(module.optimizer, partial)} == {1e-3}
+
+
+def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> None:
+    """Of two, one of which does nothing; both fits stay in the run folder, with the run's settings beside them."""
+    overrides = ["learning_rates=[1e-12,1e-2]", "trainer.max_steps=4"]
+    made, prepared, run = prepared_by(tiny_cache, tmp_path, *overrides)
+    kept = made.train(prepared, "clm", run, {})
+    assert kept.name == "clm-lr0.01"
+    assert kept.learning_rate == 1e-2
+    assert sorted(p.name for p in (run / "fits").iterdir()) == ["clm-lr0.01", "clm-lr1e-12"]
+    logged = OmegaConf.load(run / "fits" / kept.name / "csv" / "version_0" / "hparams.yaml")
+    assert logged == {**OmegaConf.load(run / "config.yaml"), "fit": kept.name}
+    scores = made.score(prepared, {"clm": kept}, run, "validation")
+    assert list(scores.rows) == [*prepared.sources, "target before", "target clm"]
+    assert scores.mean("target clm") < scores.mean("target before")
+    # All of validation fits in blocks here: training measured the same, though over all bytes, not over the domains.
+    sizes = {d: sum(x.num_bytes for x in prepared.corpus.split("validation", domain=d)) for d in scores.domains}
+    over_bytes = sum(scores.rows["target clm"][d] * size for d, size in sizes.items()) / sum(sizes.values())
+    assert scores.left_out == 0
+    assert kept.best_bits_per_byte == pytest.approx(over_bytes, rel=1e-5)
+
+
+def test_the_headroom_is_what_the_best_source_per_document_pays(tiny_cache: Path, tmp_path: Path) -> None:
+    """At most any source, in every domain; the target before is the source that it copies."""
+    _, prepared, _ = prepared_by(tiny_cache, tmp_path)
+    table = headroom(prepared)
+    assert list(table.rows) == [*prepared.sources, "target before", "oracle over the sources"]
+    for domain in table.domains:
+        oracle = table.rows["oracle over the sources"][domain]
+        assert all(oracle <= table.rows[name][domain] for name in prepared.sources)
+    assert table.rows["target before"] == table.rows["llama2"]
+
+
+def test_documents_that_no_block_holds_are_said(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, prepared, _ = prepared_by(tiny_cache, tmp_path, "block_tokens=40")
+    data = made.data(prepared, "clm")
+    left_out = len(data.train_blocks.set_aside)
+    assert 0 < left_out < len(prepared.corpus.split("fusion"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"clm: {left_out} training documents left out, the first for" in said
+    assert "tokens, 'llama2' can hold 40" in said
+
+
+def test_an_unknown_split_is_refused(tiny_cache: Path, tmp_path: Path) -> None:
+    made, prepared, run = prepared_by(tiny_cache, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"split is 'tset': choose one of \['sources', 'fusion', 'validation', 'test'\]"
+    ):
+        Experiment.score.__wrapped__(made, prepared, {}, run, "tset")  # type: ignore[attr-defined]

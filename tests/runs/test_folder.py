@@ -1,0 +1,207 @@
+"""Where a run lives, and from where it goes on."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from knowfuse.runs.folder import (
+    checkpoints_to_resume,
+    load_run,
+    open_run,
+    register_resolvers,
+    require_complete,
+    run_folder,
+    saved_settings,
+)
+from knowfuse.training.fit import Fit
+
+SETTINGS = {
+    "lm_weight": 0.3,
+    "fusion": {"unit": "byte"},
+    "ckpt_path": None,
+    "logger": {"name": "csv"},
+    "copy": "${lm_weight}",
+}
+FIT = Fit("fused-lr0.01", "best.ckpt", 1.5, 0.01, [(10, 2.0), (20, 1.5)])
+
+
+def started(folder: Path, finished: bool = False) -> Path:
+    with open_run(folder, OmegaConf.create(SETTINGS)):
+        pass
+    if finished:
+        (folder / "results.json").write_text(json.dumps({"fits": {"fused": asdict(FIT)}}))
+    return folder
+
+
+def test_last_is_the_newest_run_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that name; folders without a saved configuration are not runs."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs") / "mine"
+    started(root / "2026-01-01_00-00-00")
+    newest = started(root / "2026-01-02_00-00-00")
+    started(root / "2026-01-03_00-00-00", finished=True)
+    started(Path("outputs") / "other" / "2026-01-04_00-00-00")
+    (root / "2026-01-05_00-00-00").mkdir()
+    assert run_folder("mine", "last") == str(newest)
+    fresh = [run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")]
+    assert not any(list(Path(folder).iterdir()) for folder in fresh)
+    assert Path(fresh[2]).parent == Path("outputs") / "new"
+
+
+def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are names, however many share a second."""
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: run_folder("mine", None), range(40)))
+    assert len(set(folders)) == 40
+    assert all(Path(folder).is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_of_one_run_must_be_given_its_folder(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(ValueError, match=r"4 processes were started as one run.*such as hydra\.run\.dir=outputs/mine/"):
+        run_folder("mine", None)
+
+
+def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    register_resolvers()
+    cfg = OmegaConf.create({"dir": "${run_folder:${name},${ckpt_path}}", "name": "mine", "ckpt_path": None})
+    assert Path(cfg.dir).parent == Path("outputs") / "mine"
+    assert cfg.dir == cfg.dir
+
+
+def test_a_new_run_keeps_its_settings_as_plain_values(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    assert saved_settings(run) == {**SETTINGS, "copy": 0.3}
+    assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lm_weight": 0.5}, r"started with copy=0\.3, now it is 0\.5"),
+        ({"fusion": {"unit": "token"}}, r"started with fusion\.unit='byte', now it is 'token'"),
+        ({"fusion": {}}, r"started with fusion\.unit='byte', now it is None"),
+        ({"new": 1}, r"started with new=None, now it is 1: a run goes on with the settings it was started with"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    """The key and both values are named; the saved settings stay."""
+    run = started(tmp_path / "run")
+    with pytest.raises(ValueError, match=message), open_run(run, OmegaConf.create({**SETTINGS, **change})):
+        pass
+    assert saved_settings(run)["lm_weight"] == 0.3
+
+
+def test_where_it_goes_on_from_and_what_it_logs_to_may_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = started(tmp_path / "run")
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}})) as opened:
+        assert opened == run
+    assert "goes on" in capsys.readouterr().out
+
+
+def test_a_stopped_run_is_not_started_from_scratch_over_its_checkpoints(tmp_path: Path) -> None:
+    """The same command again, without saying so; a fit that is done is not in danger."""
+    run = started(tmp_path / "run")
+    done, stopped = (run / "fits" / name for name in ("clm-lr0.01", "fused-lr0.01"))
+    for fit in (done, stopped):
+        checkpoint(fit / "last.ckpt")
+    (done / "fit.json").touch()
+    with (
+        pytest.raises(
+            ValueError, match=r"was stopped in fused-lr0\.01, whose checkpoints .*add ckpt_path=last to go on"
+        ),
+        open_run(run, OmegaConf.create(SETTINGS)),
+    ):
+        pass
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})) as opened:
+        assert opened == run
+
+
+def test_a_run_that_is_still_running_is_refused(tmp_path: Path) -> None:
+    """Two commands with one folder, or `last` beside a run that goes on."""
+    with (
+        open_run(tmp_path / "run", OmegaConf.create(SETTINGS)) as run,
+        pytest.raises(ValueError, match=rf"run '{run}' is still running in another process: wait for it, or start"),
+        open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})),
+    ):
+        pass
+    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})):
+        pass
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"leaves corpus\.files open: set it, such as corpus\.files=\.\.\."):
+        require_complete(OmegaConf.create({**SETTINGS, "corpus": {"files": "???"}}))
+
+
+def test_a_finished_run_is_refused(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", finished=True)
+    with (
+        pytest.raises(ValueError, match=rf"run '{run}' is finished: start a new one, or score it .* run={run}"),
+        open_run(run, OmegaConf.create(SETTINGS)),
+    ):
+        pass
+
+
+def test_a_finished_run_is_loaded(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", finished=True)
+    assert load_run(str(run)) == (run, {**SETTINGS, "copy": 0.3}, {"fused": FIT})
+
+
+def test_what_is_not_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"is not the folder of a finished run, it has no config\.yaml: give one of out"
+    ):
+        load_run(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"it has no results\.json: .*or finish it with python train\.py ckpt_path=last"
+    ):
+        load_run(started(tmp_path / "run"))
+
+
+def checkpoint(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def test_last_means_the_last_checkpoint_of_each_fit(tmp_path: Path) -> None:
+    one, other = (checkpoint(tmp_path / "fits" / name / "last.ckpt") for name in ("clm-lr0.01", "fused-lr0.01"))
+    got = checkpoints_to_resume(tmp_path, "last", ["clm-lr0.01", "fused-lr0.01"])
+    assert got == {"clm-lr0.01": one, "fused-lr0.01": other}
+    assert checkpoints_to_resume(tmp_path, None, ["clm-lr0.01"]) == {}
+
+
+def test_last_with_nothing_to_go_on_from_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoints_to_resume(tmp_path, "last", ["fused"]) == {}
+    assert "has no checkpoint yet, every fit starts from scratch" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "fits" / "fused-lr0.01" / "best.ckpt")
+    assert checkpoints_to_resume(tmp_path / "new", str(path), ["clm-lr0.01", "fused-lr0.01"]) == {"fused-lr0.01": path}
+    with pytest.raises(
+        ValueError, match=r"saved by a fit named 'fused-lr0\.01', this run has \['fused-lr0\.1'\]: choose"
+    ):
+        checkpoints_to_resume(tmp_path, str(path), ["fused-lr0.1"])
+    with pytest.raises(ValueError, match=r"ckpt_path 'gone\.ckpt' is not there: give last, or a checkpoint such as"):
+        checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])
+
+
+@pytest.mark.parametrize("content", ["", '{"fits": {"fused": ', '{"fits": {"fused": {"name": "mine"}}}'])
+def test_a_run_whose_results_are_cut_off(tmp_path: Path, content: str) -> None:
+    """It is named with the command that makes them anew; that one takes the run for an unfinished one then."""
+    (started(tmp_path, finished=True) / "results.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with that"
+    ):
+        load_run(tmp_path)

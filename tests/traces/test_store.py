@@ -1,0 +1,384 @@
+"""Traces go to disk and come back as they were, whatever happens in between."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knowfuse.traces.codec import decode, encode, layout_of
+from knowfuse.traces.store import MapStore, TraceKey, TraceStore
+from knowfuse.types import EMPTY, SourceTrace, TopK
+
+KEY = TraceKey(source="mpt", llm="weights", tokenizer="surface", top_k=3)
+
+
+def trace(length: int, seed: int) -> SourceTrace:
+    rng = np.random.default_rng(seed)
+    probs = rng.random((length, 3), dtype=np.float32)
+    log_probs = np.log(probs / (probs.sum(-1, keepdims=True) + 0.5))
+    log_probs[0, 2] = EMPTY
+    nll = rng.random(length, dtype=np.float32)
+    nll[-1] = 0.0
+    return SourceTrace(
+        input_ids=rng.integers(40_000, 50_000, length),
+        ends=np.cumsum(rng.integers(0, 9, length)),
+        topk=TopK(rng.integers(0, 40_000, (length, 3)), log_probs),
+        nll=nll,
+    )
+
+
+def as_read(said: SourceTrace) -> SourceTrace:
+    """What the codec makes of a trace, whatever else is in its shard."""
+    layout = layout_of([said])
+    return decode(encode(said, layout), layout)
+
+
+def traces(*names: str) -> dict[str, SourceTrace]:
+    return {name: trace(1 + len(name) % 5, seed=sum(name.encode())) for name in names}
+
+
+def assert_equal(one: SourceTrace, other: SourceTrace) -> None:
+    """A trace as read and as coded: bit by bit, and in the dtypes that alignment reads."""
+    for a, b in [
+        (one.input_ids, other.input_ids),
+        (one.ends, other.ends),
+        (one.topk.ids, other.topk.ids),
+        (one.topk.log_probs, other.topk.log_probs),
+        (one.nll, other.nll),
+    ]:
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_the_store_adds_nothing_to_what_the_codec_does(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    written = {f"document {n}": trace(length, n) for n, length in enumerate(lengths)}
+    TraceStore(folder, KEY).write(written)
+    store = TraceStore(folder, KEY)
+    for name, want in written.items():
+        assert_equal(store.read(name), as_read(want))
+
+
+def test_reading_needs_no_reopening(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path / "new" / "folder", KEY)
+    store.write(traces("a", "bb"))
+    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
+    store.write(traces("ccc"))
+    assert_equal(store.read("ccc"), as_read(traces("ccc")["ccc"]))
+    assert_equal(store.read("a"), as_read(traces("a")["a"]))
+
+
+def test_an_appended_shard_leaves_the_first_alone(tmp_path: Path) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a", "bb"))
+    first = tmp_path / "shard-00000.safetensors"
+    before = first.read_bytes(), first.stat().st_mtime_ns, first.stat().st_ino
+    TraceStore(tmp_path, KEY).write(traces("ccc"))
+    assert (first.read_bytes(), first.stat().st_mtime_ns, first.stat().st_ino) == before
+    store = TraceStore(tmp_path, KEY)
+    assert not store.missing(["a", "bb", "ccc"])
+    for name in ("a", "bb", "ccc"):
+        assert_equal(store.read(name), as_read(traces(name)[name]))
+
+
+def test_an_empty_write_writes_nothing(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path / "folder", KEY)
+    store.write({})
+    store.put_aside({})
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_pickled_store_reads_in_another_process(tmp_path: Path) -> None:
+    """As DataLoader workers get it, after the first process has mapped the files."""
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("a", "bb"))
+    store.read("a")
+    copy = pickle.loads(pickle.dumps(store))
+    assert_equal(copy.read("bb"), store.read("bb"))
+    assert_equal(copy.read("a"), store.read("a"))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("source", "llama"), ("llm", "other weights"), ("tokenizer", "other"), ("top_k", 5), ("format_version", 99)],
+)
+def test_traces_made_with_another_key_are_refused(tmp_path: Path, name: str, other: object) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    changed = replace(KEY, **{name: other})  # type: ignore[arg-type]
+    made = getattr(KEY, name)
+    with pytest.raises(ValueError, match=rf"made with {name}={made!r}, this run wants {other!r}: .*knowfuse\.prepare"):
+        TraceStore(tmp_path, changed)
+    assert changed.folder_name != KEY.folder_name
+
+
+def test_documents_that_were_not_read_are_an_error(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("a", "bb"))
+    assert store.missing(["a", "x", "y"]) == {"x", "y"}
+    store.require(["a", "bb"])
+    with pytest.raises(
+        ValueError,
+        match=r"source 'mpt' has traces of 1 documents, the corpus has 3 \(missing: x, \.\.\.\): run python",
+    ):
+        store.require(["a", "y", "x"])
+
+
+def test_documents_set_aside_are_known_and_not_missing(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path, KEY)
+    store.put_aside({"x": "900 tokens"})
+    store.write(traces("a"))
+    store.put_aside({"y": "no bytes"})
+    again = TraceStore(tmp_path, KEY)
+    assert again.set_aside == {"x": "900 tokens", "y": "no bytes"}
+    assert not again.missing(["a", "x", "y"])
+    again.require(["a", "x", "y"])
+
+
+def test_a_write_killed_half_way_loses_nothing(tmp_path: Path) -> None:
+    """Killed while writing a shard, between the shard and the manifest, and while writing the manifest."""
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    (tmp_path / "shard-00001.safetensors.part").write_bytes(b"half a sh")
+    (tmp_path / "shard-00001.safetensors").write_bytes(b"whole, but in no manifest")
+    (tmp_path / "manifest.json.part").write_text('{"key": {')
+    store = TraceStore(tmp_path, KEY)
+    assert store.missing(["a", "bb"]) == {"bb"}
+    assert_equal(store.read("a"), as_read(traces("a")["a"]))
+    store.write(traces("bb"))
+    again = TraceStore(tmp_path, KEY)
+    for name in ("a", "bb"):
+        assert_equal(again.read(name), as_read(traces(name)[name]))
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    (tmp_path / "shard-00000.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"shard-00000\.safetensors' of source 'mpt' in .* is listed but gone: run"):
+        TraceStore(tmp_path, KEY).read("a")
+
+
+def damaged(folder: Path) -> Path:
+    """Two shards; one bit of the second is not what was written."""
+    store = TraceStore(folder, KEY)
+    store.write(traces("a"))
+    store.write(traces("bb", "ccc"))
+    path = folder / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0b100
+    path.write_bytes(data)
+    return path
+
+
+def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
+    """At the first read of a document of that shard, by a store that others were read from; both sums are said."""
+    path = damaged(tmp_path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    written = json.loads((tmp_path / "manifest.json").read_text())["shards"][1]["sha256"]
+    store = TraceStore(tmp_path, KEY)
+    store.read("a")
+    message = (
+        rf"trace shard 'shard-00001\.safetensors' of source 'mpt' in .* is not what was written \(sha256 {found}, the "
+        rf"manifest says {written}\): run python -m knowfuse\.prepare tracing\.verify=read_again with this run's settings, which "
+        r"reads its 2 documents again"
+    )
+    for look in (lambda: store.read("ccc"), store.verify):
+        with pytest.raises(ValueError, match=message):
+            look()
+
+
+def test_a_half_copied_shard_is_found(tmp_path: Path) -> None:
+    path = damaged(tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not what was written"):
+        TraceStore(tmp_path, KEY).read("bb")
+
+
+def test_broken_shards_are_dropped_when_asked(tmp_path: Path) -> None:
+    """Their documents are missing then and can be written again; the whole ones stay, and no name is used twice."""
+    damaged(tmp_path)
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("dddd"))
+    kept = (tmp_path / "shard-00002.safetensors").read_bytes()
+    assert store.drop_broken() == ["shard-00001.safetensors"]
+    assert store.missing(["a", "bb", "ccc", "dddd"]) == {"bb", "ccc"}
+    store.write(traces("bb", "ccc"))
+    assert (tmp_path / "shard-00002.safetensors").read_bytes() == kept
+    again = TraceStore(tmp_path, KEY)
+    again.verify()
+    assert again.drop_broken() == []
+    for name in ("a", "bb", "ccc", "dddd"):
+        assert_equal(again.read(name), as_read(traces(name)[name]))
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    """No file may grow beyond 4 kB: the second shard fails by name, the first is read, and later it goes on."""
+    code = textwrap.dedent(
+        f"""
+        import resource
+        from test_store import KEY, TraceStore, trace, traces
+        store = TraceStore({str(tmp_path)!r}, KEY)
+        store.write(traces("a", "bb"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        store.write({{"large": trace(2000, 0)}})
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert re.search(
+        r"OSError: cannot write 'shard-00001\.safetensors' of source 'mpt' to .*File too large.*: the 2 documents in 1 "
+        r"shards written before stay valid\. Make room there",
+        done.stderr,
+    ), done.stderr
+    store = TraceStore(tmp_path, KEY)
+    assert not list(tmp_path.glob("*.part"))
+    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
+    store.write(traces("ccc"))
+    assert_equal(TraceStore(tmp_path, KEY).read("ccc"), as_read(traces("ccc")["ccc"]))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"cannot write 'shard-00000\.safetensors' of source 'mpt' to '.*/taken'"):
+        TraceStore(tmp_path / "taken", KEY).write(traces("a"))
+
+
+def test_a_manifest_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full just after the shard: neither this store nor the next knows its documents."""
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("a"))
+    write = store.folder.write
+
+    def until_the_manifest(name: str, data: bytes) -> None:
+        if name == "manifest.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.folder, "write", until_the_manifest)
+        with pytest.raises(OSError, match=r"No space left.*the 1 documents in 1 shards written before stay valid"):
+            store.write(traces("bb"))
+    assert store.missing(["a", "bb"]) == TraceStore(tmp_path, KEY).missing(["a", "bb"]) == {"bb"}
+    store.write(traces("bb"))
+    assert_equal(TraceStore(tmp_path, KEY).read("bb"), as_read(traces("bb")["bb"]))
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
+    """fsspec's own filesystems stand in for s3 and gs: written, appended, read through copies, and damage is found."""
+    url, copies = f"{protocol}://{tmp_path}/traces", tmp_path / "copies"
+    TraceStore(url, KEY, copies).write(traces("a", "bb"))
+    store = TraceStore(url, KEY, copies)
+    store.write(traces("ccc"))
+    store = pickle.loads(pickle.dumps(TraceStore(url, KEY, copies)))
+    for name in ("a", "bb", "ccc"):
+        assert_equal(store.read(name), as_read(traces(name)[name]))
+    assert len(list(copies.glob("*.safetensors"))) == (2 if protocol == "memory" else 0)
+    files, path = fsspec.core.url_to_fs(f"{url}/shard-00001.safetensors")
+    files.pipe_file(path, files.cat_file(path)[:-1] + b"\xff")
+    if protocol == "memory":
+        assert_equal(TraceStore(url, KEY, copies).read("ccc"), as_read(traces("ccc")["ccc"]))  # its copy is whole
+    other = TraceStore(url, KEY, tmp_path / "other machine")
+    with pytest.raises(ValueError, match=rf"'shard-00001\.safetensors' of source 'mpt' in '{url}' is not what was"):
+        other.read("ccc")
+    assert other.drop_broken() == ["shard-00001.safetensors"]
+    other.write(traces("ccc"))
+    assert_equal(TraceStore(url, KEY, tmp_path / "third").read("ccc"), as_read(traces("ccc")["ccc"]))
+
+
+def test_a_url_that_nothing_opens(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot open 'nowhere://bucket' \(Protocol not known: nowhere"):
+        TraceStore("nowhere://bucket", KEY, tmp_path)
+    with pytest.raises(ValueError, match=r"'memory://traces' is not on this machine: say where copies"):
+        TraceStore("memory://traces", KEY)
+
+
+def test_the_manifest_carries_what_the_traces_depend_on(tmp_path: Path) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a", "bb"))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["key"] == {
+        "source": "mpt",
+        "llm": "weights",
+        "tokenizer": "surface",
+        "top_k": 3,
+        "format_version": 2,
+    }
+    assert manifest["codec"] == "bits-1"
+    sha256 = hashlib.sha256((tmp_path / "shard-00000.safetensors").read_bytes()).hexdigest()
+    assert manifest["shards"] == [
+        {"file": "shard-00000.safetensors", "documents": ["a", "bb"], "tokens": 5, "sha256": sha256}
+    ]
+
+
+def test_traces_of_another_codec_are_refused(tmp_path: Path) -> None:
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace("bits-1", "bits-9"))
+    with pytest.raises(ValueError, match=r"made with codec='bits-9', this run wants 'bits-1': .*knowfuse\.prepare"):
+        TraceStore(tmp_path, KEY)
+
+
+def test_the_first_format_is_refused(tmp_path: Path) -> None:
+    """Its folder has another name, and a manifest of its shape names its version."""
+    key = {**asdict(KEY), "format_version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps({"key": key, "shards": [], "set_aside": {}}))
+    with pytest.raises(ValueError, match=r"made with format_version=1, this run wants 2"):
+        TraceStore(tmp_path, KEY)
+
+
+def test_a_map_is_made_once_and_found_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append("once")
+        return {"ids": np.arange(6, dtype=np.int64)[::2], "bytes": np.frombuffer(b"ab", dtype=np.uint8)}
+
+    first, again = MapStore(tmp_path / "maps")("nearest-1", make), MapStore(tmp_path / "maps")("nearest-1", make)
+    assert made == ["once"]
+    for arrays in (first, again):
+        assert arrays["ids"].tolist() == [0, 2, 4]
+        assert arrays["bytes"].tobytes() == b"ab"
+    names = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert names - {"nearest-1.safetensors.lock"} == {"nearest-1.safetensors"}
+
+
+def test_a_filled_store_of_maps_is_read_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only file system; a map cut off is named."""
+    MapStore(tmp_path)("a", lambda: {"ids": np.arange(6)})
+    monkeypatch.setattr("knowfuse.files.FileLock", None)
+    assert MapStore(tmp_path)("a", dict)["ids"].tolist() == [0, 1, 2, 3, 4, 5]
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    message = r"'/.*a\.safetensors' is cut off or damaged \(SafetensorError: .*\): remove it and run the same command"
+    with pytest.raises(ValueError, match=message):
+        MapStore(tmp_path)("a", dict)
+
+
+@pytest.mark.parametrize("kept", [0, 40, 400])
+def test_a_manifest_cut_off_is_named(tmp_path: Path, kept: int) -> None:
+    TraceStore(tmp_path, KEY).write(traces(*(f"document {n}" for n in range(20))))
+    path = tmp_path / "manifest.json"
+    path.write_bytes(path.read_bytes()[:kept])
+    message = (
+        r"'/.*manifest\.json' is cut off or damaged \(.*\): remove it and run python -m knowfuse\.prepare with this"
+    )
+    with pytest.raises(ValueError, match=message):
+        TraceStore(tmp_path, KEY)
+    path.unlink()
+    TraceStore(tmp_path, KEY).write(traces("a"))
+    assert_equal(TraceStore(tmp_path, KEY).read("a"), as_read(traces("a")["a"]))

@@ -1,0 +1,371 @@
+"""A fit that is stopped anywhere and goes on ends as if it had never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from experiments_for_tests import PowerCut, data_module, documents, fusion_module, local_llm, readers, trainer
+from tokenizers_for_tests import surface
+from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
+
+from knowfuse.llms.local import LocalLLM
+from knowfuse.training.fit import Fit, fit, load_best
+from knowfuse.training.resuming import RandomStates, Steps
+
+STEPS = 12
+BATCHES = len(data_module().train_blocks) // 3  # of one epoch
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> LocalLLM:
+    return local_llm(tmp_path_factory.mktemp("llm") / "target")
+
+
+def with_dropout(architecture: str) -> PreTrainedModel:
+    """A target whose forward pass draws from torch's random state."""
+    torch.manual_seed(0)
+    size = surface("llama").vocabulary_size
+    if architecture == "mpt":
+        llm = MptForCausalLM(MptConfig(vocab_size=size, d_model=32, n_layers=2, n_heads=4, max_seq_len=128))
+        for block in llm.transformer.blocks:
+            block.attn.attn_dropout_p = 0.1
+        return llm
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=size, **shape, attention_dropout=0.1))
+
+
+class Job:
+    """One fit of a target with dropout on fused batches, as often as it takes."""
+
+    def __init__(self, target: LocalLLM, traces: Path, num_workers: int = 0, architecture: str = "llama") -> None:
+        self.target, self.traces = target, traces
+        self.num_workers, self.build = num_workers, partial(with_dropout, architecture)
+
+    def run(self, folder: Path, ckpt_path: Path | None = None, stop: L.Callback | None = None, **options: Any) -> Fit:
+        L.seed_everything(3, verbose=False)
+        data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers)
+        module = fusion_module(self.target, build=self.build)
+        make = trainer(STEPS, also=[stop] if stop else [], **options)
+        return fit("job", folder, module, data, make, 2e-3, ckpt_path=ckpt_path)
+
+
+@pytest.fixture(scope="module")
+def whole(target: LocalLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit of the Llama with dropout that ran through; its traces are beside it."""
+    folder = tmp_path_factory.mktemp("whole")
+    Job(target, folder / "traces").run(folder / "fit")
+    return folder / "fit"
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def assert_identical(one: Path, other: Path) -> None:
+    """Bit by bit: the last weights, the best ones, the optimizer, and what was reported."""
+    for name in ("last.ckpt", "best.ckpt"):
+        mine, its = weights(one / name), weights(other / name)
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[key], its[key]) for key in mine), name
+    states = [torch.load(f / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"] for f in (one, other)]
+    for key, moments in states[0].items():
+        assert all(torch.equal(value, states[1][key][name]) for name, value in moments.items())
+    assert json.loads((one / "fit.json").read_text()) == json.loads((other / "fit.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_workers", "stop", "error"),
+    [
+        ("llama", 0, 7, RuntimeError),  # one step past a checkpoint, in the second epoch
+        ("llama", 0, 3, KeyboardInterrupt),  # in the first one
+        ("mpt", 1, 11, RuntimeError),  # with batches that a worker holds ready
+    ],
+)
+def test_a_stopped_fit_ends_bit_identical(
+    target: LocalLLM,
+    tmp_path: Path,
+    architecture: str,
+    num_workers: int,
+    stop: int,
+    error: type[BaseException],
+) -> None:
+    """Stopped between two checkpoints and resumed from the last one, against a fit that ran through."""
+    assert stop % 2 == 1, "checkpoints are at even steps: something must be lost"
+    assert STEPS > 2 * BATCHES > 2, "the fit sees its data more than twice"
+    job = Job(target, tmp_path / "traces", num_workers, architecture)
+    whole = job.run(tmp_path / "whole")
+    with pytest.raises((error, SystemExit)):
+        job.run(tmp_path / "stopped", stop=PowerCut(stop, error))
+    assert not (tmp_path / "stopped" / "fit.json").exists()
+    last = torch.load(tmp_path / "stopped" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == stop - 1
+    torch.rand(5), random.random(), np.random.rand()  # whatever happened in between
+    resumed = job.run(tmp_path / "stopped", tmp_path / "stopped" / "last.ckpt")
+    assert resumed.history == whole.history
+    assert [tokens for tokens, _ in whole.history] == sorted({tokens for tokens, _ in whole.history})
+    assert len(whole.history) == STEPS // 2
+    assert_identical(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_dropout_matters_here(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """Otherwise the test above could not fail: another seed for torch alone ends elsewhere."""
+    job = Job(target, whole.parent / "traces")
+
+    class Reseed(L.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            torch.manual_seed(99)
+
+    job.run(tmp_path / "other", stop=Reseed())
+    one, other = weights(whole / "last.ckpt"), weights(tmp_path / "other" / "last.ckpt")
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_finished_fit_is_not_run_again(target: LocalLLM, whole: Path) -> None:
+    """It is returned as it was; not one step is taken, and no file is touched."""
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    again = Job(target, whole.parent / "traces").run(whole, stop=PowerCut(1))
+    assert asdict(again) == asdict(Fit.from_json(json.loads((whole / "fit.json").read_text())))
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_result_cut_off_is_named(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """The remedy is the test below this one."""
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "fit.json").write_text((whole / "fit.json").read_text()[:30])
+    with pytest.raises(
+        ValueError, match=r"fit\.json' is cut off or damaged .*: remove it and run train\.py with ckpt_path"
+    ):
+        Job(target, whole.parent / "traces").run(tmp_path / "fit")
+
+
+def test_stopped_after_the_last_step(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """All steps are done, the result was not yet written: it is what it would have been."""
+    shutil.copytree(whole, tmp_path / "fit")
+    (tmp_path / "fit" / "fit.json").unlink()
+    Job(target, whole.parent / "traces").run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt")
+    assert_identical(whole, tmp_path / "fit")
+
+
+@pytest.mark.parametrize("what", ["another run", "moved"])
+def test_a_fit_goes_on_in_another_folder(target: LocalLLM, whole: Path, tmp_path: Path, what: str) -> None:
+    """From the checkpoint of another run, or where its folder was moved: the best so far comes along."""
+    job = Job(target, whole.parent / "traces")
+    with pytest.raises(RuntimeError, match="power"):
+        job.run(tmp_path / "stopped", stop=PowerCut(11))
+    new = tmp_path / "new" / "job"
+    if what == "moved":
+        new.parent.mkdir()
+        shutil.move(tmp_path / "stopped", new)
+        job.run(new, new / "last.ckpt")
+    else:
+        job.run(new, tmp_path / "stopped" / "last.ckpt")
+    assert_identical(whole, new)
+
+
+def test_the_best_checkpoint_may_be_gone(target: LocalLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Someone kept only last.ckpt: it says so, and keeps the best of what follows."""
+    job = Job(target, tmp_path / "traces")
+    with pytest.raises(RuntimeError, match="power"):
+        job.run(tmp_path / "stopped", stop=PowerCut(9))
+    (tmp_path / "stopped" / "best.ckpt").unlink()
+    result = job.run(tmp_path / "new", tmp_path / "stopped" / "last.ckpt")
+    assert "the best checkpoint so far is not there" in capsys.readouterr().out
+    assert result.best_bits_per_byte == min(bits for _, bits in result.history[-2:])
+    assert (tmp_path / "new" / "best.ckpt").exists()
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation(target: LocalLLM, tmp_path: Path) -> None:
+    """A learning rate that rises until it does harm: the best is the first, and `load_best` gives its weights."""
+    data = data_module()
+    module = fusion_module(target, is_fused=False, learning_rate=1.0, warmup_steps=6)
+    result = fit("harm", tmp_path, module, data, trainer(6), 1.0)
+    bits = [bits for _, bits in result.history]
+    assert result.best_bits_per_byte == bits[0] == min(bits) < bits[-1]
+    best = load_best(fusion_module(target, is_fused=False), tmp_path, result)
+    kept = weights(tmp_path / "best.ckpt")
+    assert all(torch.equal(value, kept[key]) for key, value in best.state_dict().items())
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_checkpoint_of_another_target_is_refused(target: LocalLLM, tmp_path: Path) -> None:
+    """Equal shapes, other weights: both names and both contents are said, and nothing is trained."""
+    data = data_module()
+    fit("one", tmp_path / "one", fusion_module(target, is_fused=False), data, trainer(2), 2e-3)
+    other = local_llm(tmp_path / "other target", seed=5)
+    wanted = (
+        rf"of target 'target' \({target.fingerprint[:12]}\), this run's target is 'other target' "
+        rf"\({other.fingerprint[:12]}\): set target="
+    )
+    module = fusion_module(other, is_fused=False)
+    with pytest.raises(ValueError, match=wanted):
+        fit("two", tmp_path / "two", module, data, trainer(4), 2e-3, ckpt_path=tmp_path / "one" / "last.ckpt")
+    assert not (tmp_path / "two" / "fit.json").exists()
+
+
+def test_a_checkpoint_that_is_not_ours_is_refused(target: LocalLLM, tmp_path: Path) -> None:
+    data = data_module()
+    fit("one", tmp_path / "one", fusion_module(target, is_fused=False), data, trainer(2), 2e-3)
+    foreign = torch.load(tmp_path / "one" / "last.ckpt", weights_only=True)
+    del foreign["knowfuse"]
+    torch.save(foreign, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match='of target "a run that is not knowfuse\'s"'):
+        fit("two", tmp_path / "two", fusion_module(target), data, trainer(4), 2e-3, ckpt_path=tmp_path / "foreign.ckpt")
+
+
+def test_a_checkpoint_between_two_steps_is_refused(target: LocalLLM, tmp_path: Path) -> None:
+    """Validation, and so the checkpoint, in the middle of an accumulation would lose gradients."""
+    make = trainer(4, accumulate_grad_batches=4, val_check_interval=6)
+    with pytest.raises(ValueError, match=r"val_check_interval=6 batches is no multiple of .*accumulate_grad_batches=4"):
+        fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), make, 2e-3)
+
+
+def test_a_stopped_fit_with_accumulation_ends_bit_identical(target: LocalLLM, tmp_path: Path) -> None:
+    """Two batches a step, checkpoints every two steps."""
+    job, options = Job(target, tmp_path / "traces"), {"accumulate_grad_batches": 2, "val_check_interval": 4}
+    job.run(tmp_path / "whole", **options)
+    with pytest.raises(RuntimeError, match="power"):
+        job.run(tmp_path / "stopped", stop=PowerCut(7), **options)
+    job.run(tmp_path / "stopped", tmp_path / "stopped" / "last.ckpt", **options)
+    assert_identical(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_random_states_come_back_from_a_file(tmp_path: Path) -> None:
+    """All three generators, through torch's loader that takes no pickles."""
+    L.seed_everything(5, verbose=False)
+    torch.save(RandomStates().state_dict(), tmp_path / "states")
+    drawn = torch.rand(3), random.random(), np.random.rand(3)
+    states = RandomStates()
+    states.load_state_dict(torch.load(tmp_path / "states", weights_only=True))
+    states.on_train_start(L.Trainer(logger=False, accelerator="cpu"), L.LightningModule())
+    again = torch.rand(3), random.random(), np.random.rand(3)
+    assert torch.equal(drawn[0], again[0])
+    assert drawn[1] == again[1]
+    assert np.array_equal(drawn[2], again[2])
+
+
+def test_random_states_of_ranks_that_are_gone_or_new() -> None:
+    """The first of two ranks keeps its state alone; a second that was not there draws another than the first's."""
+    states = RandomStates()
+    L.seed_everything(5, verbose=False)
+    saved = states.state_dict()["ranks"] * 2
+    first = torch.rand(3)
+    states.load_state_dict({"ranks": saved})
+    trainer = L.Trainer(logger=False, accelerator="cpu")
+    states.on_train_start(trainer, L.LightningModule())
+    assert torch.equal(torch.rand(3), first)
+    states.load_state_dict({"ranks": saved[:1]})
+    drawn = []
+    for rank in (1, 2, 1):
+        trainer.strategy.global_rank = rank  # type: ignore[misc]
+        states.on_train_start(trainer, L.LightningModule())
+        drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], first)
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "advice"),
+    [
+        ((2, 2, 1), (1, 2, 1), r"set trainer\.accumulate_grad_batches=2 or batch_blocks=4$"),
+        ((1, 2, 1), (2, 2, 1), r"set batch_blocks=1$"),
+        ((8, 1, 16), (4, 2, 32), r"set trainer\.accumulate_grad_batches=16 or batch_blocks=1$"),
+        ((2, 2, 1), (3, 1, 1), r"use a number of ranks that divides 4$"),
+    ],
+)
+def test_steps_of_other_blocks_are_refused(saved: tuple[int, int, int], now: tuple[int, int, int], advice: str) -> None:
+    """With both numbers, what they are made of, and the overrides that would fit."""
+    before, here = Steps(*saved), Steps(*now)
+    message = rf"have {before.blocks} blocks \({saved[0]} ranks x .*this run's have {here.blocks} \(.*: a fit.*{advice}"
+    with pytest.raises(ValueError, match=message):
+        here.require_same(before)
+
+
+def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Path) -> None:
+    """Two batches a step instead of one; stopped once more, and back again: the blocks are those that would have come."""
+
+    class Blocks(L.Callback):
+        def __init__(self, stop: int = 0) -> None:
+            self.seen: list[list[int]] = [[]]
+            self.stop = stop
+
+        def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+            self.seen[-1] += arguments[2].input_ids.sum(1).tolist()
+            if len(self.seen[-1]) == 4:
+                self.seen.append([])
+            if trainer.global_step == self.stop and not self.seen[-1]:
+                raise RuntimeError("the power is cut")
+
+    def go_on(name: str, batch_blocks: int, stop: int = 0, start: Path | None = None) -> list[list[int]]:
+        parts = 4 // batch_blocks
+        blocks = Blocks(stop)
+        make = trainer(STEPS, also=[blocks], accumulate_grad_batches=parts, val_check_interval=2 * parts)
+        data = data_module(readers(tmp_path / "traces", documents(30)), batch_blocks=batch_blocks, num_workers=1)
+        with pytest.raises(RuntimeError, match="the power is cut") if stop else nullcontext():
+            fit("job", tmp_path / name, fusion_module(target), data, make, 2e-3, ckpt_path=start)
+        return [step for step in blocks.seen if step]
+
+    whole = go_on("whole", 4)
+    assert len(whole) == STEPS
+    last = tmp_path / "stopped" / "last.ckpt"
+    assert go_on("stopped", 4, stop=3) == whole[:3]
+    assert go_on("stopped", 2, stop=7, start=last) == whole[2:7]
+    assert go_on("stopped", 4, start=last) == whole[6:]
+    tokens = [json.loads((tmp_path / name / "fit.json").read_text())["history"] for name in ("whole", "stopped")]
+    assert [t for t, _ in tokens[0]] == [t for t, _ in tokens[1]]
+
+
+def test_a_fit_leaves_no_unfinished_file(target: LocalLLM, tmp_path: Path) -> None:
+    fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), trainer(2), 2e-3)
+    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "fit.json", "last.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """Cut short, empty, foreign, or trained for longer than the fit may; nothing is kept of such a fit."""
+    job = Job(target, whole.parent / "traces")
+    broken = tmp_path / "broken.ckpt"
+    for content in ((whole / "last.ckpt").read_bytes()[:2000], b"", b"no checkpoint at all"):
+        broken.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"broken\.ckpt' is damaged or none of Lightning's .*give another ckpt_path"
+        ):
+            job.run(tmp_path / "next", ckpt_path=broken)
+    with pytest.raises(ValueError, match=rf"has trained for {STEPS} steps, trainer\.max_steps is 2: nothing would be"):
+        fit(
+            "short",
+            tmp_path / "short",
+            fusion_module(target),
+            data_module(),
+            trainer(2),
+            2e-3,
+            ckpt_path=whole / "last.ckpt",
+        )
+    assert not list(tmp_path.rglob("fit.json"))
+
+
+def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
+    target: LocalLLM, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM, as schedulers send it: Lightning would end the process with 0."""
+
+    class Terminated(L.Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if arguments[0].global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped:
+        Job(target, whole.parent / "traces").run(tmp_path / "fit", stop=Terminated())
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "job: stopped; the same command with ckpt_path=last goes on" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "fit" / "fit.json").exists()

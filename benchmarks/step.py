@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from knowfuse.fusion.min_ce import min_ce
-from knowfuse.llms.local import LocalLLM, packed_inputs
+from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.packed import packed_inputs
 from knowfuse.losses import fused_linear_loss
 from knowfuse.progress import quiet_libraries
 from knowfuse.training.data import FusionDataModule

@@ -9,7 +9,8 @@ from experiments_for_tests import TINY_TRAINING, local_llm, run_python
 from transformers import AutoModelForCausalLM
 
 from knowfuse.export import export
-from knowfuse.llms.local import localize, packed_logits
+from knowfuse.llms.local import localize
+from knowfuse.llms.packed import packed_logits
 from knowfuse.runs.folder import load_run
 from knowfuse.training.fit import load_best
 from knowfuse.types import LLMSpec

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from knowfuse.llms.head import output_head, packed_hidden_states, row_logits
-from knowfuse.llms.local import packed_logits
+from knowfuse.llms.packed import packed_logits
 from knowfuse.losses import head_logits
 
 V = 101

@@ -24,7 +24,8 @@ from knowfuse.evaluation import bits_per_byte, score_documents
 from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
-from knowfuse.llms.local import LocalLLM, packed_logits
+from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.packed import packed_logits
 from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
 from knowfuse.training.blocks import PackedBlocks, collate
 from knowfuse.training.module import FusionModule

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import row_logits
-from knowfuse.llms.local import require_embedded
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Document

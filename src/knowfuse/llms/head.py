@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from knowfuse.llms.local import packed_inputs
+from knowfuse.llms.packed import packed_inputs
 from knowfuse.losses import CHUNK_ROWS, LinearHead, head_logits, token_nll
 
 # What configurations call them; whether a scale multiplies or divides, the model's own logits say.

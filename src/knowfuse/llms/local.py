@@ -1,7 +1,5 @@
-"""Where does an LLM come from, and how does it read packed documents?"""
+"""Where does an LLM come from, and how is it loaded?"""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,11 +16,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from knowfuse.llms.checks import reason, require_causal
+from knowfuse.llms.files import download, fingerprint
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.types import LLMSpec
-
-LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.gguf", "*.bin"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ class LocalLLM:
             yield
         except Exception as error:
             raise ValueError(
-                f"LLM {self.name!r}: its {what} cannot be read from {place} ({_reason(error)}): {wanted}"
+                f"LLM {self.name!r}: its {what} cannot be read from {place} ({reason(error)}): {wanted}"
             ) from error
 
 
@@ -134,69 +130,9 @@ def localize(name: str, spec: LLMSpec) -> LocalLLM:
     assert spec.path is not None
     folder = Path(spec.path).expanduser()
     if not folder.is_dir():
-        folder = _download(name, spec)
+        folder = download(name, spec)
     spec = replace(spec, path=str(folder), recipe=None)
-    return LocalLLM(name, spec, _fingerprint(folder, spec))
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0].strip()}"
-
-
-def _download(name: str, spec: LLMSpec) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    assert spec.path is not None
-    try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=LLM_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub ({type(error).__name__}): "
-            "check the path, or download it and give the folder"
-        ) from error
-
-
-def _fingerprint(folder: Path, spec: LLMSpec) -> str:
-    """A hash of file contents; the hub's cache names large files by theirs, which saves reading them."""
-    # Before its products were in its dtype, a 4-bit LLM said something else.
-    quantization = f"4bit in {spec.dtype}" if spec.quantization == "4bit" else spec.quantization
-    digest = hashlib.sha256(json.dumps([spec.dtype, quantization, spec.tokenizer, spec.gguf_file]).encode())
-    for path in sorted(p for pattern in LLM_FILES for p in folder.glob(pattern)):
-        blob = path.resolve().name
-        digest.update(path.name.encode())
-        if path.is_symlink() and len(blob) == 64:
-            digest.update(blob.encode())
-            continue
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def require_causal(model: PreTrainedModel, name: str) -> None:
-    """ValueError if what comes later moves what the model says before it (an encoder with an LM head, for example).
-
-    Both texts are in one batch: what a quantised layer decides for a batch is the same for both. Logits that are not
-    finite pass: who reads documents names the one where that happens.
-    """
-    ids = torch.arange(1, 9, device=model.device).repeat(2, 1)
-    ids[1, 4:] += 1
-    try:
-        with torch.no_grad():
-            one, other = model(input_ids=ids % embedding_rows(model), use_cache=False).logits[:, :4].float()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"LLM {name!r} cannot read a text of 8 tokens on {model.device.type} ({_reason(error)}): check its files, and "
-            "whether its quantisation runs here"
-        ) from error
-    moved, largest = float((one - other).abs().max()), float(one.abs().max())
-    # Equal but for the order of sums; half precision keeps 8 to 11 bits.
-    if moved > (1e-5 if model.dtype == torch.float32 else 2e-2) * largest:
-        raise ValueError(
-            f"LLM {name!r} is not causal: a token that comes later moves the logits before it, by {moved:.3g} where the "
-            f"largest is {largest:.3g} ({type(model).__name__}). Give an LLM that reads from left to right, or set "
-            "is_decoder in its config.json if it was trained as one"
-        )
+    return LocalLLM(name, spec, fingerprint(folder, spec))
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -207,84 +143,3 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise ValueError(f"{error} Set activation_checkpointing=false") from error
-
-
-def require_embedded(model: PreTrainedModel, name: str, largest_id: int) -> None:
-    """ValueError if the tokens that are to be read, `largest_id` among them, are more than the model has rows for."""
-    if largest_id >= (rows := embedding_rows(model)):
-        raise ValueError(
-            f"LLM {name!r}: its tokenizer gives token id {largest_id}, but its model embeds only the ids below {rows}: set "
-            "its `tokenizer:` to the one it was trained with, or leave it out"
-        )
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    """Token ids that the model can read; often more than its tokenizer has, sometimes fewer."""
-    return len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
-
-
-def packed_logits(
-    model: nn.Module,
-    input_ids: Int[Tensor, "B T"],
-    position_ids: Int[Tensor, "B T"],
-    document_ids: Int[Tensor, "B T"],
-) -> Float[Tensor, "B T V"]:
-    """Logits of packed blocks, with attention inside each document only."""
-    return model(**packed_inputs(model, input_ids, position_ids, document_ids)).logits
-
-
-def packed_inputs(
-    model: nn.Module,
-    input_ids: Int[Tensor, "B T"],
-    position_ids: Int[Tensor, "B T"],
-    document_ids: Int[Tensor, "B T"],
-) -> dict[str, Any]:
-    """What a model is called with to read packed blocks.
-
-    The mask is explicit, since not every architecture derives it from position ids; those that have no position ids
-    (ALiBi) get none, their biases depend on distances alone.
-    """
-    mask = _document_mask(document_ids, next(model.parameters()).dtype)
-    positions: dict[str, Any] = {} if _has_alibi(model) else {"position_ids": position_ids}
-    return {"input_ids": input_ids, "attention_mask": mask, "use_cache": False, **positions}
-
-
-def _has_alibi(model: nn.Module) -> bool:
-    return getattr(model.config, "model_type", None) == "mpt"
-
-
-def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
-    """0 where a token may look, the lowest value that bfloat16 holds too elsewhere; padding looks at itself, so no row is empty."""
-    length = document_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
-    may_look = (document_ids[:, :, None] == document_ids[:, None]) & causal
-    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
-    return torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, lowest)[:, None]
-
-
-def require_isolated_documents(model: nn.Module, vocabulary_size: int) -> None:
-    """ValueError if a document can see its neighbour in a packed block of this model (a recurrent one, for example)."""
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 9, device=device)[None] % vocabulary_size
-    changed = ids.clone()
-    changed[0, :4] = (changed[0, :4] + 3) % vocabulary_size
-    documents = torch.tensor([[1] * 4 + [2] * 4], device=device)
-    positions = torch.arange(4, device=device).repeat(2)[None]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            one, other = (packed_logits(model, x, positions, documents)[0, 4:].float() for x in (ids, changed))
-    except (RuntimeError, TypeError, ValueError) as error:  # a shape or an argument that its forward does not know
-        raise ValueError(
-            f"{type(model).__name__} does not take a mask of who may look at whom ({error}): "
-            "it cannot be a target with packing"
-        ) from error
-    model.train(was_training)
-    if not bool(torch.isfinite(torch.cat([one, other])).all()):
-        raise ValueError(f"the logits of {type(model).__name__} are NaN or infinite: check its weights and dtype")
-    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{type(model).__name__} lets a document see its neighbour in a packed block (logits move by "
-            f"{(one - other).abs().max():.3g}): it cannot be a target with packing"
-        )

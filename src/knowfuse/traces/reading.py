@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import RowLogits, row_logits
-from knowfuse.llms.local import require_embedded
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
 

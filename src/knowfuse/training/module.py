@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
+from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full
 from knowfuse.llms.head import OutputHead, output_head, packed_hidden_states
-from knowfuse.llms.local import LocalLLM, checkpoint_activations, require_embedded, require_isolated_documents
+from knowfuse.llms.local import LocalLLM, checkpoint_activations
+from knowfuse.llms.packed import require_isolated_documents
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch

@@ -1,0 +1,49 @@
+"""What must hold of a model before it reads? That it is causal, and that it has a row for every token."""
+
+import torch
+from transformers import PreTrainedModel
+
+
+def require_causal(model: PreTrainedModel, name: str) -> None:
+    """ValueError if what comes later moves what the model says before it (an encoder with an LM head, for example).
+
+    Both texts are in one batch: what a quantised layer decides for a batch is the same for both. Logits that are not
+    finite pass: who reads documents names the one where that happens.
+    """
+    ids = torch.arange(1, 9, device=model.device).repeat(2, 1)
+    ids[1, 4:] += 1
+    try:
+        with torch.no_grad():
+            one, other = model(input_ids=ids % embedding_rows(model), use_cache=False).logits[:, :4].float()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"LLM {name!r} cannot read a text of 8 tokens on {model.device.type} ({reason(error)}): check its files, and "
+            "whether its quantisation runs here"
+        ) from error
+    moved, largest = float((one - other).abs().max()), float(one.abs().max())
+    # Equal but for the order of sums; half precision keeps 8 to 11 bits.
+    if moved > (1e-5 if model.dtype == torch.float32 else 2e-2) * largest:
+        raise ValueError(
+            f"LLM {name!r} is not causal: a token that comes later moves the logits before it, by {moved:.3g} where the "
+            f"largest is {largest:.3g} ({type(model).__name__}). Give an LLM that reads from left to right, or set "
+            "is_decoder in its config.json if it was trained as one"
+        )
+
+
+def require_embedded(model: PreTrainedModel, name: str, largest_id: int) -> None:
+    """ValueError if the tokens that are to be read, `largest_id` among them, are more than the model has rows for."""
+    if largest_id >= (rows := embedding_rows(model)):
+        raise ValueError(
+            f"LLM {name!r}: its tokenizer gives token id {largest_id}, but its model embeds only the ids below {rows}: set "
+            "its `tokenizer:` to the one it was trained with, or leave it out"
+        )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Token ids that the model can read; often more than its tokenizer has, sometimes fewer."""
+    return len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
+
+
+def reason(error: Exception) -> str:
+    """What a library said, on one line."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0].strip()}"

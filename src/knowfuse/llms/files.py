@@ -1,0 +1,39 @@
+"""Which files of an LLM are brought here, and what decides what it says?"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from knowfuse.types import LLMSpec
+
+LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.gguf", "*.bin"]
+
+
+def download(name: str, spec: LLMSpec) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    assert spec.path is not None
+    try:
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=LLM_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub ({type(error).__name__}): "
+            "check the path, or download it and give the folder"
+        ) from error
+
+
+def fingerprint(folder: Path, spec: LLMSpec) -> str:
+    """A hash of file contents; the hub's cache names large files by theirs, which saves reading them."""
+    # Before its products were in its dtype, a 4-bit LLM said something else.
+    quantization = f"4bit in {spec.dtype}" if spec.quantization == "4bit" else spec.quantization
+    digest = hashlib.sha256(json.dumps([spec.dtype, quantization, spec.tokenizer, spec.gguf_file]).encode())
+    for path in sorted(p for pattern in LLM_FILES for p in folder.glob(pattern)):
+        blob = path.resolve().name
+        digest.update(path.name.encode())
+        if path.is_symlink() and len(blob) == 64:
+            digest.update(blob.encode())
+            continue
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,6 +1,8 @@
 """Every choice of the configuration composes, and builds what it names."""
 
+import ast
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -195,6 +197,38 @@ def test_every_logger_keeps_metrics_and_plain_hyperparameters(choice: str, tmp_p
     assert yaml.safe_load(file.read_text()) == HYPERPARAMETERS
 
 
+# ---- what messages recommend ------------------------------------------------------------------------------------
+
+TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
+
+
+def recommended() -> set[str]:
+    """Every `trainer...=value` in a string of the program or in a comment of the README, where the value is given."""
+    strings = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    for path in [ROOT / "train.py", ROOT / "evaluate.py", *(ROOT / "src").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                strings.append(ast.unparse(node))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.append(node.value)
+    return {found.rstrip(".") for text in strings for found in re.findall(r"\btrainer(?:\.\w+)*=[\w.-]+", text)}
+
+
+def test_the_strings_are_searched() -> None:
+    assert {"trainer=fsdp", "trainer.precision=bf16-mixed", "trainer.strategy.compute_dtype=bfloat16"} <= recommended()
+
+
+@pytest.mark.parametrize("override", sorted(recommended()))
+def test_what_a_message_recommends_is_a_setting(override: str) -> None:
+    """Of every trainer, without `+`; settings of FSDP2 itself are those of `trainer=fsdp`."""
+    if override.startswith("trainer="):
+        assert override.partition("=")[2] in TRAINERS
+        return
+    for choice in ["fsdp"] if override.startswith("trainer.strategy.") else TRAINERS:
+        key, _, value = override.partition("=")
+        assert str(OmegaConf.select(composed("train", f"trainer={choice}", override), key)).lower() == value
+
+
 # ---- the paper's own experiment ---------------------------------------------------------------------------------
 
 
@@ -213,9 +247,7 @@ def test_fusellm_7b_is_the_papers() -> None:
     settings = experiment.trainer.keywords  # type: ignore[attr-defined]
     assert 8 * experiment.batch_blocks * settings["accumulate_grad_batches"] == 128  # 8 GPUs
     assert settings["val_check_interval"] % settings["accumulate_grad_batches"] == 0
-    assert settings.get("precision", "32-true") == "32-true", (
-        "float32 shards: AdamW at 1e-5 would lose its steps in bfloat16"
-    )
+    assert settings["precision"] == "32-true", "float32 shards: AdamW at 1e-5 would lose its steps in bfloat16"
     assert settings["gradient_clip_val"] == 1.0
     assert isinstance(settings["strategy"], FSDP2)
     assert settings["strategy"].compute_dtype == "bfloat16"

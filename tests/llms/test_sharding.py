@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def on_each_rank(folder: Path) -> None:
     assert network.get_input_embeddings().weight is network.get_output_embeddings().weight
 
     seen: set[tuple[torch.dtype, ...]] = set()
-    module = fusion_module(llm(folder, "half"), source_names=["neox"])
+    half = localize("target", LLMSpec(path=str(folder / "half"), dtype="bfloat16"))
+    module = fusion_module(half, source_names=["neox"])
     its_loss = module.loss
 
     def watched(hidden: Any, head: Any, labels: Any, fused: Any, **more: Any) -> Any:
@@ -154,7 +156,10 @@ def on_each_rank(folder: Path) -> None:
         return its_loss(hidden, head, labels, fused, **more)
 
     module.loss = watched
-    learn(folder, "bfloat16", FSDP2("bfloat16"), module=module)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        learn(folder, "bfloat16", FSDP2("bfloat16"), module=module)
+    assert not [str(w.message) for w in said if "trained in bfloat16" in str(w.message)], "the shards are in float32"
     require_shards(module)
     assert seen == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)}
     states = module.optimizers().optimizer.state.values()  # type: ignore[union-attr]

@@ -97,4 +97,4 @@ def test_what_is_named_is_a_setting_of_the_configuration(overrides: list[str]) -
 )
 def test_a_setting_that_the_plan_knows_nothing_of_is_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        training_shape(composed("plan", f"++{override}" if "precision" in override else override))
+        training_shape(composed("plan", override))

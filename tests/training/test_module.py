@@ -419,7 +419,37 @@ def test_a_fused_target_in_half_precision_is_refused(target: LocalLLM, tmp_path:
     # Without the tests' type checks it reaches the loss: "the fused target must stay float32, got torch.bfloat16".
     with pytest.raises((ValueError, TypeCheckError), match=r"float32.*got torch\.bfloat16|bf16(.|\n)*Float32"):
         learn(fusion_module(target), data, 1, precision="bf16-true")
-    assert learn(fusion_module(target), data, 1, precision="bf16-mixed").logged
+
+
+def test_under_autocast_products_are_in_bfloat16_and_the_rest_in_float32(target: LocalLLM, tmp_path: Path) -> None:
+    """Weights, fused target and loss; the embeddings and what adds up over the layers too. It stays near float32:
+    bfloat16 keeps 8 bits, some 1e-3 of the loss."""
+    module, its = fusion_module(target), readers(tmp_path, documents(30))
+    its_loss, seen, products = module.loss, [], set()
+    module.configure_model()
+    for layer in module.network.modules():
+        if isinstance(layer, torch.nn.Linear) and layer is not module.network.get_output_embeddings():
+            layer.register_forward_hook(
+                lambda *called: products.add(called[-1].dtype) if torch.is_grad_enabled() else None
+            )
+
+    def watched(hidden: torch.Tensor, head: LinearHead, labels: Any, fused: Any, **more: Any) -> FusedLoss:
+        loss = its_loss(hidden, head, labels, fused, **more)
+        parts = (loss.total, loss.clm, loss.kl, fused.topk.log_probs, fused.tail, head.weight)
+        seen.append({part.dtype for part in (hidden, *parts)})
+        return loss
+
+    module.loss = watched
+    logged = learn(module, data_module(its), 3, precision="bf16-mixed").logged
+    assert products == {torch.bfloat16}
+    assert seen == 3 * [{torch.float32}]
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    exact = learn(fusion_module(target), data_module(its), 3).logged
+    assert [step["train/loss_nats"] for step in logged] == pytest.approx(
+        [s["train/loss_nats"] for s in exact], rel=5e-3
+    )
+    assert logged[-1]["val/bits_per_byte"] == pytest.approx(exact[-1]["val/bits_per_byte"], rel=5e-3)
+    assert logged != exact, "it was in bfloat16"
 
 
 def test_training_bfloat16_weights_is_warned_of(tmp_path: Path) -> None:

@@ -117,14 +117,14 @@ class FusionModule(L.LightningModule):
         require_embedded(self.network, self.llm.name, largest)
         with self._named():
             require_isolated_documents(self.network, self.network.config.vocab_size)
+        if isinstance(self.network, FSDPModule):
+            self.network.reshard()  # to the float32 shards, which learn and into which a checkpoint is loaded after this
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):
             warnings.warn(
                 f"the weights of LLM {self.llm.name!r} are trained in bfloat16, which drops steps smaller than 1/256 of a weight: "
                 "set its dtype to float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp",
                 stacklevel=2,
             )
-        if isinstance(self.network, FSDPModule):
-            self.network.reshard()  # a checkpoint is loaded after this, into the shards
 
     @contextmanager
     def _named(self) -> Iterator[None]:

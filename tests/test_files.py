@@ -1,7 +1,9 @@
 """Files that are damaged are named, and what is there is read without a lock."""
 
+import hashlib
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from knowfuse.files import make_once, undamaged
+from knowfuse.files import WORTH_REMEMBERING, Folder, make_once, sha256_of, undamaged
 
 
 @pytest.mark.parametrize("kept", [0, 5, 30])
@@ -64,3 +66,53 @@ def test_what_is_there_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(TypeError, match="not callable"):
         make_once(tmp_path / "gone", lambda: None)
     assert not make_once(tmp_path, lambda: None)
+
+
+ODD_NAMES = ["traces[k64]", "a*b?", "one two", "50%20", "#1", "[!x]", "\u00fcn\u00ef{c}", "k=1,top=2"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("where", ["{folder}", "file://{folder}", "memory://{folder}"])
+def test_a_place_is_a_name_and_never_a_pattern(tmp_path: Path, where: str, name: str) -> None:
+    """Beside it lies a folder that would fit were it one."""
+    root = where.format(folder=tmp_path)
+    folder = Folder(f"{root}/{name}/x", tmp_path / "copies")
+    for other in ("tracesk", "aab1", "one", "x", "n"):
+        Folder(f"{root}/{other}/x", tmp_path / "copies").write("manifest-9.json", b"other")
+    assert folder.names("*") == []
+    for file in ("manifest-1.json", "manifest[2].json", "shard-1.bin"):
+        folder.write(file, file.encode())
+    assert folder.names("manifest*.json") == ["manifest-1.json", "manifest[2].json"]
+    assert folder.names("manifest[[]2].json") == ["manifest[2].json"]
+    assert folder.exists("manifest[2].json")
+    assert folder.read("manifest[2].json") == b"manifest[2].json"
+    assert folder.local("shard-1.bin", "ab" * 32).read_bytes() == b"shard-1.bin"
+    folder.remove("manifest[2].json")
+    assert folder.names("*") == ["manifest-1.json", "shard-1.bin"]
+
+
+def test_a_checksum_is_remembered_while_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not of one that was changed just now, which may change again within the same tick of the clock."""
+    path, memo = tmp_path / "a [1].bin", tmp_path / "memo"
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "knowfuse.files._read_sha256", lambda p: read.append(p) or hashlib.sha256(p.read_bytes()).hexdigest()
+    )
+    path.write_bytes(b"a" * WORTH_REMEMBERING)
+    before = sha256_of(path, memo)
+    assert not memo.exists()
+    monkeypatch.setattr("knowfuse.files.SETTLED_SECONDS", -1.0)
+    assert sha256_of(path, memo) == sha256_of(path, memo) == sha256_of(path) == before
+    assert len(read) == 3, "the first time, the first that is remembered, and the one without a memo"
+    os.utime(path, ns=(0, state := path.stat().st_mtime_ns))
+    path.write_bytes(b"b" * WORTH_REMEMBERING)
+    os.utime(path, ns=(0, state))  # the same size and time of change, as a copy that keeps times would have
+    assert sha256_of(path, memo) == hashlib.sha256(b"b" * WORTH_REMEMBERING).hexdigest() != before
+
+
+def test_a_small_file_is_not_worth_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a")
+    os.utime(path, (0, 0))
+    assert sha256_of(path, tmp_path / "memo") == hashlib.sha256(b"a").hexdigest()
+    assert not (tmp_path / "memo").exists()

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 
 DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, EOFError, LookupError, TypeError, AttributeError)
+WORTH_REMEMBERING = 2**20  # bytes of a file from which looking its checksum up is faster than reading it
+SETTLED_SECONDS = 3.0
 
 
 class Folder:
@@ -46,11 +50,16 @@ class Folder:
         return self.remote.exists(self._key(name)) if self.remote else (self.path / name).exists()
 
     def names(self, pattern: str) -> list[str]:
-        """The files that are there now, sorted."""
-        if not self.remote:
-            return sorted(path.name for path in self.path.glob(pattern))
-        self.remote.invalidate_cache()
-        return sorted(key.rsplit("/", 1)[-1] for key in self.remote.glob(self._key(pattern)))
+        """What is there now by a name that fits, sorted; `*` and `?` are wild in the pattern alone, not in the place."""
+        try:
+            if self.remote:
+                self.remote.invalidate_cache()
+                there = [key.rstrip("/").rsplit("/", 1)[-1] for key in self.remote.ls(self._key(""), detail=False)]
+            else:
+                there = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in there if fnmatchcase(name, pattern))
 
     def read(self, name: str) -> bytes:
         return self.remote.cat_file(self._key(name)) if self.remote else (self.path / name).read_bytes()
@@ -81,8 +90,27 @@ class Folder:
         return f"{self.path.as_posix()}/{name}".rstrip("/")
 
 
-def sha256_of(path: Path) -> str:
-    """The checksum of a file's content, at about 1 GB/s."""
+def sha256_of(path: Path, memo: Path | None = None) -> str:
+    """The checksum of a file's content, at about 1 GB/s; found again in the folder `memo` while the file stays as it is.
+
+    That it stays is told by its size and its times of change, to the nanosecond; one that changed within the last
+    seconds could change again within the same tick of its file system's clock, and is not remembered.
+    """
+    state = path.stat()
+    if memo is None or state.st_size < WORTH_REMEMBERING:
+        return _read_sha256(path)
+    seen = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    note = memo / hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+    if note.exists():
+        return note.read_text(encoding="ascii")
+    checksum = _read_sha256(path)
+    if time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS:
+        with suppress(OSError):  # of a cache that is full or only to be read: it is hashed again
+            write_whole(note, checksum.encode())
+    return checksum
+
+
+def _read_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -139,7 +139,13 @@ def fusion_module(llm: LocalLLM, is_fused: bool = True, lm_weight: float = 0.3, 
         fusion=min_ce if is_fused else None,
         loss=partial(fused_linear_loss, lm_weight=lm_weight if is_fused else 1.0),
         optimizer=partial(torch.optim.AdamW, lr=options.pop("learning_rate", 2e-3)),
-        **{"weight_decay": 0.1, "warmup_steps": 2, "source_names": ("neox", "unigram"), **options},
+        **{
+            "weight_decay": 0.1,
+            "warmup_steps": 2,
+            "source_names": ("neox", "unigram"),
+            "eos_id": surface("llama").eos_id,
+            **options,
+        },
     )
 
 

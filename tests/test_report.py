@@ -23,6 +23,8 @@ TABLE = ScoreTable(
         "target fused": {"code": 1.0, "docs": 2.0},
     },
     left_out=0,
+    eos_nats={"llama2": 12.5, "target fused": 0.25},
+    first_nats={"llama2": 4.0, "mpt": 5.0, "target fused": 6.0},
 )
 
 
@@ -95,13 +97,15 @@ def test_the_best_of_each_column_is_bold(monkeypatch: pytest.MonkeyPatch) -> Non
     """Ties are all bold; a mean is over the domains."""
     text, styled = shown(TABLE, monkeypatch)
     assert "A title" in text
-    rows = {line.split("│")[1].strip(): line for line in styled.splitlines() if line.count("│") == 5}
+    rows = {line.split("│")[1].strip(): line for line in styled.splitlines() if line.count("│") == 7}
     bold = {name: [f"\x1b[1m{v}" in line for v in ("1.000", "1.500")] for name, line in rows.items()}
     assert bold["llama2"] == [True, False]
     assert bold["mpt"] == [False, True]
     assert bold["target fused"] == [True, True]
     assert "\x1b[1m4.000" not in styled
-    assert [cell.strip() for cell in text.splitlines()[4].split("│")[1:-1]] == ["llama2", "1.000", "4.000", "2.500"]
+    assert [cell.strip() for cell in text.splitlines()[4].split("│")[1:-1]] == [
+        *("llama2", "1.000", "4.000", "2.500", "12.50", "4.00")
+    ]
 
 
 def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,13 +121,16 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     got = json.loads((tmp_path / "results.json").read_text())
     assert got["unit"] == "bits per byte on the validation split"
     assert got["rows"]["mpt"] == {"code": 3.0, "docs": 1.5, "mean": 2.25}
+    assert got["eos_nats"] == TABLE.eos_nats
+    assert got["first_token_nats"] == TABLE.first_nats
     assert got["documents_left_out"] == 0
     assert got["tokens_to_clm_final"] == 1.5
     assert {method: Fit.from_json(values) for method, values in got["fits"].items()} == fits
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["model", "code", "docs", "mean"]
-    assert rows[2] == ["mpt", "3.0", "1.5", "2.25"]
+    assert rows[0] == ["model", "code", "docs", "mean", "eos_nats", "first_token_nats"]
+    assert rows[1] == ["llama2", "1.0", "4.0", "2.5", "12.5", "4.0"]
+    assert rows[2] == ["mpt", "3.0", "1.5", "2.25", "", "5.0"]
     for picture in ("losses.png", "results.png"):
         content = (tmp_path / picture).read_bytes()
         assert content.startswith(b"\x89PNG")

@@ -25,17 +25,22 @@ matplotlib.use("Agg")
 
 
 def show(title: str, table: ScoreTable) -> None:
-    """The table on the screen; the best of each column is bold."""
+    """The table on the screen; the best of each column is bold. What EOS and first token cost stands apart, in nats a document."""
     grid = Table(title=title, caption=_caption(table))
     grid.add_column("bits per byte")
     columns = [*table.domains, "mean"]
-    for column in columns:
+    apart = {
+        heading: nats
+        for heading, nats in (("EOS, nats", table.eos_nats), ("first token, nats", table.first_nats))
+        if nats
+    }
+    for column in (*columns, *apart):
         grid.add_column(column, justify="right")
     cells = {name: [table.rows[name][d] for d in table.domains] + [table.mean(name)] for name in table.rows}
     lowest = [min(column) for column in zip(*cells.values(), strict=True)]
     for name, values in cells.items():
         texts = [f"[bold]{v:.3f}[/bold]" if v == low else f"{v:.3f}" for v, low in zip(values, lowest, strict=True)]
-        grid.add_row(name, *texts)
+        grid.add_row(name, *texts, *(f"{nats[name]:.2f}" if name in nats else "" for nats in apart.values()))
     console.print(grid)
 
 
@@ -49,14 +54,17 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: 
     results = {
         "unit": f"bits per byte on the {split} split",
         "rows": rows,
+        "eos_nats": table.eos_nats,  # a document, and not among the bits per byte
+        "first_token_nats": table.first_nats,  # a document, and among them
         "documents_left_out": table.left_out,
         "fits": {method: asdict(fit) for method, fit in fits.items()},
         "tokens_to_clm_final": tokens_to_clm_final(fits),
     }
     with (run / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", *table.domains, "mean"])
-        writer.writerows([name, *row.values()] for name, row in rows.items())
+        writer.writerow(["model", *table.domains, "mean", "eos_nats", "first_token_nats"])
+        for name, row in rows.items():
+            writer.writerow([name, *row.values(), table.eos_nats.get(name), table.first_nats.get(name)])
     _losses_picture(fits).savefig(run / "losses.png", dpi=120)
     _results_picture(table, split).savefig(run / "results.png", dpi=120)
     write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished

@@ -25,7 +25,7 @@ def scores(**nats: float) -> DocumentScores:
 @pytest.mark.parametrize(("architecture", "family"), [("llama", "llama"), ("mpt", "neox")])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
 def test_nats_against_one_document_at_a_time(architecture: str, family: str, batch_tokens: int) -> None:
-    """Every token after BOS is paid for; EOS where the document is complete. float32 sums: 1e-5 relative."""
+    """Every token after BOS is paid for; the EOS of a complete document apart. float32 sums: 1e-5 relative."""
     its = surface(family)
     llm = tiny_llm(architecture, its.vocabulary_size)
     got = score_documents(llm, its, DOCUMENTS, max_tokens=500, batch_tokens=batch_tokens)
@@ -35,8 +35,12 @@ def test_nats_against_one_document_at_a_time(architecture: str, family: str, bat
         assert (ids[-1] == its.eos_id) == document.is_complete
         with torch.no_grad():
             log_probs = llm(input_ids=ids[None]).logits[0].double().log_softmax(-1)
-        want = -sum(float(log_probs[t, ids[t + 1]]) for t in range(len(ids) - 1))
-        assert got.nats[document.id] == pytest.approx(want, rel=1e-5)
+        paid = [-float(log_probs[t, ids[t + 1]]) for t in range(len(ids) - 1)]
+        eos = [paid.pop()] if document.is_complete else []
+        assert got.nats[document.id] == pytest.approx(sum(paid), rel=1e-5)
+        assert got.first_nats[document.id] == pytest.approx(paid[0], rel=1e-5)
+        assert (document.id in got.eos_nats) == document.is_complete
+        assert got.eos_nats.get(document.id, 0.0) == pytest.approx(sum(eos), rel=1e-5)
 
 
 def test_a_uniform_llm_pays_the_log_of_its_vocabulary_per_token() -> None:
@@ -44,7 +48,7 @@ def test_a_uniform_llm_pays_the_log_of_its_vocabulary_per_token() -> None:
     llm = tiny_llm("llama", its.vocabulary_size)
     llm.get_output_embeddings().weight.data.zero_()
     nats = score_documents(llm, its, DOCUMENTS, 500, 100).nats
-    tokens = sum(len(its.tokenize(d.text, d.is_complete).input_ids) - 1 for d in DOCUMENTS)
+    tokens = sum(len(its.tokenize(d.text, d.is_complete).input_ids) - 1 - d.is_complete for d in DOCUMENTS)
     want = tokens * math.log2(its.vocabulary_size) / sum(len(d.text.encode()) for d in DOCUMENTS)
     assert bits_per_byte(nats, DOCUMENTS) == pytest.approx(want, rel=1e-6)
 
@@ -96,6 +100,18 @@ def test_the_table_is_over_the_documents_that_all_can_read() -> None:
     assert table.mean("two") == pytest.approx(1.25 * bit)  # domains weigh the same, whatever their bytes
 
 
+def test_eos_and_first_token_stand_beside_the_table_as_means_over_its_documents() -> None:
+    """The EOS of d, which one LLM alone can read, is no part of it; c has none."""
+    a, b, c, d = (document.id for document in DOCUMENTS)
+    one = DocumentScores(
+        {a: 12.0, b: 42.0, c: 15.0, d: 9.0}, {}, {a: 8.0, b: 4.0, d: 100.0}, {a: 3.0, b: 6.0, c: 9.0, d: 1.0}
+    )
+    table = score_table({"one": one, "two": scores(a=1, b=1, c=1)}, DOCUMENTS)
+    assert table.eos_nats == {"one": 6.0}
+    assert table.first_nats == {"one": 6.0}
+    assert table.rows["one"]["docs"] == pytest.approx(27.0 / (27 * math.log(2)))
+
+
 def test_without_a_document_that_all_can_read_nothing_compares() -> None:
     with pytest.raises(ValueError, match=r"of 4 documents each can read \{'one': 1, 'two': 2\}: leave out the LLM"):
         score_table({"one": scores(a=12), "two": scores(b=21, c=30)}, DOCUMENTS)
@@ -105,6 +121,9 @@ def test_the_oracle_pays_the_least_on_each_shared_document() -> None:
     got = oracle({"one": scores(a=3, b=2, c=1), "two": scores(a=1, b=5, d=1)})
     assert got == scores(a=1, b=2)
     assert oracle({"one": scores(a=3, b=2)}) == scores(a=3, b=2)
+    a = DOCUMENTS[0].id
+    text, eos = DocumentScores({a: 3.0}, {}, {a: 20.0}, {a: 2.0}), DocumentScores({a: 4.0}, {}, {a: 1.0}, {a: 1.0})
+    assert oracle({"text": text, "eos": eos}) == text, "by its text, and with what that LLM pays for the rest"
 
 
 def test_nats_that_are_not_finite_are_an_error_with_the_llm_and_the_document() -> None:

@@ -7,6 +7,7 @@ import torch
 from aligned_for_tests import Block, random_block
 
 from knowfuse.fusion.cross_entropy import Granularity, Unit, cross_entropy
+from knowfuse.fusion.min_ce import min_ce
 
 
 def same_group(block: Block, b: int, t: int, other: int, granularity: str) -> bool:
@@ -16,14 +17,15 @@ def same_group(block: Block, b: int, t: int, other: int, granularity: str) -> bo
 
 
 def oracle(block: Block, b: int, s: int, t: int, granularity: str, unit: str) -> float:
-    """Nats over bytes or tokens of the aligned rows of the group; infinite without such a row, nats without bytes."""
+    """Nats over bytes or tokens of the aligned rows of the group that have bytes; without those the nats; infinite without a row."""
     sources = block.sources
     rows = [o for o in range(9) if same_group(block, b, t, o, granularity) and sources.is_aligned[b, s, o]]
     if not rows:
         return math.inf
-    nats = sum(float(sources.nll[b, s, o]) for o in rows)
+    text = [o for o in rows if block.label_bytes[b, o] > 0]
+    nats = sum(float(sources.nll[b, s, o]) for o in text or rows)
     per = block.label_bytes[b] if unit == "byte" else sources.source_tokens[b, s]
-    return nats / (sum(float(per[o]) for o in rows) or 1.0)
+    return nats / (sum(float(per[o]) for o in text) or 1.0)
 
 
 @pytest.mark.parametrize("num_sources", [1, 2, 4])
@@ -52,3 +54,23 @@ def test_an_eos_alone_compares_by_its_nats() -> None:
     block = random_block(3, aligned_share=1.0)
     got = cross_entropy(block.sources, block.document_ids, block.label_bytes, "token", "byte")
     assert torch.equal(got[:, :, 5], block.sources.nll[:, :, 5])
+
+
+@pytest.mark.parametrize("unit", ["byte", "token"])
+@pytest.mark.parametrize("granularity", ["sequence", "document"])
+def test_the_text_alone_decides(granularity: Granularity, unit: Unit) -> None:
+    """What an EOS costs moves no cross-entropy of a source that has text there."""
+    block = random_block(3, aligned_share=1.0)
+    before = cross_entropy(block.sources, block.document_ids, block.label_bytes, granularity, unit)
+    block.sources.nll[:, :, 5] += 20.0
+    block.sources.source_tokens[:, :, 5] += 1.0
+    assert torch.equal(cross_entropy(block.sources, block.document_ids, block.label_bytes, granularity, unit), before)
+
+
+def test_a_source_that_has_an_eos_alone_is_still_chosen_there() -> None:
+    """Aligned on the EOS and on no text of the document: a finite cross-entropy, so that the row keeps its source."""
+    block = random_block(2, aligned_share=1.0)
+    block.sources.is_aligned[0, :, 3:6] = torch.tensor([[False, False, True], [False, False, False]])
+    fused = min_ce(block.sources, block.document_ids, block.label_bytes)
+    assert fused.weights[0, :, 5].tolist() == [1.0, 0.0]
+    assert bool(fused.has_target[0, 5])

@@ -271,13 +271,19 @@ def test_a_target_with_nan_weights_is_told_so_by_name(tmp_path: Path) -> None:
 
 
 def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:
-    """Packed blocks against one document at a time: two ways to count the same bits per byte. float32: 1e-5."""
+    """Packed blocks against one document at a time: two ways to count the same bits per byte of text, and nats an EOS.
+
+    float32: 1e-5.
+    """
     watch = learn(fusion_module(target, is_fused=False, learning_rate=0.0), data_module(), 3)
     texts = documents(8, "validation")
     llm = target.load()
     scores = score_documents(llm, surface("llama"), texts, 96, 1000)
     assert not scores.set_aside
     assert watch.logged[-1]["val/bits_per_byte"] == pytest.approx(bits_per_byte(scores.nats, texts), rel=1e-5)
+    assert 0 < len(scores.eos_nats) < len(texts)
+    mean = sum(scores.eos_nats.values()) / len(scores.eos_nats)
+    assert watch.logged[-1]["val/eos_nats"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_a_packed_batch_gives_the_loss_of_its_documents_one_by_one(target: LocalLLM, tmp_path: Path) -> None:

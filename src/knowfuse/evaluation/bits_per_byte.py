@@ -1,31 +1,37 @@
 """How many bits per byte does an LLM pay on held-out text?
 
-Bits per byte compare across tokenizers; perplexities do not. What is counted is every byte of a document and, where
-the document is complete, its EOS.
+Bits per byte compare across tokenizers; perplexities do not. What is counted is every byte of a document, from the first
+on. The EOS of a complete document is no byte of it: what that costs says where an LLM expects texts to end, not how well it
+knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apart.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from transformers import PreTrainedModel
 
+from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import row_logits
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Document
 from knowfuse.traces.reading import length_buckets
-from knowfuse.types import IGNORE
+from knowfuse.types import IGNORE, TokenizedDocument
 
 
 @dataclass
 class DocumentScores:
     """Nats paid on each document, by document id, and the documents that could not be read with the reason."""
 
-    nats: dict[str, float]
+    nats: dict[str, float]  # on its text, the first token among it
     set_aside: dict[str, str]
+    eos_nats: dict[str, float] = field(default_factory=dict)  # on the EOS, where the document is complete
+    first_nats: dict[str, float] = field(default_factory=dict)  # on the first token, whose bytes are the text's too
 
 
 def score_documents(
@@ -37,27 +43,38 @@ def score_documents(
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
     require_embedded(model, surface.name, tokens.largest_id)
-    nats: dict[str, float] = {}
+    scores = DocumentScores({}, tokens.set_aside)
     was_training = model.training
     model.eval()
     llm = row_logits(model)
     for batch in length_buckets(tokens.lengths, batch_tokens):
-        read = [torch.from_numpy(tokens[d].input_ids) for d in batch]
-        ids = torch.zeros(len(batch), max(map(len, read)), dtype=torch.int64, device=model.device)
+        read = [tokens[d] for d in batch]
+        ids = torch.zeros(len(batch), max(len(t.input_ids) for t in read), dtype=torch.int64, device=model.device)
         labels = torch.full_like(ids, IGNORE)
-        for n, row in enumerate(read):
+        for n, row in enumerate(torch.from_numpy(t.input_ids) for t in read):
             ids[n, : len(row)] = row
             labels[n, : len(row) - 1] = row[1:]
         with torch.inference_mode():
-            paid = llm.token_nll(llm.read(ids).flatten(0, 1), labels.flatten())
-            spent = paid.view(labels.shape).double().sum(-1).tolist()
-        if wrong := [d for d, paid in zip(batch, spent, strict=True) if not math.isfinite(paid)]:
-            raise ValueError(
-                f"LLM {surface.name!r} gives the text of document {wrong[0]} NaN or infinite nats: check its weights and dtype"
-            )
-        nats.update(zip(batch, spent, strict=True))
+            paid = llm.token_nll(llm.read(ids).flatten(0, 1), labels.flatten()).view(labels.shape).double().cpu()
+        for name, document, nats in zip(batch, read, paid, strict=True):
+            _count(scores, name, document, nats.numpy(), surface.name)
     model.train(was_training)
-    return DocumentScores(nats, tokens.set_aside)
+    return scores
+
+
+def _count(
+    scores: DocumentScores, name: str, document: TokenizedDocument, nats: Float64[np.ndarray, " T"], llm: str
+) -> None:
+    """Enter what an LLM paid on the label of each row of a document; rows without one are 0."""
+    if not np.isfinite(nats).all():
+        raise ValueError(
+            f"LLM {llm!r} gives the text of document {name} NaN or infinite nats: check its weights and dtype"
+        )
+    text = len(document.ends) - 1  # rows that predict a token
+    if ends_with_eos(document.ends):
+        text -= 1
+        scores.eos_nats[name] = float(nats[text])
+    scores.nats[name], scores.first_nats[name] = float(nats[:text].sum()), float(nats[0])
 
 
 def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:
@@ -67,11 +84,17 @@ def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> floa
 
 @dataclass
 class ScoreTable:
-    """Bits per byte of named LLMs by domain, over the documents that all of them can read."""
+    """Bits per byte of named LLMs by domain, over the documents that all of them can read.
+
+    `eos_nats` and `first_nats` are means over these documents of what the EOS and the first token cost; the EOS's is
+    missing where no document has one.
+    """
 
     domains: list[str]
     rows: dict[str, dict[str, float]]  # name -> domain -> bits per byte
     left_out: int  # documents that some LLM could not read
+    eos_nats: dict[str, float] = field(default_factory=dict)  # by name
+    first_nats: dict[str, float] = field(default_factory=dict)  # by name
 
     def mean(self, name: str) -> float:
         """The mean over the domains, each weighing the same."""
@@ -92,10 +115,29 @@ def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]
         name: {domain: bits_per_byte(s.nats, [d for d in shared if d.domain == domain]) for domain in domains}
         for name, s in scores.items()
     }
-    return ScoreTable(domains, rows, left_out=len(documents) - len(shared))
+    ids = {d.id for d in shared}
+    return ScoreTable(
+        domains,
+        rows,
+        left_out=len(documents) - len(shared),
+        eos_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.eos_nats, ids)) is not None},
+        first_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.first_nats, ids)) is not None},
+    )
+
+
+def _mean_over(nats: dict[str, float], ids: set[str]) -> float | None:
+    """Of those documents among these that have nats; None where none has."""
+    paid = [nats[d] for d in sorted(ids & nats.keys())]
+    return sum(paid) / len(paid) if paid else None
 
 
 def oracle(scores: dict[str, DocumentScores]) -> DocumentScores:
-    """What an LLM would pay that is, on each document, as good as the best of these: what fusion could gain."""
+    """What an LLM would pay that is, on the text of each document, as good as the best of these: what fusion could gain."""
     shared = set.intersection(*(set(s.nats) for s in scores.values()))
-    return DocumentScores({d: min(s.nats[d] for s in scores.values()) for d in shared}, {})
+    best = {d: min(scores.values(), key=lambda s: s.nats[d]) for d in shared}
+    return DocumentScores(
+        {d: s.nats[d] for d, s in best.items()},
+        {},
+        {d: s.eos_nats[d] for d, s in best.items() if d in s.eos_nats},
+        {d: s.first_nats[d] for d, s in best.items() if d in s.first_nats},
+    )

@@ -19,16 +19,21 @@ def cross_entropy(
     granularity: Granularity,
     unit: Unit,
 ) -> Float32[Tensor, "B S T"]:
-    """Nats per byte, or per token of the source's own (the paper's), over each row's sequence, document or token.
+    """Nats per byte, or per token of the source's own (the paper's), over the text of each row's sequence, document or token.
 
-    Only rows where the source is aligned count. A source without an aligned row there has infinite cross-entropy.
-    Where nothing was counted but an EOS, which has no bytes, it is the nats themselves.
+    Only rows where the source is aligned count, and only those whose label takes bytes: the text alone decides, and an EOS
+    takes none. A source without an aligned row there has infinite cross-entropy. Where it has an EOS alone, that has to
+    decide: it is the nats of that.
+
+    Differs: the published code counts the EOS like any token.
     """
     groups = _groups(document_ids, granularity)
-    nats = _sum_in_groups(sources.nll.masked_fill(~sources.is_aligned, 0.0), groups)
+    is_text = sources.is_aligned & (label_bytes > 0)[:, None]
     per = label_bytes[:, None].float().expand_as(sources.nll) if unit == "byte" else sources.source_tokens
-    amount = _sum_in_groups(per.masked_fill(~sources.is_aligned, 0.0), groups)
-    mean = nats / amount.masked_fill(amount < 1e-6, 1.0)  # fractions of a token are far larger
+    nats, amount = (_sum_in_groups(part.masked_fill(~is_text, 0.0), groups) for part in (sources.nll, per))
+    at_eos = _sum_in_groups(sources.nll.masked_fill(~sources.is_aligned | is_text, 0.0), groups)
+    has_text = amount >= 1e-6  # fractions of a token are far larger
+    mean = torch.where(has_text, nats / amount.masked_fill(~has_text, 1.0), at_eos)
     return mean.masked_fill(_sum_in_groups(sources.is_aligned.float(), groups) == 0, float("inf"))
 
 

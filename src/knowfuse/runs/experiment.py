@@ -131,6 +131,7 @@ class Experiment:
             source_names=list(prepared.sources),
             build=partial(self.finetune, prepared.target),
             vocabulary_size=prepared.target_surface.vocabulary_size,
+            eos_id=prepared.target_surface.eos_id,
             activation_checkpointing=self.activation_checkpointing,
         )
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from knowfuse.alignment.pair import TokenizerPair
@@ -21,6 +21,7 @@ from knowfuse.training.materialise import materialise
 from knowfuse.types import LLMSpec
 
 BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
+SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the EOS, on the first token
 
 
 @dataclass
@@ -101,11 +102,12 @@ def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path,
 def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:
     """The nats of an LLM on these documents; cached by its content and theirs."""
     ids = "\n".join(sorted(d.id for d in documents))
-    key = hashlib.sha256(f"{llm.fingerprint} {surface.fingerprint} {ids}".encode()).hexdigest()[:24]
+    state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}"
+    key = hashlib.sha256(state.encode()).hexdigest()[:24]
     path = cache / "scores" / f"{llm.name}-{key}.json"
     if path.exists():
         with undamaged(path):
             return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
     scores = score_documents(llm.load_on_device(), surface, documents, llm.context_length(), BATCH_TOKENS)
-    write_whole(path, json.dumps({"nats": scores.nats, "set_aside": scores.set_aside}).encode())
+    write_whole(path, json.dumps(asdict(scores)).encode())
     return scores

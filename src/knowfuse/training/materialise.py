@@ -67,6 +67,7 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
         warmup_steps=recipe.max_steps // 20,
         weight_decay=0.1,
         build=partial(make_model, recipe, surface.vocabulary_size),
+        eos_id=surface.eos_id,
     )
     trainer = partial(
         L.Trainer,

@@ -43,6 +43,7 @@ class FusionModule(L.LightningModule):
     Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
+    `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
     With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
@@ -58,6 +59,7 @@ class FusionModule(L.LightningModule):
         source_names: Iterable[str] = (),
         build: Callable[[], PreTrainedModel] | None = None,
         vocabulary_size: int = sys.maxsize,
+        eos_id: int | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -65,11 +67,13 @@ class FusionModule(L.LightningModule):
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
         self.build = build or partial(full, llm)
-        self.vocabulary_size, self.activation_checkpointing = vocabulary_size, activation_checkpointing
+        self.vocabulary_size, self.eos_id = vocabulary_size, eos_id
+        self.activation_checkpointing = activation_checkpointing
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
-        self.validation_nats = MeanMetric()  # per byte
+        self.validation_nats = MeanMetric()  # per byte of text
+        self.validation_eos_nats = MeanMetric()  # per document that has one
 
     @property
     def network(self) -> PreTrainedModel:
@@ -181,14 +185,19 @@ class FusionModule(L.LightningModule):
                     self.log_dict({f"mass/{name}/{kind}": m for kind, m in zip(MASS_CLASSES, budget, strict=True)})
 
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
-        nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).sum()
-        num_bytes = batch.label_bytes.sum()
-        self.validation_nats.update(nats / num_bytes.clamp(min=1), weight=num_bytes)
+        nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)
+        is_eos = batch.labels == self.eos_id if self.eos_id is not None else torch.zeros_like(batch.labels).bool()
+        num_bytes, num_eos = batch.label_bytes.sum(), is_eos.sum()
+        self.validation_nats.update(nats[~is_eos].sum() / num_bytes.clamp(min=1), weight=num_bytes)
+        self.validation_eos_nats.update(nats[is_eos].sum() / num_eos.clamp(min=1), weight=num_eos)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)
+        if bool(torch.isfinite(eos_nats := self.validation_eos_nats.compute())):  # NaN where no document has one
+            self.log("val/eos_nats", eos_nats)
         self.log("val/tokens", float(self.tokens_seen))
         self.validation_nats.reset()
+        self.validation_eos_nats.reset()
 
     def configure_optimizers(self) -> Any:
         """Weight decay on matrices only; a schedule of transformers over `trainer.max_steps`, stepped every step."""

@@ -31,7 +31,7 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
-from knowfuse.text.corpus import Document, cut
+from knowfuse.text.document import Document, cut
 from knowfuse.traces.reading import trace_documents
 from knowfuse.types import Aligner, LLMSpec
 

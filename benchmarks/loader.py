@@ -30,7 +30,7 @@ from knowfuse.llms.recipes import make_tokenizer
 from knowfuse.losses import fused_linear_loss
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.tokens import tokenize_documents
-from knowfuse.text.corpus import Document, cut
+from knowfuse.text.document import Document, cut
 from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule

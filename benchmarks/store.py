@@ -25,7 +25,7 @@ from rich.table import Table
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries
 from knowfuse.surface.tokens import tokenize_documents
-from knowfuse.text.corpus import Document, cut
+from knowfuse.text.document import Document, cut
 from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.types import SourceTrace, TopK

@@ -21,7 +21,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
-from knowfuse.text.corpus import Document, Split, cut
+from knowfuse.text.document import Document, Split, cut
 from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader

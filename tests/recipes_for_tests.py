@@ -7,7 +7,7 @@ from experiments_for_tests import documents
 from knowfuse.text.corpus import Corpus
 from knowfuse.types import Recipe
 
-CORPUS = Corpus(
+CORPUS = Corpus.of(
     "tiny",
     [replace(d, split="sources") for d in documents(70, max_bytes=200)] + documents(4, "validation", max_bytes=200),
 )

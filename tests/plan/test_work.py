@@ -79,10 +79,10 @@ def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder here with a config\.json.*llm_configs/nobody--nothing/"):
         llm_config("target", LLMSpec(path="nobody/nothing"), tmp_path)
     with pytest.raises(ValueError, match="corpus_bytes="):
-        corpus_bytes({"_target_": "knowfuse.text.corpus.hub_dataset", "path": "nobody/nothing"}, {})
+        corpus_bytes({"_target_": "knowfuse.text.hub_dataset.hub_dataset", "path": "nobody/nothing"}, {})
 
 
 def test_a_local_corpus_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 1000)
-    corpus = {"_target_": "knowfuse.text.corpus.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
+    corpus = {"_target_": "knowfuse.text.text_files.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
     assert corpus_bytes({**corpus, "validation_share": 0.05, "test_share": 0.05}, {}) == 900

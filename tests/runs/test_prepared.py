@@ -32,7 +32,7 @@ TEXTS = documents(24)
 
 
 def corpus(fusion: list[Document]) -> Corpus:
-    return Corpus("tiny", [*fusion, *documents(3, "validation")])
+    return Corpus.of("tiny", [*fusion, *documents(3, "validation")])
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_filled_caches_need_no_lock(
 
 
 def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec, more = llms["mpt"].spec, replace(corpus(TEXTS), duplicates=7)
+    spec, more = llms["mpt"].spec, Corpus.of("tiny", corpus(TEXTS).documents, duplicates=7)
     prepare(more, spec, {}, 5, tmp_path, TRACING)
     assert "corpus tiny: 27 documents, domains code; 7 duplicates left out" in capsys.readouterr().out
 

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowfuse.text import corpus as corpus_module
-from knowfuse.text.corpus import Corpus, Document, Split, cut, hub_dataset, side_of, text_files
+from knowfuse.text import text_files as text_files_module
+from knowfuse.text.corpus import Corpus
+from knowfuse.text.document import Document, Split, cut, side_of
+from knowfuse.text.hub_dataset import hub_dataset
+from knowfuse.text.text_files import text_files
 
 SHARES: dict[Split, float] = {"validation": 0.2, "test": 0.3, "fusion": 0.5}
 # Characters of one to four bytes, and the places where a cut likes to be.
@@ -61,19 +64,19 @@ def test_ids_are_of_the_content() -> None:
     assert Document("h\u00e9", "code", "fusion").num_bytes == 3
 
 
-def test_split_domains_and_fingerprint() -> None:
+def test_split_and_domains() -> None:
     a, b = Document("a", "code", "fusion"), Document("b", "docs", "test")
-    corpus = Corpus("mine", [a, b])
+    corpus = Corpus.of("mine", [a, b])
     assert corpus.domains == ["code", "docs"]
-    assert corpus.split("fusion", "test") == [a, b]
-    assert corpus.split("fusion", "test", domain="docs") == [b]
-    assert corpus.fingerprint("fusion", "test") == Corpus("other", [b, a]).fingerprint("fusion", "test")
-    assert corpus.fingerprint("fusion") != corpus.fingerprint("test")
-    assert corpus.fingerprint("fusion") != Corpus("mine", [Document("a", "docs", "fusion")]).fingerprint("fusion")
+    assert list(corpus.split("fusion", "test")) == list(corpus.documents) == [a, b]
+    assert list(corpus.split("fusion", "test", domain="docs")) == [b]
+    assert not corpus.split("fusion", domain="none")
+    assert corpus.count("test") == corpus.count("test", "docs") == 1
+    assert corpus.count("test", "code") == corpus.count("validation") == 0
 
 
 def test_too_few_documents_on_a_side() -> None:
-    corpus = Corpus("mine", [Document("a", "code", "fusion")])
+    corpus = Corpus.of("mine", [Document("a", "code", "fusion")])
     assert corpus.require({"fusion": 1}) is corpus
     with pytest.raises(ValueError, match="corpus 'mine' has 0 documents on its 'test' side, at least 1 are needed"):
         corpus.require({"fusion": 1, "test": 1})
@@ -84,7 +87,7 @@ def unchecked() -> Iterator[None]:
     """What `text_files` calls first, without the tests' type checker."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_require_lists_of_files", "_shares"):
-            patch.setattr(corpus_module, name, inspect.unwrap(getattr(corpus_module, name)))
+            patch.setattr(text_files_module, name, inspect.unwrap(getattr(text_files_module, name)))
         yield
 
 

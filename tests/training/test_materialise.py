@@ -56,7 +56,7 @@ def test_the_same_recipe_makes_the_same_llm(family: str, tmp_path: Path) -> None
 
 def test_other_text_makes_another_llm(tmp_path: Path) -> None:
     spec = LLMSpec(recipe=replace(RECIPE, max_steps=1))
-    less = Corpus("less", CORPUS.documents[1:])
+    less = Corpus.of("less", CORPUS.documents[1:])
     one, other = (materialise("mine", spec, corpus, tmp_path) for corpus in (CORPUS, less))
     assert one.folder != other.folder
 

@@ -1,45 +1,57 @@
-"""Which documents are there, and on which side of the split is each?
+"""Which documents are there, on which side of the split? A corpus is built once, kept in the cache, and opened by every process.
 
-A document is cut, once and for all LLMs, into pieces of at most `max_document_bytes`; a piece is what everything
-downstream calls a document. The side is decided by a hash of the whole document, so no document is on two sides:
-`sources` (what the recipes of the quickstart learn from), `fusion` (what the sources read and the target trains on),
-`validation`, `test`.
+It is a folder: the columns of `table`, and `about.json`, which says how many documents each side has of each domain, so
+that nothing has to be counted when it is opened.
 """
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
-import os
-import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
-Split = Literal["sources", "fusion", "validation", "test"]
-TRAINED_ON = ("fusion",)
+import numpy as np
+import pyarrow as pa
+
+from knowfuse.files import make_once, undamaged, whole_folder
+from knowfuse.text.document import SPLITS, Document, RawDocument, Split, cut_bytes, id_of, side_of_bytes
+from knowfuse.text.documents import Documents
+from knowfuse.text.table import Table, TableWriter, open_table, table_from, table_of, writing_table
+
+ABOUT = "about.json"
+FORMAT_VERSION = 1  # of the folder
 
 
-@dataclass(frozen=True)
-class Document:
-    """A piece of text; `is_complete` says that its document ends here, so that an EOS follows."""
+class Texts(ABC):
+    """What a reader found: whole texts, read when they are walked through.
 
-    text: str
-    domain: str
-    split: Split
-    is_complete: bool = True
+    `skipped` counts the texts that were left out while they were, by reason.
+    """
 
-    @cached_property
-    def id(self) -> str:
-        """A content hash, 24 hex digits: equal text is one document wherever it stands."""
-        return hashlib.sha256(f"{int(self.is_complete)}{self.text}".encode()).hexdigest()[:24]
+    def __init__(self) -> None:
+        self.skipped: Counter[str] = Counter()
 
-    @cached_property
-    def num_bytes(self) -> int:
-        return len(self.text.encode())
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """A hash of everything that decides which texts these are."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[RawDocument]: ...
+
+
+@dataclass
+class About:
+    """What is known of a corpus without looking at its documents."""
+
+    duplicates: int = 0  # pieces left out, because equal ones are among the documents
+    skipped: dict[str, int] = field(default_factory=dict)  # texts that the reader left out, by reason
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> domain -> documents
+    keys: dict[str, str] = field(default_factory=dict)  # split -> content hash of its documents in order
 
 
 @dataclass(frozen=True)
@@ -47,26 +59,48 @@ class Corpus:
     """All documents of a run, and the name that log lines and errors use."""
 
     name: str
-    documents: list[Document]
-    duplicates: int = 0  # pieces left out, because equal ones are among the documents
+    table: Table
+    about: About
 
-    def split(self, *splits: Split, domain: str | None = None) -> list[Document]:
-        return [d for d in self.documents if d.split in splits and domain in (None, d.domain)]
+    @staticmethod
+    def of(name: str, documents: Iterable[Document], duplicates: int = 0) -> "Corpus":
+        """The corpus of these documents, in memory."""
+        table = table_of(documents)
+        return Corpus(name, table, about_table(table, duplicates))
 
-    @cached_property
+    @property
+    def documents(self) -> Documents:
+        """All of them, whatever their side."""
+        return Documents(self.table, (SPLITS, None))
+
+    @property
+    def duplicates(self) -> int:
+        """Pieces left out, because equal ones are among the documents."""
+        return self.about.duplicates
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Texts that the reader left out, by reason."""
+        return self.about.skipped
+
+    @property
     def domains(self) -> list[str]:
-        return sorted({d.domain for d in self.documents})
+        return sorted({domain for counts in self.about.counts.values() for domain in counts})
 
-    def fingerprint(self, *splits: Split) -> str:
-        """A content hash of the documents of these splits."""
-        ids = sorted(f"{d.domain} {d.id}" for d in self.split(*splits))
-        return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    def split(self, *splits: Split, domain: str | None = None) -> Documents:
+        """The documents of these sides, in the order of the corpus."""
+        is_side = len(splits) == 1 and domain is None
+        return Documents(self.table, (splits, domain), self.about.keys[splits[0]] if is_side else None)
+
+    def count(self, split: Split, domain: str | None = None) -> int:
+        """How many documents a side has, of one domain or of all."""
+        counts = self.about.counts[split]
+        return sum(counts.values()) if domain is None else counts.get(domain, 0)
 
     def require(self, minimum: dict[Split, int]) -> "Corpus":
         """This corpus, if each split has at least so many documents; ValueError otherwise."""
         for split, wanted in minimum.items():
-            got = len(self.split(split))
-            if got < wanted:
+            if (got := self.count(split)) < wanted:
                 raise ValueError(
                     f"corpus {self.name!r} has {got} documents on its {split!r} side, at least {wanted} are needed: "
                     "give it more text, or a larger share for that side"
@@ -74,106 +108,72 @@ class Corpus:
         return self
 
 
-def cut(text: str, max_bytes: int) -> list[str]:
-    """The text in pieces of at most `max_bytes` bytes; cuts after a newline, else a space, else a character."""
-    if max_bytes < 4:
-        raise ValueError(f"max_document_bytes must be at least 4, the bytes of one character, got {max_bytes}")
-    data, pieces, start = text.encode(), [], 0
-    while len(data) - start > max_bytes:
-        window = data[start : start + max_bytes]
-        at = max(window.rfind(b"\n"), window.rfind(b" ") if b"\n" not in window[max_bytes // 2 :] else -1) + 1
-        if at == 0:
-            at = max_bytes
-            while data[start + at] & 0xC0 == 0x80:  # inside a character
-                at -= 1
-        pieces.append(window[:at].decode())
-        start += at
-    return [*pieces, data[start:].decode()] if data else pieces
-
-
-def side_of(text: str, shares: dict[Split, float]) -> Split:
-    """The side of a whole document, by its hash; `shares` sum to 1."""
-    point = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
-    reached = 0.0
-    for split, share in shares.items():
-        reached += share
-        if point < reached:
-            return split
-    return next(reversed(shares))
-
-
-def pieces_of(
-    texts: Iterable[str], domain: str, shares: dict[Split, float], max_document_bytes: int, seen: Counter[str]
-) -> Iterator[Document]:
-    """Whole documents, split by hash, then cut; all pieces are counted in `seen`, and one seen before is left out."""
-    for text in texts:
-        pieces = cut(text, max_document_bytes)
-        split = side_of(text, shares)
-        for n, piece in enumerate(pieces):
-            document = Document(piece, domain, split, is_complete=n == len(pieces) - 1)
-            if piece.strip():
-                seen[document.id] += 1
-                if seen[document.id] == 1:
-                    yield document
-
-
-def text_files(
-    files: dict[str, Sequence[str]],
-    max_document_bytes: int,
-    validation_share: float = 0.05,
-    test_share: float = 0.05,
-    jsonl_field: str = "text",
-    cache: str | None = None,
+def build_corpus(
+    name: str, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int, cache: Path | None
 ) -> Corpus:
-    """The user's own text: `files` maps a domain to `.txt` files (documents between blank lines) and `.jsonl` files.
+    """The documents of these texts, each once, on the side that its text names or that its hash falls to by the shares.
 
-    Raises ValueError that names what is wrong: a setting, a domain's name, a file that is missing, empty, not UTF-8 or
-    lacks the field, or a domain without a document on one of the sides.
+    Made by one process where `cache` has it not, and opened by all; None: made in memory, each time. A process that is
+    killed while it makes one leaves nothing that the next takes for whole.
+    Raises ValueError where what the cache has is damaged, PermissionError where this user may not read it.
     """
-    _require_lists_of_files(files)
-    shares = _shares(validation_share, test_share)
-    documents: list[Document] = []
-    seen: Counter[str] = Counter()  # over all domains, so that no piece is on two sides
-    for domain, paths in files.items():
-        texts = (text for path in paths for text in _read_file(Path(path), jsonl_field))
-        documents += pieces_of(texts, domain, shares, max_document_bytes, seen)
-    corpus = Corpus("text_files", documents, seen.total() - len(seen))
-    for domain in files:
-        _require_every_side(corpus, domain)
-    return corpus
+    if cache is None:
+        batches: list[pa.RecordBatch] = []
+        writer = TableWriter(batches.append)
+        duplicates = _fill(writer, texts, shares, max_document_bytes)
+        table = table_from(batches, writer.columns())
+        return Corpus(name, table, about_table(table, duplicates, texts.skipped))
+    state = json.dumps([FORMAT_VERSION, texts.key, dict(shares), max_document_bytes])
+    folder = cache / "corpora" / hashlib.sha256(state.encode()).hexdigest()[:24]
+    make_once(folder, partial(_write, folder, texts, shares, max_document_bytes))
+    table = open_table(folder)
+    with undamaged(folder / ABOUT):
+        return Corpus(name, table, About(**json.loads((folder / ABOUT).read_text(encoding="utf-8"))))
 
 
-def _require_lists_of_files(files: dict[str, Sequence[str]]) -> None:
-    if not isinstance(files, dict) or not files:
-        raise ValueError(
-            f"corpus.files is {files!r}: it must map each domain to a list of files, such as "
-            "'corpus.files={wiki: [wiki.txt], math: [gsm8k.jsonl]}'"
-        )
-    for domain, paths in files.items():
-        if domain == "mean" or not re.fullmatch(r"\w[\w.-]*", str(domain)):
-            raise ValueError(
-                f"corpus.files has a domain {domain!r}, and domains name columns and files: use letters, digits and "
-                "_ . - after the first of them, and not 'mean', which is the column of their mean"
-            )
-        if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
-            raise ValueError(f"corpus.files.{domain} is {paths!r}: it must be a list of files, such as [{domain}.txt]")
+def _write(folder: Path, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int) -> None:
+    with whole_folder(folder) as unfinished:
+        with writing_table(unfinished) as writer:
+            duplicates = _fill(writer, texts, shares, max_document_bytes)
+        about = about_table(open_table(unfinished), duplicates, texts.skipped)
+        (unfinished / ABOUT).write_text(json.dumps(asdict(about), indent=1), encoding="utf-8")
 
 
-def _shares(validation: float, test: float) -> dict[Split, float]:
-    for name, share in (("validation_share", validation), ("test_share", test)):
-        if not isinstance(share, int | float) or not 0 < share < 1:
-            raise ValueError(f"corpus.{name} is {share!r}: it must be a number between 0 and 1, such as 0.05")
-    if validation + test >= 1:
-        raise ValueError(
-            f"corpus.validation_share {validation} and corpus.test_share {test} leave nothing to train on: their sum "
-            "must be less than 1"
-        )
-    return {"validation": validation, "test": test, "fusion": 1.0 - validation - test}
+def _fill(writer: TableWriter, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int) -> int:
+    """Cut the texts and add every piece that has more than white space and was not seen before; how many were."""
+    seen: set[bytes] = set()  # over all domains, so that no piece is on two sides; 90 bytes each
+    duplicates = 0
+    for raw in texts:
+        data = raw.text.encode()
+        split = raw.split or side_of_bytes(data, shares)
+        pieces = cut_bytes(data, max_document_bytes)
+        for n, piece in enumerate(pieces, 1):
+            if (raw.text if len(pieces) == 1 else piece.decode()).isspace():
+                continue
+            document_id = id_of(piece, n == len(pieces))
+            if document_id in seen:
+                duplicates += 1
+                continue
+            seen.add(document_id)
+            writer.add(piece, document_id, raw.domain, split, n == len(pieces))
+    return duplicates
 
 
-def _require_every_side(corpus: Corpus, domain: str) -> None:
+def about_table(table: Table, duplicates: int = 0, skipped: Mapping[str, int] = MappingProxyType({})) -> About:
+    """What is counted once, when a corpus is made."""
+    about = About(duplicates, dict(skipped))
+    both = table.split_codes.astype(np.int64) * len(table.domains) + table.domain_codes
+    counts = np.bincount(both, minlength=len(SPLITS) * len(table.domains)).reshape(len(SPLITS), -1)
+    for split, of_each in zip(SPLITS, counts.tolist(), strict=True):
+        about.counts[split] = {d: count for d, count in zip(table.domains, of_each, strict=True) if count}
+        about.keys[split] = Documents(table, ((split,), None)).key
+    return about
+
+
+def require_sides(corpus: Corpus, domain: str) -> None:
+    """ValueError unless this domain has a document on each side that a run needs; it says which setting to change."""
     sides: tuple[Split, ...] = ("fusion", "validation", "test")
-    counts = {split: len(corpus.split(split, domain=domain)) for split in sides}
+    counts = {split: corpus.count(split, domain) for split in sides}
     for split, count in counts.items():
         if not count:
             share = (
@@ -186,75 +186,3 @@ def _require_every_side(corpus: Corpus, domain: str) -> None:
                 f"text, or {share}. {corpus.duplicates} duplicates were left out of corpus {corpus.name!r}; where the "
                 "text of a domain is all in another, remove one of the two"
             )
-
-
-def _read_file(path: Path, jsonl_field: str) -> list[str]:
-    if path.is_dir():
-        raise ValueError(f"corpus file {str(path)!r} is a directory: list the files in it that are to be read")
-    if not path.is_file():
-        raise ValueError(f"corpus file {str(path)!r} does not exist (looked from {os.getcwd()!r}): set corpus.files")
-    suffix = path.suffix.lower()
-    if suffix not in (".txt", ".jsonl"):
-        raise ValueError(
-            f"corpus file {str(path)!r} ends in {path.suffix!r}, known are .txt (documents between blank lines) and "
-            ".jsonl (a JSON object a line): convert or rename it"
-        )
-    try:
-        content = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"corpus file {str(path)!r} is not UTF-8 (byte {error.start}): convert it first") from error
-    if suffix == ".jsonl":
-        texts = [
-            _json_text(line, n, path, jsonl_field) for n, line in enumerate(content.split("\n"), 1) if line.strip()
-        ]
-    else:
-        texts = [text.strip("\n") for text in re.split(r"\n(?:[ \t]*\n)+", f"\n{content}\n")]
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise ValueError(f"corpus file {str(path)!r} is empty: it has no document with text in it")
-    return texts
-
-
-def _json_text(line: str, number: int, path: Path, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"corpus file {str(path)!r}, line {number}, is not JSON: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        raise ValueError(
-            f"corpus file {str(path)!r}, line {number}, has no text field {field!r}: set corpus.jsonl_field"
-        )
-    if any("\ud800" <= c <= "\udfff" for c in record[field]):
-        raise ValueError(f"corpus file {str(path)!r}, line {number}, holds half a surrogate pair: remove it")
-    return record[field]
-
-
-def hub_dataset(
-    path: str,
-    max_document_bytes: int,
-    text_field: str = "text",
-    train_split: str = "train",
-    validation_split: str = "validation",
-    test_split: str = "test",
-    domain: str = "text",
-    revision: str | None = None,
-    cache: str | None = None,
-) -> Corpus:
-    """A text data set of the hub (or a local folder like one), with its own splits; needs `pip install datasets`."""
-    if importlib.util.find_spec("datasets") is None:
-        raise ValueError(
-            f"data set {path!r} is read with the datasets package, which is not installed: pip install datasets"
-        )
-    import datasets
-
-    documents: list[Document] = []
-    seen: Counter[str] = Counter()
-    sides: dict[Split, str] = {"test": test_split, "validation": validation_split, "fusion": train_split}
-    for split, name in sides.items():
-        rows = datasets.load_dataset(path, split=name, revision=revision)
-        if text_field not in rows.column_names:
-            raise ValueError(
-                f"data set {path!r} has no field {text_field!r}, it has {rows.column_names}: set corpus.text_field to one"
-            )
-        documents += pieces_of(rows[text_field], domain, {split: 1.0}, max_document_bytes, seen)
-    return Corpus(path, documents, seen.total() - len(seen)).require({"fusion": 1, "validation": 1, "test": 1})

@@ -7,13 +7,12 @@ import importlib.util
 import json
 import sys
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from knowfuse.files import make_once, undamaged, write_whole
-from knowfuse.text.corpus import Corpus, Document, Split, pieces_of
+from knowfuse.text.corpus import Corpus, Texts, build_corpus
+from knowfuse.text.document import RawDocument, Split
 
 PROSE_PACKAGES = ("torch", "numpy", "sympy")
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "__pycache__", "testing"}
@@ -35,25 +34,33 @@ def quickstart_corpus(
     under `cache`, keyed by what made it.
     """
     quotas: dict[Split, int] = {"test": test_bytes, "validation": validation_bytes, "fusion": fusion_bytes}
-    settings = [max_document_bytes, bytes_per_domain, quotas, sys.version]
-    settings += [importlib.metadata.version(name) for name in PROSE_PACKAGES]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    path = Path(cache) / "corpus" / f"quickstart-{key}.jsonl"
-
-    def write() -> None:
-        collected = _collect_quickstart(max_document_bytes, bytes_per_domain, quotas)
-        write_whole(path, "".join(json.dumps(asdict(d)) + "\n" for d in collected).encode())
-
-    make_once(path, write)
-    with undamaged(path):
-        *lines, after = path.read_text(encoding="utf-8").split("\n")
-        if after or not lines:
-            raise EOFError("its last line has no end")
-        documents = [Document(**json.loads(line)) for line in lines]
-    return Corpus("quickstart", documents).require({"sources": 1, "fusion": 1, "validation": 1, "test": 1})
+    texts = _Quickstart(bytes_per_domain, quotas)
+    corpus = build_corpus("quickstart", texts, {}, max_document_bytes, Path(cache))
+    return corpus.require({"sources": 1, "fusion": 1, "validation": 1, "test": 1})
 
 
-def _collect_quickstart(max_document_bytes: int, bytes_per_domain: int, quotas: dict[Split, int]) -> list[Document]:
+class _Quickstart(Texts):
+    """The texts of all domains, each on the side that its quota fills; they are those of these versions of the packages."""
+
+    def __init__(self, bytes_per_domain: int, quotas: dict[Split, int]) -> None:
+        super().__init__()
+        self.bytes_per_domain, self.quotas = bytes_per_domain, quotas
+
+    @property
+    def key(self) -> str:
+        settings = [self.bytes_per_domain, self.quotas, sys.version]
+        settings += [importlib.metadata.version(name) for name in PROSE_PACKAGES]
+        return hashlib.sha256(json.dumps(["quickstart", *settings]).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[RawDocument]:
+        for domain, texts in _collect_quickstart(self.bytes_per_domain).items():
+            chosen = sorted({t for t in texts if len(t) >= 100}, key=_digest)
+            for split, side in _fill(chosen, self.quotas, self.bytes_per_domain).items():
+                yield from (RawDocument(text, domain, split) for text in side)
+
+
+def _collect_quickstart(bytes_per_domain: int) -> dict[str, list[str]]:
+    """At least so much text of each domain, where there is so much."""
     library = _modules(_python_files(Path(sysconfig.get_paths()["stdlib"])))
     packages = _modules([path for name in PROSE_PACKAGES for path in _python_files(_package_folder(name))])
     code: list[str] = []
@@ -68,14 +75,7 @@ def _collect_quickstart(max_document_bytes: int, bytes_per_domain: int, quotas: 
         prose += module.docstrings
         if _size(prose) >= bytes_per_domain:
             break
-    documents: list[Document] = []
-    seen: Counter[str] = Counter()
-    for domain, texts in (("code", code), ("docs", docs), ("prose", prose)):
-        for split, side in _fill(
-            sorted({t for t in texts if len(t) >= 100}, key=_digest), quotas, bytes_per_domain
-        ).items():
-            documents += pieces_of(side, domain, {split: 1.0}, max_document_bytes, seen)
-    return documents
+    return {"code": code, "docs": docs, "prose": prose}
 
 
 def _digest(text: str) -> bytes:

@@ -1,5 +1,6 @@
 """The target of a finished run as a folder of transformers."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -51,6 +52,8 @@ def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, t
         p.name for p in (run / "fused").iterdir()
     }
     assert not list(run.glob("*.part"))
+    os.umask(umask := os.umask(0))
+    assert {p.stat().st_mode & 0o777 for p in (run / "fused").iterdir()} == {0o666 & ~umask}
 
 
 def test_the_baseline_in_another_dtype(run: Path, tiny_cache: Path, tmp_path: Path) -> None:

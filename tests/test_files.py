@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from knowfuse.files import WORTH_REMEMBERING, Folder, make_once, sha256_of, undamaged
+from knowfuse.files import (
+    WORTH_REMEMBERING,
+    Folder,
+    make_folder_once,
+    make_once,
+    sha256_of,
+    undamaged,
+    whole_folder,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 30])
@@ -116,3 +126,49 @@ def test_a_small_file_is_not_worth_a_note(tmp_path: Path) -> None:
     os.utime(path, (0, 0))
     assert sha256_of(path, tmp_path / "memo") == hashlib.sha256(b"a").hexdigest()
     assert not (tmp_path / "memo").exists()
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {p.name: stat.S_IMODE(p.stat().st_mode) for p in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(("umask", "of_files", "of_folders"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_what_is_written_is_as_readable_as_the_umask_says(
+    tmp_path: Path, umask: int, of_files: int, of_folders: int
+) -> None:
+    """Whoever writes it: safetensors makes a file that only its owner reads. What a link leads to stays as it is."""
+    (elsewhere := tmp_path / "elsewhere").touch(0o640)
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "mine") as unfinished:
+            (unfinished / "below").mkdir()
+            save_file({"a": np.arange(3)}, unfinished / "below" / "a.safetensors")
+            assert modes(unfinished)["a.safetensors"] == 0o600
+            (unfinished / "link").symlink_to(elsewhere)
+        write_whole(tmp_path / "mine" / "plain", b"")
+    finally:
+        os.umask(before)
+    got = modes(tmp_path / "mine")
+    assert got.pop("link") == stat.S_IMODE(elsewhere.stat().st_mode) == 0o640 & ~before
+    assert got == {"mine": of_folders, "below": of_folders, "a.safetensors": of_files, "plain": of_files}
+
+
+def test_a_folder_is_made_once_and_whole(tmp_path: Path) -> None:
+    """What a kill left of it goes, what is a neighbour's stays; a failure leaves nothing."""
+    path = tmp_path / "a.1"
+
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text("x")
+        if len(list(tmp_path.iterdir())) > 4:
+            raise OSError("disk")
+
+    for name in ("a.1.77.part", "a.1.b.77.part", "a.2.77.part", "more"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match="disk"):
+        make_folder_once(path, fill)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.1.b.77.part", "a.1.lock", "a.2.77.part", "more"]
+    (tmp_path / "more").rmdir()
+    assert make_folder_once(path, fill)
+    assert not make_folder_once(path, lambda folder: None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.1", "a.1.b.77.part", "a.1.lock", "a.2.77.part"]
+    assert (path / "file").read_text() == "x"

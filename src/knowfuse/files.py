@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -140,6 +142,19 @@ def make_once(path: Path, make: Callable[[], None]) -> bool:
     return True
 
 
+def make_folder_once(path: Path, fill: Callable[[Path], None]) -> bool:
+    """`make_once` of a folder, whole or not at all: `fill` gets an empty one beside the place. What a kill left is removed."""
+
+    def make() -> None:
+        for left in path.parent.iterdir():
+            if re.fullmatch(rf"{re.escape(path.name)}\.\d+\.part", left.name):
+                shutil.rmtree(left)
+        with whole_folder(path) as unfinished:
+            fill(unfinished)
+
+    return make_once(path, make)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside the place and move there: a reader sees all of the file or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +172,18 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which is moved to its place once the block ends; where the block fails nothing stays."""
+    """A folder to fill, which is moved to its place once the block ends; where the block fails nothing stays.
+
+    Its files are as readable as the umask says, whoever wrote them: safetensors keeps its own from all others.
+    """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         unfinished.mkdir(parents=True)
+        mode = stat.S_IMODE(unfinished.stat().st_mode) & 0o666  # what the umask left of a folder's
         yield unfinished
+        for file in unfinished.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(mode)
         os.replace(unfinished, path)  # an empty folder gives way
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

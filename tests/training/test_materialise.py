@@ -65,7 +65,7 @@ def test_an_interrupted_recipe_is_made_anew(tmp_path: Path) -> None:
     """What a killed process left is not taken for a finished LLM."""
     spec = LLMSpec(recipe=replace(RECIPE, max_steps=1))
     folder = materialise("mine", spec, CORPUS, tmp_path).folder
-    unfinished = folder.rename(folder.with_suffix(".part"))
+    unfinished = folder.rename(folder.with_name(f"{folder.name}.12345.part"))
     (unfinished / "model.safetensors").write_bytes(b"half")
     again = materialise("mine", spec, CORPUS, tmp_path)
     assert again.load() is not None

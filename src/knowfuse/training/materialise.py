@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
 
-from knowfuse.files import make_once
+from knowfuse.files import make_folder_once
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.recipes import make_model, make_tokenizer
 from knowfuse.losses import fused_linear_loss
@@ -36,18 +35,16 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
         )
     state = json.dumps([asdict(recipe), sorted(texts)])
     folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
-    if not make_once(folder, partial(_make, name, recipe, corpus, folder)):
+    if not make_folder_once(folder, partial(_make, name, recipe, corpus)):
         say(f"source {name}: made before ({folder.name})")
-    return localize(name, LLMSpec(path=str(folder), dtype=spec.dtype))
+    return localize(name, replace(spec, path=str(folder), recipe=None))
 
 
 def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
-    """Train tokenizer and model, and put the folder in its place when it is whole."""
-    unfinished = folder.with_suffix(".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    """Train tokenizer and model, and save them in the folder."""
     documents = corpus.split("sources", domain=recipe.domain)
     tokenizer = make_tokenizer(recipe, [d.text for d in documents])
-    tokenizer.save_pretrained(unfinished)
+    tokenizer.save_pretrained(folder)
     surface = surface_of(tokenizer, name)
     data = FusionDataModule(
         documents,
@@ -59,7 +56,7 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     )
     L.seed_everything(recipe.seed, verbose=False)
     module = FusionModule(
-        LocalLLM(name, LLMSpec(path=str(unfinished)), fingerprint=name),
+        LocalLLM(name, LLMSpec(path=str(folder)), fingerprint=name),
         fusion=None,
         loss=partial(fused_linear_loss, lm_weight=1.0),
         optimizer=partial(torch.optim.AdamW, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
@@ -79,7 +76,6 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
         val_check_interval=recipe.max_steps,
         log_every_n_steps=recipe.max_steps,
     )
-    best = fit(f"source {name}", unfinished / "fit", module, data, trainer, recipe.learning_rate)
-    load_best(module, unfinished / "fit", best).network.save_pretrained(unfinished)
-    shutil.rmtree(unfinished / "fit")
-    os.replace(unfinished, folder)
+    best = fit(f"source {name}", folder / "fit", module, data, trainer, recipe.learning_rate)
+    load_best(module, folder / "fit", best).network.save_pretrained(folder)
+    shutil.rmtree(folder / "fit")

@@ -1,4 +1,16 @@
-"""What every test shares: few threads, no hub, no cache of the user's, one prepared miniature of the quickstart."""
+"""What every test shares: few threads, no hub, no cache of the user's, one prepared miniature of the quickstart.
+
+`python -m pytest` gives files of tests to as many worker processes as there are cores, the longest files first; one file
+named on the command line runs in the process itself, and so does everything with `-n 0`. What a test needs to know:
+
+- A file stays on one worker, so its module fixtures are made once; other files run at the same time.
+- Nothing is written outside `tmp_path`, `tmp_path_factory` and `tiny_cache`, and no port is fixed: a command that starts
+  processes of its own gets one in `MASTER_PORT`, others are `commands_for_tests.free_port()`.
+- Commands of the user's run by `commands_for_tests.run_python` in a process of their own, forked from one in which torch,
+  Lightning and transformers are imported; ranks by `run_ranks`. `start_python` really starts Python, which takes seconds:
+  once for each command of the user's is enough.
+- The workers share what is costly to make, under a lock: see `made_once`.
+"""
 
 import os
 
@@ -6,19 +18,70 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # it would keep a copy by path, whatever the file there becomes
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; the other cores have workers of their own
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from experiments_for_tests import TINY, run_python
+from filelock import FileLock
 
-torch.set_num_threads(1)
+MOST_WORKERS = 4  # each holds 1 GB
+# The files that take longest, in this order; those that are not here come after them.
+LONGEST = [
+    "test_readme",
+    "test_notebooks",
+    "test_main_job",
+    "alignment/test_real_pairs",
+    "test_sweep",
+    "llms/test_sharding",
+    "llms/test_finetune_sharded",
+    "test_export",
+    "training/test_fit",
+    "plan/test_plan",
+    "align_report/test_align_report",
+    "test_benchmarks",
+    "surface/test_real_tokenizers",
+    "test_launcher",
+    "alignment/test_exact_match",
+    "plan/test_memory",
+    "runs/test_experiment",
+]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n logical`: none for one file of tests, which would not be shared anyway."""
+    files = [argument for argument in config.args if Path(argument.partition("::")[0]).is_file()]
+    is_one_file = len(config.args) == len(files) == 1
+    return 0 if is_one_file else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left alone with one at the end."""
+    order = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")
-def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of the tests that all workers see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(shared: Path) -> Path:
     """The cache after the real `python -m knowfuse.prepare` with the overrides `TINY`."""
-    cache = tmp_path_factory.mktemp("cache")
-    run_python("-m", "knowfuse.prepare", *TINY, cache=cache)
-    return cache
+    from commands_for_tests import start_python
+    from experiments_for_tests import TINY
+
+    return made_once(shared / "tiny_cache", lambda folder: start_python("-m", "knowfuse.prepare", *TINY, cache=folder))
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """This folder as `make` leaves it: by the first worker that comes, while the others wait."""
+    with FileLock(f"{folder}.lock"):
+        if not (done := Path(f"{folder}.done")).exists():
+            make(folder)
+            done.touch()
+    return folder

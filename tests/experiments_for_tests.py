@@ -1,8 +1,5 @@
 """Whole experiments in miniature: real documents, tokenizers, LLMs and traces, and the real configuration made small."""
 
-import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +8,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from commands_for_tests import ROOT as ROOT
+from commands_for_tests import run_python as run_python
 from hydra import compose, initialize_config_dir
 from models_for_tests import tiny_llm
 from omegaconf import DictConfig
@@ -29,7 +28,6 @@ from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 
-ROOT = Path(__file__).parent.parent
 SOURCES = ("llama2", "mpt", "openllama")
 TRACING = Tracing(place=None, verify="when_read", batch_tokens=8192, shard_tokens=1_000_000, compile=False)
 # `python train.py` with these is the whole of the quickstart in seconds; each source has a vocabulary of its own size.
@@ -71,18 +69,6 @@ def composed(name: str, *overrides: str, **more: Any) -> DictConfig:
     """The configuration `conf/<name>.yaml` as Hydra composes it."""
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         return compose(name, list(overrides), **more)
-
-
-def run_python(*arguments: str, cache: Path, cwd: Path = ROOT) -> str:
-    """What a Python command of the user's prints; an error if it fails."""
-    environment = {**os.environ, "KNOWFUSE_CACHE": str(cache), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-    # A test file that is run as a program finds its neighbours.
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def documents(number: int, split: Split = "fusion", max_bytes: int = 90, domain: str = "code") -> list[Document]:

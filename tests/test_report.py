@@ -2,12 +2,11 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from experiments_for_tests import run_python
+from commands_for_tests import run_python, started
 from rich.console import Console
 
 from knowfuse import report
@@ -71,8 +70,7 @@ def test_a_finished_run_as_the_readmes_table(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_finished_has_no_table(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "knowfuse.report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = started("-m", "knowfuse.report", str(tmp_path), cache=tmp_path)
     assert done.returncode == 2
     assert "is not there: give the folder of a finished run, or finish it with train.py" in done.stderr
 

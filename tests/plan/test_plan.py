@@ -1,22 +1,19 @@
 """`python -m knowfuse.plan`: what it prints."""
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from experiments_for_tests import ROOT, composed
+from commands_for_tests import Ended, ended, started
+from experiments_for_tests import composed
 from transformers import LlamaConfig
 
 from knowfuse.plan.__main__ import make_plan
 
 
-def printed(*overrides: str) -> str:
-    environment = {**os.environ, "COLUMNS": "160", "KNOWFUSE_CACHE": "/", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "knowfuse.plan", *overrides], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+def printed(*overrides: str, by: Callable[..., Ended] = ended) -> str:
+    done = by("-m", "knowfuse.plan", *overrides, cache=Path("/"))
     return done.stdout + done.stderr
 
 
@@ -32,7 +29,7 @@ def test_the_papers_run_is_planned() -> None:
 
 
 def test_the_quickstart_is_planned() -> None:
-    out = printed()
+    out = printed(by=started)
     assert "1.24 M parameters" in out
     assert "60,000 bytes of text" in out
     assert "WARNING" not in out

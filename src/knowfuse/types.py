@@ -39,6 +39,7 @@ IGNORE = -100  # the label of a row that predicts nothing
 # the first of them, along the gold chain; what no slot holds: candidates that end where the row begins, candidates that
 # no target token begins, and what the source did not keep.
 MASS_CLASSES = ("exact", "prefix", "chained", "ambiguous", "unmapped", "tail")
+OWN = "auto"  # in place of the text of a special token: the tokenizer's own
 EMPTY = float("-inf")  # the log-probability of an empty slot of a TopK
 
 
@@ -188,7 +189,14 @@ class LLMSpec:
     """Where an LLM comes from, and how it is loaded.
 
     `path` is a hub id, a local folder, or the folder of `gguf_file`; with a `recipe` there is no path: the LLM is
-    made on first use. `tokenizer` names another folder or hub id where the LLM's own lacks a fast tokenizer.
+    made on first use. `tokenizer` names another folder, hub id, tokenizer.json or GGUF file where the LLM's own lacks a
+    fast tokenizer.
+
+    `bos` and `eos` are the texts of the tokens that began and ended each text when the LLM was trained. `auto`: those of its
+    tokenizer, and EOS for BOS where that has none, as GPT-2. An instruct LLM's EOS often ends a chat turn, and the one that
+    ended its texts has another name, such as `<|endoftext|>`. `eos: null`: a text ends without a token. There is no
+    `bos: null`: no row would predict the first token, and its bytes would count for some LLMs and not for others. They say
+    how texts are read; an exported target keeps its tokenizer's own.
     """
 
     path: str | None = None
@@ -198,11 +206,18 @@ class LLMSpec:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
     tokenizer: str | None = None
+    bos: str | None = OWN
+    eos: str | None = OWN
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
         require_types(type(self), vars(self))
+        if self.bos is None:
+            raise ValueError(
+                "bos is null: no row would predict a text's first token. Name the token that stood before each text when the "
+                "LLM was trained, its EOS where texts followed one another, or leave it out: bos: auto"
+            )
         if (self.path is None) == (self.recipe is None):
             raise ValueError(
                 f"an LLM comes from either a path or a recipe, got path={self.path!r} and recipe={self.recipe!r}: "

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from models_for_tests import ARCHITECTURES, tiny_llm
+from torch import nn
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -19,7 +20,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from knowfuse.llms.checks import require_causal
+from knowfuse.llms.checks import require_causal, require_said_rows
 from knowfuse.llms.local import localize
 from knowfuse.types import LLMSpec
 
@@ -95,3 +96,12 @@ def test_an_llm_that_cannot_read_at_all_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         localize("mine", LLMSpec(path=str(tmp_path))).load()
+
+
+def test_fewer_logits_than_the_configuration_says_are_refused() -> None:
+    llm = tiny_llm("llama", 64)
+    llm.set_output_embeddings(nn.Linear(32, 60, bias=False))
+    with pytest.raises(
+        ValueError, match=r"^LLM 'mine': its config\.json says vocab_size 64, its weights have rows for 60"
+    ):
+        require_said_rows(llm, "mine", 64)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers_for_tests import llama, surface
 from torch import Tensor
 
-from knowfuse.llms.local import localize
+from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.types import LLMSpec
 
 V = 64
@@ -135,8 +136,13 @@ def test_our_own_refusals_are_not_taken_for_files_that_cannot_be_read(folder: Pa
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ValueError, match=r"^the configuration of LLM 'mine' does not say how many tokens it can hold"):
         localize("mine", LLMSpec(path=str(folder))).context_length()
+    with pytest.raises(
+        ValueError, match=r"^the configuration of LLM 'mine' does not say how many tokens its model has"
+    ):
+        localize("mine", LLMSpec(path=str(folder))).rows()
     shutil.rmtree(folder)
     tokenizer = llama()
+    tiny_llm("llama", len(tokenizer)).config.save_pretrained(folder)
     tokenizer.bos_token = tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match=r"^tokenizer 'mine' has neither BOS nor EOS"):
@@ -181,3 +187,84 @@ def test_a_configuration_of_more_layers_than_there_are_weights_is_refused(tmp_pa
         ValueError, match=r"LLM 'mine': 9 weights .* the first 'model\.layers\.2\..*', and would be random"
     ):
         localize("mine", LLMSpec(path=str(llm.folder))).load()
+
+
+# ---- vocabularies -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [-3, 0, 5])
+def test_what_can_be_used_is_what_tokenizer_and_model_both_have(tmp_path: Path, more: int) -> None:
+    """Known without looking at a weight."""
+    tokenizer = llama()
+    tiny_llm("llama", len(tokenizer) + more).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    its = LocalLLM("mine", LLMSpec(path=str(tmp_path)), "none").surface()
+    assert its.rows == len(tokenizer) + more
+    assert its.usable == its.num_sayable == len(tokenizer) + min(more, 0)
+    assert its.vocabulary_size == len(tokenizer)
+
+
+@pytest.mark.parametrize("more", [-8, 8])
+def test_weights_of_another_vocabulary_than_the_configuration_are_refused(tmp_path: Path, more: int) -> None:
+    llm = local_llm(tmp_path / "mine")
+    config = json.loads((llm.folder / "config.json").read_text())
+    (llm.folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + more}))
+    with pytest.raises(ValueError, match=r"^LLM 'mine': its weights cannot be read from .*: its `path:` must hold all"):
+        localize("mine", LLMSpec(path=str(llm.folder))).load()
+
+
+def test_special_tokens_without_a_row_begin_and_end_no_text(tmp_path: Path) -> None:
+    """`</s>` is id 2, and the model has two rows; another EOS, or none, is as good."""
+    tokenizer = llama()
+    tiny_llm("llama", 2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    message = r"^LLM 'mine': its EOS '</s>' is token id 2, but its model embeds only the ids below 2: set its `eos:` to"
+    with pytest.raises(ValueError, match=message):
+        localize("mine", LLMSpec(path=str(tmp_path))).surface()
+    assert localize("mine", LLMSpec(path=str(tmp_path), eos=None)).surface().eos_id is None
+
+
+# ---- where a text begins and ends -------------------------------------------------------------------------------
+
+
+def test_bos_and_eos_of_the_spec_win_and_make_another_surface(tmp_path: Path) -> None:
+    llm = local_llm(tmp_path / "mine")
+    own, other = llm.surface(), localize("mine", LLMSpec(path=str(llm.folder), bos="</s>", eos="<unk>")).surface()
+    assert (own.bos_id, own.eos_id, other.bos_id, other.eos_id) == (1, 2, 2, 0)
+    assert len({own.fingerprint, other.fingerprint}) == 2
+    tokens = other.tokenize("a text")
+    assert (tokens.input_ids[0], tokens.input_ids[-1]) == (2, 0)
+    bare = localize("mine", LLMSpec(path=str(llm.folder), eos=None)).surface()
+    np.testing.assert_array_equal(bare.tokenize("a text").input_ids, own.tokenize("a text").input_ids[:-1])
+    assert localize("mine", LLMSpec(path=str(llm.folder), eos="<unk>")).fingerprint == llm.fingerprint
+
+
+def test_without_a_bos_a_text_begins_with_what_ends_it(tmp_path: Path) -> None:
+    """The one that was asked for, or the tokenizer's where there is to be none."""
+    llm = local_llm(tmp_path / "mine", "mpt")
+    assert llm.tokenizer().bos_token is None
+    end = llm.surface().eos_id
+    assert llm.surface().bos_id == end
+    bare = localize("mine", LLMSpec(path=str(llm.folder), eos=None)).surface()
+    assert (bare.bos_id, bare.eos_id) == (end, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"bos": "<bos>"},
+            r"^tokenizer 'mine': bos '<bos>' is no token of its vocabulary: give one of its special tokens",
+        ),
+        (
+            {"eos": "\u2581the"},
+            r"^tokenizer 'mine': eos '\u2581the' is a piece of text, which documents hold: give one of",
+        ),
+    ],
+)
+def test_a_bos_or_eos_that_is_none_is_refused_by_name(folder: Path, spec: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        localize("mine", LLMSpec(path=str(folder), **spec)).surface()
+    with pytest.raises(ValueError, match=r"bos is null: no row would predict a text's first token\. Name the token"):
+        LLMSpec(path="x", bos=None)

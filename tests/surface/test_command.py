@@ -77,9 +77,25 @@ def test_a_bare_tokenizer_json_is_told_its_bos_and_eos(tmp_path: Path, capsys: p
     path = tmp_path / "bare.json"
     llama().backend_tokenizer.save(str(path))
     assert main([str(path), "--bos", "<s>", "--eos", "</s>"]) == 0
-    assert "BOS 1 '<s>', EOS 2 '</s>'" in capsys.readouterr().out
+    assert "BOS 1 '<s>' as asked, EOS 2 '</s>' as asked" in capsys.readouterr().out
     assert main([str(path), "--eos", "<eos>"]) == 1
-    assert "cannot be loaded (ValueError: it has no token '<eos>')" in capsys.readouterr().err
+    assert (
+        "eos '<eos>' is no token of its vocabulary: give one of its special tokens ('<unk>', "
+        in capsys.readouterr().err
+    )
+    assert main([str(path), "--eos", "▁the"]) == 1
+    assert "eos '▁the' is a piece of text, which documents hold: give one of" in capsys.readouterr().err
+
+
+def test_other_ends_of_texts_than_the_tokenizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gemma().save_pretrained(tmp_path)
+    assert main([str(tmp_path), "--bos", "</s>", "--eos", "<unused0>"]) == 0
+    said = capsys.readouterr().out
+    unused = gemma().convert_tokens_to_ids("<unused0>")
+    assert f"special roles   BOS 2 '</s>' as asked, EOS {unused} '<unused0>' as asked, unknown 0 '<unk>'\n" in said
+    assert "special tokens  '<unk>', '<s>', '</s>', '<table>', '<unused0>'\n" in said
+    assert main([str(tmp_path), "--eos", "null"]) == 0
+    assert "BOS 1 '<s>', no EOS, unknown 0 '<unk>'" in capsys.readouterr().out
 
 
 def test_a_tokenizer_json_in_its_folder_knows_its_roles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,10 @@
 """What must hold of a model before it reads? That it is causal, and that it has a row for every token."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
+
+from knowfuse.surface import require_rows
 
 
 def require_causal(model: PreTrainedModel, name: str) -> None:
@@ -32,10 +35,19 @@ def require_causal(model: PreTrainedModel, name: str) -> None:
 
 def require_embedded(model: PreTrainedModel, name: str, largest_id: int) -> None:
     """ValueError if the tokens that are to be read, `largest_id` among them, are more than the model has rows for."""
-    if largest_id >= (rows := embedding_rows(model)):
+    require_rows(name, largest_id, embedding_rows(model))
+
+
+def require_said_rows(model: PreTrainedModel, name: str, rows: int) -> None:
+    """ValueError if embeddings or logits are of fewer tokens than the configuration says, which others trust."""
+    head = model.get_output_embeddings()
+    found = embedding_rows(model)
+    if isinstance(head, nn.Linear) and head.weight.is_floating_point():  # 4-bit weights have another shape
+        found = min(found, len(head.weight))
+    if found < rows:
         raise ValueError(
-            f"LLM {name!r}: its tokenizer gives token id {largest_id}, but its model embeds only the ids below {rows}: set "
-            "its `tokenizer:` to the one it was trained with, or leave it out"
+            f"LLM {name!r}: its config.json says vocab_size {rows}, its weights have rows for {found} tokens: set vocab_size "
+            "to that, or give the weights that it was saved with"
         )
 
 

@@ -10,16 +10,17 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from knowfuse.llms.checks import reason, require_causal
+from knowfuse.llms.checks import reason, require_causal, require_said_rows
 from knowfuse.llms.files import download, fingerprint
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
+from knowfuse.surface.loading import load_tokenizer
 from knowfuse.types import LLMSpec
 
 
@@ -37,30 +38,38 @@ class LocalLLM:
         return Path(self.spec.path)
 
     def surface(self) -> Surface:
-        """The surface of its tokenizer; ValueError for one that cannot be read, or that hides its bytes."""
-        return surface_of(self.tokenizer(), self.name)
+        """The surface of its tokenizer, with the rows of its model.
+
+        ValueError for one that cannot be read or that hides its bytes, and for a `bos` or `eos` that is none.
+        """
+        return surface_of(self.tokenizer(), self.name, self.spec.bos, self.spec.eos, self.rows())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """ValueError for one that cannot be read."""
+        """The one that cuts as the tokenizer.json says, where there is one; ValueError for one that cannot be read."""
         spec = self.spec
         place = spec.tokenizer or self.folder
         with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
-            return AutoTokenizer.from_pretrained(
-                place,
-                gguf_file=None if spec.tokenizer else spec.gguf_file,
-                trust_remote_code=spec.trust_remote_code,
-            )
+            return load_tokenizer(place, None if spec.tokenizer else spec.gguf_file, spec.trust_remote_code)
 
     def context_length(self) -> int:
         """Tokens that it can hold; its configuration says so under one of three names."""
-        with self._reading("configuration", self.folder, "its `path:` must hold the config.json of a causal LLM"):
-            config = AutoConfig.from_pretrained(
-                self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
-            )
+        config = self._config()
         for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
             if isinstance(length := getattr(config, key, None), int):
                 return length
         raise ValueError(f"the configuration of LLM {self.name!r} does not say how many tokens it can hold")
+
+    def rows(self) -> int:
+        """Token ids that the model has rows for: embeddings and logits. Its configuration says so; weights are not looked at."""
+        if isinstance(rows := getattr(self._config().get_text_config(), "vocab_size", None), int):
+            return rows
+        raise ValueError(f"the configuration of LLM {self.name!r} does not say how many tokens its model has rows for")
+
+    def _config(self) -> PretrainedConfig:
+        with self._reading("configuration", self.folder, "its `path:` must hold the config.json of a causal LLM"):
+            return AutoConfig.from_pretrained(
+                self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
+            )
 
     def load(self) -> PreTrainedModel:
         """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU.
@@ -107,6 +116,7 @@ class LocalLLM:
                 f"LLM {self.name!r}: {len(missing)} weights that its configuration asks for are not in {self.folder}, the first "
                 f"{missing[0]!r}, and would be random: its `path:` must hold all the files of a causal LLM, whole"
             )
+        require_said_rows(model, self.name, self.rows())
         for module in model.modules():
             # In evaluation on a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights anew, rounds their scales to bfloat16,
             # and cuts every gradient from then on: a model that was scored once would not learn.

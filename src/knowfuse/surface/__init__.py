@@ -3,7 +3,7 @@
 Every tokenisation is verified: the bytes of its tokens must concatenate to the document's.
 """
 
-from knowfuse.surface.cutting import Surface, UnspellableDocument, surface_of
+from knowfuse.surface.cutting import Surface, UnspellableDocument, require_rows, surface_of
 from knowfuse.surface.families import SPACE_MARK
 
-__all__ = ["SPACE_MARK", "Surface", "UnspellableDocument", "surface_of"]
+__all__ = ["SPACE_MARK", "Surface", "UnspellableDocument", "require_rows", "surface_of"]

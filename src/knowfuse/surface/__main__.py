@@ -6,13 +6,15 @@ python -m knowfuse.surface TOKENIZER [TOKENIZER ...]
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from knowfuse.surface.cutting import Surface, surface_of
 from knowfuse.surface.hard_texts import HARD_TEXTS, LONE_SURROGATE, refuses_lone_surrogate, unrecovered
+from knowfuse.surface.loading import load_tokenizer
+from knowfuse.surface.roles import shown, special_tokens
+from knowfuse.types import OWN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,40 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "tokenizers", nargs="+", metavar="TOKENIZER", help="hub id, folder, tokenizer.json or .gguf file"
     )
-    parser.add_argument("--bos", help="BOS of a tokenizer.json that has no tokenizer_config.json beside it")
-    parser.add_argument("--eos", help="EOS of the same")
+    parser.add_argument(
+        "--bos", default=OWN, help="the token that begins a text, as `bos:` of an LLM (default: the tokenizer's)"
+    )
+    parser.add_argument("--eos", default=OWN, help="the token that ends it, as `eos:` of an LLM; null: none")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
-    worked = [_report(name, options.bos, options.eos) for name in options.tokenizers]
+    eos = None if options.eos == "null" else options.eos
+    worked = [_report(name, options.bos, eos) for name in options.tokenizers]
     return 0 if all(worked) else 1
 
 
-def load(name: str, bos: str | None = None, eos: str | None = None) -> PreTrainedTokenizerBase:
-    """The transformers tokenizer of a hub id, a folder, a tokenizer.json or a GGUF file."""
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if path.is_file():
-        if path.name == "tokenizer.json" and path.with_name("tokenizer_config.json").exists():
-            return AutoTokenizer.from_pretrained(path.parent)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        for role, token in (("bos_token", bos), ("eos_token", eos)):
-            if token is not None and token not in tokenizer.get_vocab():
-                raise ValueError(f"it has no token {token!r}")
-            setattr(tokenizer, role, token)
-        return tokenizer
-    return AutoTokenizer.from_pretrained(path if path.is_dir() else name)
-
-
-def _report(name: str, bos: str | None, eos: str | None) -> bool:
+def _report(name: str, bos: str, eos: str | None) -> bool:
     try:
-        tokenizer = load(name, bos, eos)
+        tokenizer = load_tokenizer(name)
     except Exception as error:  # each library below raises its own; the next tokenizer is still checked
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         print(f"{name}: cannot be loaded ({type(error).__name__}: {reason})", file=sys.stderr)
         return False
     try:
-        surface = surface_of(tokenizer, name)
+        surface = surface_of(tokenizer, name, bos, eos)
     except ValueError as error:
         print(error, file=sys.stderr)
         return False
@@ -73,23 +61,26 @@ def _report(name: str, bos: str | None, eos: str | None) -> bool:
 
 
 def _facts(tokenizer: PreTrainedTokenizerBase, surface: Surface) -> list[tuple[str, str]]:
-    in_place = " in place of BOS" if tokenizer.bos_token_id is None else ""
-    roles = [
-        f"{role} {getattr(tokenizer, f'{key}_token_id')} {getattr(tokenizer, f'{key}_token')!r}{more}"
-        for role, key, more in (
-            ("BOS", "bos", ""),
-            ("EOS", "eos", in_place),
-            ("unknown", "unk", ""),
-            ("padding", "pad", ""),
-        )
-        if getattr(tokenizer, f"{key}_token_id") is not None
+    own = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    roles = [("BOS", surface.bos_id, own), ("EOS", surface.eos_id, tokenizer.eos_token_id)]
+    roles += [(role, i, i) for role, i in (("unknown", tokenizer.unk_token_id), ("padding", tokenizer.pad_token_id))]
+    said = [
+        f"{role} {i} {tokenizer.convert_ids_to_tokens(i)!r}{'' if i == its else ' as asked'}"
+        for role, i, its in roles
+        if i is not None
     ]
+    if surface.eos_id is None:
+        said.insert(1, "no EOS")
+    if surface.bos_id == surface.eos_id and tokenizer.bos_token_id is None:
+        said = [f"{said[1]} in place of BOS", *said[2:]]
+    special = list(special_tokens(tokenizer))
     return [
         ("family", f"{surface.family} ({type(surface.tokenizer.model).__name__})"),
         ("vocabulary", f"{surface.vocabulary_size} ids, {sum(b is None for b in surface.token_bytes)} without bytes"),
         ("normalises", ", ".join(surface.normalises) or "nothing"),
         ("dummy prefix", "a space before a text" if surface.prefix else "none"),
-        ("special roles", ", ".join(roles)),
+        ("special roles", ", ".join(said)),
+        ("special tokens", shown(special)),
     ]
 
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_byte_fallback
 from knowfuse.surface.normalising import BYTE_SPACE, normalises
+from knowfuse.surface.roles import ends_of_texts
 from knowfuse.surface.spelling import first_difference, lengths_of, words_as_in
 from knowfuse.surface.variants import with_text_as_text, without_prefix
-from knowfuse.types import TokenizedDocument
+from knowfuse.types import OWN, TokenizedDocument
 
 PIECES_AT_ONCE = 50_000  # pieces whose encodings are alive at one time, about 1 kB each
 
@@ -31,6 +32,8 @@ class Surface:
     `token_bytes[i]` is None for ids that stand for no text (BOS, EOS, padding, unknown). `bos_id` falls back to
     `eos_id` where a tokenizer has none (GPT-2, MPT), as those LLMs were trained; where both are missing no row
     predicts the first token, and the tokenizer is refused.
+    `rows` are those that its LLM has for ids, where that is known: a tokenizer may have tokens that no model was made for,
+    and a model rows that no token has. `usable` is what both have.
     """
 
     name: str
@@ -42,10 +45,26 @@ class Surface:
     prefix: bytes  # what the first token of a document carries before the text: b" " or b""
     added_ids: frozenset[int] = frozenset()  # added tokens that are text: the text is cut at them first
     normalises: tuple[str, ...] = ()  # what changes a text before it is cut: "NFC", "Lowercase", ...
+    rows: int | None = None
 
     @property
     def vocabulary_size(self) -> int:
         return len(self.token_bytes)
+
+    @property
+    def usable(self) -> int:
+        """Ids below this can be read and said: the tokenizer has them, and the LLM, where it is known, has rows for them."""
+        return self.vocabulary_size if self.rows is None else min(self.vocabulary_size, self.rows)
+
+    @property
+    def num_sayable(self) -> int:
+        """Tokens that the LLM can give a probability: usable ids with an entry."""
+        return sum(bool(token) for token in self.token_strings[: self.usable])
+
+    def require_rows(self, largest_id: int) -> None:
+        """ValueError if the tokens that are to be read, `largest_id` among them, are more than the LLM has rows for."""
+        if self.rows is not None:
+            require_rows(self.name, largest_id, self.rows)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,7 +130,7 @@ class Surface:
         return TokenizedDocument(np.asarray(ids, dtype=np.int64), ends.astype(np.int64))
 
     def first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
-        """The first token of each piece of text, int64 [N]; -1 where no token's bytes begin it.
+        """The first token of each piece of text, int64 [N]; -1 where no token's bytes begin it, or the LLM has no row for it.
 
         `at_start` says whether the pieces begin a document or go on inside one. Pieces that are not UTF-8 (a
         character cut in two) go to the longest token that begins them.
@@ -121,7 +140,8 @@ class Surface:
         batches = [asked[n : n + PIECES_AT_ONCE] for n in range(0, len(asked), PIECES_AT_ONCE)]
         first = [self._first_tokens(batch, at_start) for batch in batches]
         rows = np.fromiter((distinct[piece] for piece in pieces), dtype=np.int64, count=len(pieces))
-        return np.concatenate([*first, np.empty(0, dtype=np.int64)])[rows]
+        ids = np.concatenate([*first, np.empty(0, dtype=np.int64)])
+        return np.where(ids < self.usable, ids, -1)[rows]
 
     def _first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
         tokenizer = self.tokenizer if at_start else self._continuing
@@ -159,22 +179,33 @@ class Surface:
         return next(self.token_strings[i] for i in ids if self.token_bytes[i] is None)
 
 
-def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
-    """The surface of a transformers tokenizer; ValueError names one that hides its bytes."""
+def require_rows(name: str, largest_id: int, rows: int) -> None:
+    """ValueError if an LLM of so many rows were to read `largest_id`."""
+    if largest_id >= rows:
+        raise ValueError(
+            f"LLM {name!r}: its tokenizer gives token id {largest_id}, but its model embeds only the ids below {rows}: set "
+            "its `tokenizer:` to the one it was trained with, or leave it out"
+        )
+
+
+def surface_of(
+    tokenizer: PreTrainedTokenizerBase, name: str, bos: str | None = OWN, eos: str | None = OWN, rows: int | None = None
+) -> Surface:
+    """The surface of a transformers tokenizer, with `bos`, `eos` and `rows` of its LLM.
+
+    ValueError names a tokenizer that hides its bytes, and a `bos` or `eos` that it cannot begin or end a text with.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(
             f"tokenizer {name!r} ({type(tokenizer).__name__}) hides the bytes of its tokens: it has no "
             "tokenizer.json; set `tokenizer:` of this LLM to a folder or hub id with a fast tokenizer"
         )
-    special = set(tokenizer.all_special_ids)
+    bos_id, eos_id = ends_of_texts(tokenizer, name, bos, eos, rows)
+    special = {*tokenizer.all_special_ids, bos_id, *(() if eos_id is None else (eos_id,))}
     backend = with_text_as_text(backend, special)  # ours: no truncation or padding of the caller's reaches us
     backend.no_truncation()
     backend.no_padding()
-    eos_id: Any = tokenizer.eos_token_id
-    bos_id: Any = eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if bos_id is None:
-        raise ValueError(f"tokenizer {name!r} has neither BOS nor EOS: no row could predict a document's first token")
     state = json.loads(backend.to_str())
     family = family_of(state, name)
     prefix = (backend.encode("a", add_special_tokens=False).tokens or [""])[0]
@@ -183,11 +214,12 @@ def surface_of(tokenizer: PreTrainedTokenizerBase, name: str) -> Surface:
         family=family,
         tokenizer=backend,
         token_bytes=bytes_of_ids(backend, family, special, state),
-        bos_id=int(bos_id),
-        eos_id=None if eos_id is None else int(eos_id),
+        bos_id=bos_id,
+        eos_id=eos_id,
         prefix=b" " if prefix.startswith((SPACE_MARK, BYTE_SPACE)) or family == "wordpiece" else b"",
         added_ids=frozenset(entry["id"] for entry in state["added_tokens"] if not entry["special"]),
         normalises=normalises(state),
+        rows=rows,
     )
 
 

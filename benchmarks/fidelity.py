@@ -9,6 +9,7 @@ file is read as such. Figures are means over the texts; `worst` is the text with
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -52,7 +53,8 @@ def folder_llm(folder: str) -> LocalLLM:
     """The LLM, or the tokenizer, of a folder."""
     files = sorted(Path(folder).glob("*.gguf"))
     is_gguf = len(files) == 1 and not (Path(folder) / "config.json").exists()
-    return localize(Path(folder).name, LLMSpec(path=folder, gguf_file=files[0].name if is_gguf else None))
+    cache = Path(os.environ.get("KNOWFUSE_CACHE", "~/.cache/knowfuse")).expanduser()
+    return localize(Path(folder).name, LLMSpec(path=folder, gguf_file=files[0].name if is_gguf else None), cache)
 
 
 def quickstart() -> tuple[LocalLLM, Surface, dict[str, list[str]]]:

@@ -11,7 +11,7 @@ Documents live in numpy (store, alignment), batches in torch (fusion, loss). The
 construction in the tests (jaxtyping's import hook).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import (
@@ -188,9 +188,9 @@ class Recipe:
 class LLMSpec:
     """Where an LLM comes from, and how it is loaded.
 
-    `path` is a hub id, a local folder, or the folder of `gguf_file`; with a `recipe` there is no path: the LLM is
-    made on first use. `tokenizer` names another folder, hub id, tokenizer.json or GGUF file where the LLM's own lacks a
-    fast tokenizer.
+    `path` is a hub id, a local folder, or where `gguf_file` is, one file or all parts of one; with a `recipe` there is no
+    path: the LLM is made on first use. `tokenizer` names another folder, hub id, tokenizer.json or GGUF file where the LLM's
+    own lacks a fast tokenizer.
 
     `bos` and `eos` are the texts of the tokens that began and ended each text when the LLM was trained. `auto`: those of its
     tokenizer, and EOS for BOS where that has none, as GPT-2. An instruct LLM's EOS often ends a chat turn, and the one that
@@ -201,7 +201,7 @@ class LLMSpec:
 
     path: str | None = None
     recipe: Recipe | None = None
-    gguf_file: str | None = None
+    gguf_file: str | Sequence[str] | None = None
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None

@@ -4,9 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from knowfuse.llms.gguf_parts import part_names
 from knowfuse.types import LLMSpec
 
-LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.gguf", "*.bin"]
+LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
 
 
 def download(name: str, spec: LLMSpec) -> Path:
@@ -15,7 +16,8 @@ def download(name: str, spec: LLMSpec) -> Path:
 
     assert spec.path is not None
     try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=LLM_FILES))
+        files = LLM_FILES if spec.gguf_file is None else part_names(spec.gguf_file)
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub ({type(error).__name__}): "
@@ -27,7 +29,7 @@ def fingerprint(folder: Path, spec: LLMSpec) -> str:
     """A hash of file contents; the hub's cache names large files by theirs, which saves reading them."""
     # Before its products were in its dtype, a 4-bit LLM said something else.
     quantization = f"4bit in {spec.dtype}" if spec.quantization == "4bit" else spec.quantization
-    digest = hashlib.sha256(json.dumps([spec.dtype, quantization, spec.tokenizer, spec.gguf_file]).encode())
+    digest = hashlib.sha256(json.dumps([spec.dtype, quantization, spec.tokenizer]).encode())
     for path in sorted(p for pattern in LLM_FILES for p in folder.glob(pattern)):
         blob = path.resolve().name
         digest.update(path.name.encode())

@@ -18,6 +18,7 @@ from transformers import (
 
 from knowfuse.llms.checks import reason, require_causal, require_said_rows
 from knowfuse.llms.files import download, fingerprint
+from knowfuse.llms.gguf import converted
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.loading import load_tokenizer
@@ -29,7 +30,7 @@ class LocalLLM:
     """An LLM whose files are on this machine. `name` is what tables, logs and errors call it."""
 
     name: str
-    spec: LLMSpec  # its path is a local folder
+    spec: LLMSpec  # its path is a local folder that transformers loads
     fingerprint: str  # content hash of weights, configuration, tokenizer, dtype and quantisation
 
     @property
@@ -49,7 +50,7 @@ class LocalLLM:
         spec = self.spec
         place = spec.tokenizer or self.folder
         with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
-            return load_tokenizer(place, None if spec.tokenizer else spec.gguf_file, spec.trust_remote_code)
+            return load_tokenizer(place, trust_remote_code=spec.trust_remote_code)
 
     def context_length(self) -> int:
         """Tokens that it can hold; its configuration says so under one of three names."""
@@ -67,9 +68,7 @@ class LocalLLM:
 
     def _config(self) -> PretrainedConfig:
         with self._reading("configuration", self.folder, "its `path:` must hold the config.json of a causal LLM"):
-            return AutoConfig.from_pretrained(
-                self.folder, gguf_file=self.spec.gguf_file, trust_remote_code=self.spec.trust_remote_code
-            )
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.spec.trust_remote_code)
 
     def load(self) -> PreTrainedModel:
         """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU.
@@ -105,7 +104,6 @@ class LocalLLM:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 output_loading_info=True,
-                gguf_file=spec.gguf_file,
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
                 **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
@@ -135,13 +133,20 @@ class LocalLLM:
             ) from error
 
 
-def localize(name: str, spec: LLMSpec) -> LocalLLM:
-    """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache."""
+def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:
+    """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache, a GGUF file converted to ours.
+
+    ValueError where one of them cannot be had, or for a GGUF file without a cache.
+    """
     assert spec.path is not None
     folder = Path(spec.path).expanduser()
     if not folder.is_dir():
         folder = download(name, spec)
-    spec = replace(spec, path=str(folder), recipe=None)
+    if spec.gguf_file is not None:
+        if cache is None:
+            raise ValueError(f"LLM {name!r} comes from a GGUF file, which is converted into a cache: say which")
+        folder = converted(name, spec, folder, cache)
+    spec = replace(spec, path=str(folder), recipe=None, gguf_file=None)
     return LocalLLM(name, spec, fingerprint(folder, spec))
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PretrainedConfig
 
+from knowfuse.llms.gguf import require_gguf
+from knowfuse.llms.gguf_parts import part_names
 from knowfuse.llms.recipes import config_of
 from knowfuse.types import LLMSpec
 
@@ -21,18 +23,22 @@ def llm_config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
         return config_of(spec.recipe, spec.recipe.vocabulary_size)
     assert spec.path is not None
     kept = conf / FOLDER / spec.path.replace("/", "--")
+    wanted = "config.json" if spec.gguf_file is None else part_names(spec.gguf_file)[0]
     folder = Path(spec.path).expanduser()
-    cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, "config.json", revision=spec.revision)
+    cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, wanted, revision=spec.revision)
     place = folder if folder.is_dir() else Path(cached).parent if isinstance(cached, str) else kept
-    if not spec.gguf_file and not (place / "config.json").is_file():
+    gguf_file = None if spec.gguf_file is None or place == kept else wanted
+    if not (place / (gguf_file or "config.json")).is_file():
         raise ValueError(
-            f"LLM {name!r}: {spec.path!r} is no folder here with a config.json, and the hub's cache has none of it: put "
-            f"its config.json into {kept}/, or run `hf download {spec.path} config.json`"
+            f"LLM {name!r}: {spec.path!r} is no folder here with a {wanted}, and the hub's cache has none of it: put "
+            f"its config.json into {kept}/, or run `hf download {spec.path} {wanted}`"
         )
+    if gguf_file is not None:
+        require_gguf(name)
     try:
-        return AutoConfig.from_pretrained(place, gguf_file=spec.gguf_file, trust_remote_code=spec.trust_remote_code)
+        return AutoConfig.from_pretrained(place, gguf_file=gguf_file, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"LLM {name!r}: {place}/config.json is not the configuration of a causal LLM of transformers ({error}): "
-            "replace it by the LLM's own"
+            f"LLM {name!r}: {place / (gguf_file or 'config.json')} is not the configuration of a causal LLM of transformers "
+            f"({error}): replace it by the LLM's own"
         ) from error

@@ -91,7 +91,7 @@ def prepare(
 
 
 def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
-    return localize(name, spec) if spec.recipe is None else materialise(name, spec, corpus, cache)
+    return localize(name, spec, cache) if spec.recipe is None else materialise(name, spec, corpus, cache)
 
 
 def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing) -> Source:

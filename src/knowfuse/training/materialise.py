@@ -37,7 +37,7 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
     folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     if not make_folder_once(folder, partial(_make, name, recipe, corpus)):
         say(f"source {name}: made before ({folder.name})")
-    return localize(name, replace(spec, path=str(folder), recipe=None))
+    return localize(name, replace(spec, path=str(folder), recipe=None), cache)
 
 
 def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:

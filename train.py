@@ -29,9 +29,9 @@ def main(cfg: DictConfig) -> float:
         prepared = experiment.prepare()
         report.show("Headroom: validation, before anyone trains", headroom(prepared))
         fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
+        results = experiment.score(prepared, fits, run, "test")
+        report.show("Results: test", results)
         if is_first_rank():
-            results = experiment.score(prepared, fits, run, "test")
-            report.show("Results: test", results)
             report.write_results(run, results, fits, "test")
     return fits["fused"].best_bits_per_byte
 

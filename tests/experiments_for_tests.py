@@ -1,12 +1,14 @@
 """Whole experiments in miniature: real documents, tokenizers, LLMs and traces, and the real configuration made small."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from commands_for_tests import ROOT as ROOT
 from commands_for_tests import run_python as run_python
@@ -14,6 +16,8 @@ from hydra import compose, initialize_config_dir
 from models_for_tests import tiny_llm
 from omegaconf import DictConfig
 from tokenizers_for_tests import llama, neox, random_trace, surface
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
@@ -155,3 +159,30 @@ class PowerCut(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.steps:
             raise self.error("the power is cut")
+
+
+@contextmanager
+def started_by_torchrun(rank: int, world: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "a job")
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world)):
+            patch.setenv(name, str(value))
+        yield
+
+
+@contextmanager
+def forward_passes(stop: int | None = None) -> Iterator[list[PreTrainedModel]]:
+    """The bodies of the LLMs of the forward passes in this process; the power is cut before pass number `stop`."""
+    seen: list[PreTrainedModel] = []
+
+    def watch(module: torch.nn.Module, _: Any) -> None:
+        if isinstance(module, PreTrainedModel) and module.base_model is module:
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+            seen.append(module)
+
+    handle = register_module_forward_pre_hook(watch)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,9 +1,15 @@
 """Which of how many processes is this?"""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import distributed
+
+LOOK_AGAIN_S = 0.5  # seconds between two looks at what other ranks have written
 
 
 @dataclass(frozen=True)
@@ -15,10 +21,24 @@ class Ranks:
     local: int = 0
 
 
+ALONE = Ranks()
+
+
 def ranks() -> Ranks:
-    """As Lightning reads torchrun and SLURM; one of one in any other process, whoever started it."""
+    """As Lightning reads torchrun and SLURM, or as it started this process itself; else one of one, whoever started it.
+
+    A process that is to start others is alone until a Trainer of several devices has begun.
+    """
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect():
             found = environment()
             return Ranks(found.global_rank(), found.world_size(), found.local_rank())
-    return Ranks()
+    if distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size(), LightningEnvironment().local_rank())
+    return ALONE
+
+
+def wait_for(found: Callable[[], bool]) -> None:
+    """Until other ranks have done their part; the launcher ends this one where one of them fails."""
+    while not found():
+        time.sleep(LOOK_AGAIN_S)

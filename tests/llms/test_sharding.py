@@ -19,12 +19,16 @@ import torch
 from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, run_python, trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from models_for_tests import ARCHITECTURES, tiny_llm
+from tokenizers_for_tests import surface
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from knowfuse.evaluation import score_documents, score_trained
 from knowfuse.files import restored, swap
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.sharding import FSDP2, decoder_layers
+from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.traces.reading import length_buckets
 from knowfuse.training.fit import Fit, fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
@@ -109,10 +113,48 @@ def require_shards(module: FusionModule) -> None:
         assert abs(2 * p.to_local().numel() - p.numel()) <= p.numel() // len(p), name
 
 
+class Whole(L.Callback):
+    """Keeps the names of the parameters that are whole while a decoder layer runs, by the layer's number."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, set[str]]] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, FusionModule)
+
+        def look(number: int) -> None:
+            whole = {name for name, p in pl_module.named_parameters() if not isinstance(p, DTensor)}
+            self.seen.append((number, whole))
+
+        for number, layer in enumerate(decoder_layers(pl_module.network)):
+            layer.self_attn.register_forward_hook(lambda *_, number=number: look(number))
+
+
+def scored(folder: Path, name: str, strategy: Any, kept_as: str = "") -> None:
+    """The best checkpoint of a fit, on both ranks; in shards at most one layer is whole beside what lies around the layers."""
+    checkpoint, whole = folder / name / "best.ckpt", Whole()
+    make = trainer(STEPS, also=[whole], strategy=strategy, devices=2)
+    module = fusion_module(llm(folder), source_names=["neox"])
+    if name == "bfloat16":
+        module = fusion_module(llm(folder, "half"), source_names=["neox"])
+    texts = documents(9, "validation")
+    found = score_trained(make, module, checkpoint, surface("llama"), texts, 96, 60)
+    assert whole.seen
+    for number, names in whole.seen:
+        layers = {int(n.split(".layers.")[1].split(".")[0]) for n in names if ".layers." in n}
+        assert layers == ({number} if isinstance(strategy, FSDP2) else {0, 1})
+    if isinstance(strategy, FSDP2):
+        module.network.reshard()
+        require_shards(module)
+    mine = {"nats": found.nats, "read": len(whole.seen) // 2, "compute": str(module.network.dtype)}
+    (folder / f"scores {kept_as or name} {module.global_rank}.json").write_text(json.dumps(mine))
+
+
 def on_each_rank(folder: Path) -> None:
     """What the command below runs; Lightning starts it once more for the second rank."""
     module = learn(folder, "whole", FSDP2())
     require_shards(module)
+    scored(folder, "whole", FSDP2())
     last = folder / "stopped" / "last.ckpt"
     learn(folder, "stopped", FSDP2(), stop=PowerCut())
     if module.global_rank == 0:
@@ -128,7 +170,11 @@ def on_each_rank(folder: Path) -> None:
         )
     learn(folder, "grown", FSDP2(), ckpt_path=folder / "one halted" / "last.ckpt")
 
+    scored(folder, "file", FSDP2())  # whose checkpoint is in one file
+
     learn(folder, "ddp", DDPStrategy())
+    scored(folder, "ddp", DDPStrategy())
+    scored(folder, "whole", DDPStrategy(), "whole by ddp")
     for stop in (PowerCut(), None):
         learn(
             folder,
@@ -161,6 +207,7 @@ def on_each_rank(folder: Path) -> None:
         learn(folder, "bfloat16", FSDP2("bfloat16"), module=module)
     assert not [str(w.message) for w in said if "trained in bfloat16" in str(w.message)], "the shards are in float32"
     require_shards(module)
+    scored(folder, "bfloat16", FSDP2("bfloat16"))
     assert seen == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)}
     states = module.optimizers().optimizer.state.values()  # type: ignore[union-attr]
     assert {s[key].dtype for s in states for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
@@ -254,6 +301,26 @@ def test_it_ends_bit_identical(sharded: Path, name: str, reference: str) -> None
     in_shards = reference == "whole" and name != "file"
     assert (sharded / name / "best.ckpt").is_dir() == in_shards
     assert sorted(p.name for p in (sharded / name).iterdir()) == ["best.ckpt", "fit.json", "last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("whole", "whole"), ("file", "whole"), ("ddp", "ddp"), ("whole by ddp", "whole"), ("bfloat16", "bfloat16")],
+)
+def test_two_ranks_score_as_one(sharded: Path, name: str, reference: str) -> None:
+    """Its best checkpoint, the documents shared: the scores of one process on the whole model, on both ranks. In float32 1e-6, a
+    document has the same companions; in bfloat16, against float32, its 8 bits: some 1e-3."""
+    one, other = (json.loads((sharded / f"scores {name} {rank}.json").read_text()) for rank in range(2))
+    assert one["nats"] == other["nats"]
+    texts = documents(9, "validation")
+    _, module = kept(sharded, reference, "half" if name == "bfloat16" else "target")
+    want = score_documents(module.network.float(), surface("llama"), texts, 96, 60).nats
+    assert one["nats"] == pytest.approx(want, rel=5e-3 if name == "bfloat16" else 1e-6)
+    assert (one["nats"] != want) == (name == "bfloat16")
+    lengths = tokenize_documents(surface("llama"), texts, 96).lengths
+    batches = len(list(length_buckets(lengths, 60)))
+    assert batches % 2 == 1, "one rank has a batch of nothing"
+    assert one["read"] == other["read"] == (batches + 1) // 2
 
 
 def test_tied_weights_stay_tied_and_learn_as_on_one_process(sharded: Path) -> None:

@@ -3,8 +3,6 @@
 import errno
 import multiprocessing
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,14 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
-from experiments_for_tests import TRACING, documents, local_llm
+from experiments_for_tests import TRACING, documents, forward_passes, local_llm, started_by_torchrun
 from tokenizers import normalizers
 from tokenizers_for_tests import neox
-from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import PreTrainedModel
 
 from knowfuse.files import write_whole
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.ranks import Ranks
-from knowfuse.runs.prepared import Prepared, prepare, score
+from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.text.corpus import Corpus, Document
 from knowfuse.traces.tracing import read_documents, share_of
 from knowfuse.types import LLMSpec
@@ -97,24 +93,6 @@ def shards(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
 
 
-@contextmanager
-def forward_passes(stop: int | None = None) -> Iterator[list[PreTrainedModel]]:
-    """The bodies of the LLMs of the forward passes in this process; the power is cut before pass number `stop`."""
-    seen: list[PreTrainedModel] = []
-
-    def watch(module: torch.nn.Module, _: Any) -> None:
-        if isinstance(module, PreTrainedModel) and module.base_model is module:
-            if len(seen) == stop:
-                raise KeyboardInterrupt
-            seen.append(module)
-
-    handle = register_module_forward_pre_hook(watch)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def test_everything_is_made_once(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second call runs no LLM, touches no shard and says so; a target equal to a source is that source."""
     prepared = make(llms, tmp_path)
@@ -150,16 +128,6 @@ def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: 
     spec, more = llms["mpt"].spec, Corpus.of("tiny", corpus(TEXTS).documents, duplicates=7)
     prepare(more, spec, {}, 5, tmp_path, TRACING)
     assert "corpus tiny: 27 documents, domains code; 7 duplicates left out" in capsys.readouterr().out
-
-
-def test_scores_cut_off_are_named(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
-    llm = llms["mpt"]
-    score(llm, llm.surface(), TEXTS[:2], tmp_path)
-    (path,) = (tmp_path / "scores").iterdir()
-    for content in (path.read_bytes()[:20], b"", b"{}"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"mpt-\w+\.json' is cut off or damaged .*: remove it and run the same"):
-            score(llm, llm.surface(), TEXTS[:2], tmp_path)
 
 
 def test_another_source_leaves_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
@@ -362,19 +330,6 @@ def test_more_kept_tokens_than_there_are(llms: dict[str, LocalLLM], tmp_path: Pa
     assert not shards(tmp_path)
 
 
-def test_scores_are_kept(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
-    """By content: the same documents are not read again; others are."""
-    llm = llms["mpt"]
-    with forward_passes() as passes:
-        first = score(llm, llm.surface(), TEXTS, tmp_path)
-        once = len(passes)
-        assert once > 0
-        assert score(llm, llm.surface(), list(reversed(TEXTS)), tmp_path) == first
-        assert len(passes) == once
-        score(llm, llm.surface(), TEXTS[1:], tmp_path)
-        assert len(passes) > once
-
-
 def test_a_target_of_its_own(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
     """A target that no source is: it is loaded under its own name and leaves no traces."""
     prepared = prepare(corpus(TEXTS), llms["mpt"].spec, {"llama": llms["llama"].spec}, 5, tmp_path, TRACING)
@@ -403,15 +358,6 @@ def test_two_processes_do_the_work_once(llms: dict[str, LocalLLM], tmp_path: Pat
         process.join()
     assert passes[0] == 0 < passes[1]
     assert len(shards(tmp_path)) == 1
-
-
-@contextmanager
-def started_by_torchrun(rank: int, world: int) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHELASTIC_RUN_ID", "a job")
-        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world)):
-            patch.setenv(name, str(value))
-        yield
 
 
 def test_ranks_share_the_documents(llms: dict[str, LocalLLM], tmp_path: Path) -> None:

@@ -9,15 +9,20 @@ from knowfuse.evaluation.bits_per_byte import (
     score_documents,
     score_table,
 )
+from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
+from knowfuse.evaluation.trained import score_trained
 
 __all__ = [
+    "BATCH_TOKENS",
     "AlignmentQuality",
     "DocumentScores",
     "ScoreTable",
     "SeenDocument",
     "alignment_quality",
     "bits_per_byte",
+    "cached_scores",
     "oracle",
     "score_documents",
     "score_table",
+    "score_trained",
 ]

@@ -6,22 +6,25 @@ knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apar
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.spent import ends_with_eos
+from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import row_logits
+from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Document
-from knowfuse.traces.reading import length_buckets
-from knowfuse.types import IGNORE, TokenizedDocument
+from knowfuse.types import TokenizedDocument
 
 
 @dataclass
@@ -35,9 +38,14 @@ class DocumentScores:
 
 
 def score_documents(
-    model: PreTrainedModel, surface: Surface, documents: Sequence[Document], max_tokens: int, batch_tokens: int
+    model: PreTrainedModel,
+    surface: Surface,
+    documents: Sequence[Document],
+    max_tokens: int,
+    batch_tokens: int,
+    mine: Ranks = ALONE,
 ) -> DocumentScores:
-    """The nats an LLM pays on each document, in float32.
+    """The nats an LLM pays on each document, in float32; one of several processes reads its share of them.
 
     ValueError for tokens that it has no embedding of, and for nats that are not finite.
     """
@@ -47,34 +55,37 @@ def score_documents(
     was_training = model.training
     model.eval()
     llm = row_logits(model)
-    for batch in length_buckets(tokens.lengths, batch_tokens):
-        read = [tokens[d] for d in batch]
-        ids = torch.zeros(len(batch), max(len(t.input_ids) for t in read), dtype=torch.int64, device=model.device)
-        labels = torch.full_like(ids, IGNORE)
-        for n, row in enumerate(torch.from_numpy(t.input_ids) for t in read):
-            ids[n, : len(row)] = row
-            labels[n, : len(row) - 1] = row[1:]
+    for batch in batches_of(tokens, batch_tokens, mine):
+        ids, labels = (rows.to(model.device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
-            paid = llm.token_nll(llm.read(ids).flatten(0, 1), labels.flatten()).view(labels.shape).double().cpu()
-        for name, document, nats in zip(batch, read, paid, strict=True):
-            _count(scores, name, document, nats.numpy(), surface.name)
+            paid = llm.label_nll(ids, labels)
+        for name, nats in zip(batch, paid.cpu(), strict=True):
+            count(scores, name, tokens[name], nats, surface.name)
     model.train(was_training)
     return scores
 
 
-def _count(
-    scores: DocumentScores, name: str, document: TokenizedDocument, nats: Float64[np.ndarray, " T"], llm: str
-) -> None:
-    """Enter what an LLM paid on the label of each row of a document; rows without one are 0."""
-    if not np.isfinite(nats).all():
+def count(scores: DocumentScores, name: str, document: TokenizedDocument, nats: Float[Tensor, " T"], llm: str) -> None:
+    """Enter what an LLM paid on the label of each row of a document, padding after it; rows without a label are 0."""
+    paid = nats.double().numpy()
+    if not np.isfinite(paid).all():
         raise ValueError(
             f"LLM {llm!r} gives the text of document {name} NaN or infinite nats: check its weights and dtype"
         )
     text = len(document.ends) - 1  # rows that predict a token
     if ends_with_eos(document.ends):
         text -= 1
-        scores.eos_nats[name] = float(nats[text])
-    scores.nats[name], scores.first_nats[name] = float(nats[:text].sum()), float(nats[0])
+        scores.eos_nats[name] = float(paid[text])
+    scores.nats[name], scores.first_nats[name] = float(paid[:text].sum()), float(paid[0])
+
+
+def merged_scores(shares: Iterable[DocumentScores]) -> DocumentScores:
+    """Those of one LLM on documents that several processes shared."""
+    together: dict[str, dict[str, Any]] = {field.name: {} for field in fields(DocumentScores)}
+    for share in shares:
+        for name, found in together.items():
+            found |= getattr(share, name)
+    return DocumentScores(**together)
 
 
 def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:

@@ -76,6 +76,10 @@ class RowLogits:
         chunks = zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True)
         return torch.cat([token_nll(self.logits(rows), wanted) for rows, wanted in chunks])
 
+    def label_nll(self, input_ids: Int[Tensor, "B T"], labels: Int[Tensor, "B T"]) -> Float32[Tensor, "B T"]:
+        """Nats of each label of documents that stand in rows, one in each, padded on the right."""
+        return self.token_nll(self.read(input_ids).flatten(0, 1), labels.flatten()).view(labels.shape)
+
 
 def row_logits(model: PreTrainedModel) -> RowLogits:
     """Of an LLM that only reads; it is warned where the logits of a batch have to be made at once."""

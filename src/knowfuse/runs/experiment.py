@@ -14,19 +14,19 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.evaluation import ScoreTable, oracle, score_documents, score_table
+from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
 from knowfuse.llms.finetune import require_finetune
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import require_lm_weight
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
-from knowfuse.runs.prepared import BATCH_TOKENS, Prepared, prepare
+from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, fit, load_best, require_validations
+from knowfuse.training.fit import Fit, best_checkpoint, fit, require_validations
 from knowfuse.training.module import Fusion, FusionModule, Schedule
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
 
@@ -185,14 +185,22 @@ class Experiment:
         return [logger]
 
     def score(self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, split: Split) -> ScoreTable:
-        """Bits per byte of every source, of the target before, and of the target as each method trained it."""
+        """Bits per byte of every source, of the target before, and of the target as each method trained it.
+
+        All ranks of the Trainer ask together, and all get the table.
+        """
         require_choices(self.score, {"split": split})
         documents = prepared.corpus.split(split)
         scores = prepared.source_scores(documents) | {"target before": prepared.target_scores(documents)}
         for method, kept in fits.items():
-            module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
-            scores[f"target {method}"] = score_documents(
-                module.network, prepared.target_surface, documents, prepared.target.context_length(), BATCH_TOKENS
+            scores[f"target {method}"] = score_trained(
+                deepcopy(self.trainer),
+                self.module(prepared, method, kept.learning_rate),
+                best_checkpoint(run / "fits" / kept.name, kept),
+                prepared.target_surface,
+                documents,
+                prepared.target.context_length(),
+                BATCH_TOKENS,
             )
         return score_table(scores, documents)
 

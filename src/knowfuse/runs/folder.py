@@ -22,29 +22,34 @@ MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks"} | {
 
 
 def register_resolvers() -> None:
-    """Make `${run_folder:name,ckpt_path}` known to Hydra."""
+    """Make `${run_folder:name,ckpt_path}` and `${new_folder:root}` known to Hydra."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("new_folder", new_folder, replace=True, use_cache=True)
 
 
 def run_folder(name: str, ckpt_path: str | None) -> str:
-    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one.
-
-    The new folder is made here, so that no two runs share one, however close they start. ValueError where several
-    processes of one run ask, which could not agree on the time.
-    """
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one."""
     root = Path("outputs") / name
     if ckpt_path == "last":
         started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
         unfinished = [path for path in started if not (path / "results.json").exists()]
         if unfinished:
             return str(unfinished[-1])
+    return new_folder(root)
+
+
+def new_folder(root: str | Path) -> str:
+    """`<root>/<date_time>`, made here, so that no two runs share one, however close they start.
+
+    ValueError where several processes of one run ask, which could not agree on the time.
+    """
     processes = max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
     if processes > 1:
         raise ValueError(
             f"{processes} processes were started as one run, and each would make a run folder of its own: give them one "
-            f"folder, such as hydra.run.dir={root / 'mine'}"
+            f"folder, such as hydra.run.dir={Path(root) / 'mine'}"
         )
-    return _new_folder(root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return _new_folder(Path(root) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 def _new_folder(wanted: Path) -> str:

@@ -1,15 +1,12 @@
 """What must be there before a target can train? Corpus, LLMs, traces; each made once and found again."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.evaluation import DocumentScores, score_documents
-from knowfuse.files import undamaged, write_whole
+from knowfuse.evaluation import DocumentScores, cached_scores
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import counting, say
 from knowfuse.surface import Surface
@@ -19,9 +16,6 @@ from knowfuse.traces.store import MapStore, TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents
 from knowfuse.training.materialise import materialise
 from knowfuse.types import LLMSpec
-
-BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
-SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the EOS, on the first token
 
 
 @dataclass
@@ -54,11 +48,11 @@ class Prepared:
 
     def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
         """The nats of every source on these documents, from the cache where a source has read them before."""
-        return {name: score(s.llm, s.surface, documents, self.cache) for name, s in self.sources.items()}
+        return {name: cached_scores(s.llm, s.surface, documents, self.cache) for name, s in self.sources.items()}
 
     def target_scores(self, documents: Sequence[Document]) -> DocumentScores:
         """The same for the target as it is before training."""
-        return score(self.target, self.target_surface, documents, self.cache)
+        return cached_scores(self.target, self.target_surface, documents, self.cache)
 
 
 def prepare(
@@ -97,17 +91,3 @@ def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
 def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing) -> Source:
     surface = llm.surface()
     return Source(llm, surface, read_documents(llm, surface, documents, top_k, cache, tracing))
-
-
-def score(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:
-    """The nats of an LLM on these documents; cached by its content and theirs."""
-    ids = "\n".join(sorted(d.id for d in documents))
-    state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}"
-    key = hashlib.sha256(state.encode()).hexdigest()[:24]
-    path = cache / "scores" / f"{llm.name}-{key}.json"
-    if path.exists():
-        with undamaged(path):
-            return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
-    scores = score_documents(llm.load_on_device(), surface, documents, llm.context_length(), BATCH_TOKENS)
-    write_whole(path, json.dumps(asdict(scores)).encode())
-    return scores

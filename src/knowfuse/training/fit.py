@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -20,13 +19,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
+from knowfuse.training.weights import load_weights
 
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
@@ -219,15 +218,12 @@ def _take_best_along(start: Path, folder: Path) -> None:
 
 
 def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
-    """The module with the weights of the fit's best checkpoint."""
+    """The module with the weights of the fit's best checkpoint, whole and on the CPU."""
     module.configure_model()
-    best = restored(folder / fit.best_checkpoint)
-    if not best.is_dir():
-        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    else:  # each rank wrote its shards
-        with TemporaryDirectory(dir=folder) as unfinished:
-            whole = Path(unfinished) / "whole.ckpt"
-            dcp_to_torch_save(best, whole)
-            checkpoint = torch.load(whole, map_location="cpu", weights_only=True)
-    module.load_state_dict(checkpoint["state_dict"])
+    load_weights(module, best_checkpoint(folder, fit))
     return module
+
+
+def best_checkpoint(folder: Path, fit: Fit) -> Path:
+    """The file, or the folder of shards, that a fit kept in its folder; of one that was killed while it replaced it too."""
+    return restored(folder / fit.best_checkpoint)

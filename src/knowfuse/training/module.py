@@ -22,7 +22,7 @@ from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full
-from knowfuse.llms.head import OutputHead, output_head, packed_hidden_states
+from knowfuse.llms.head import OutputHead, RowLogits, output_head, packed_hidden_states
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.llms.packed import require_isolated_documents
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
@@ -108,12 +108,16 @@ class FusionModule(L.LightningModule):
         """The inverse of `state_dict`; ValueError for weights that are not those of this module's adapters."""
         if self.model is None or not adapters(self.model):
             return super().load_state_dict(state_dict, strict, assign)
-        if other := sorted(state_dict.keys() ^ self.state_dict().keys()):
+        self.require_weights(state_dict.keys())
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def require_weights(self, names: Iterable[str]) -> None:
+        """ValueError unless these are the names of `state_dict`."""
+        if other := sorted(set(names) ^ self.state_dict().keys()):
             raise ValueError(
-                f"these weights are not those that {finetune_of(self.model)} trains: {len(other)} are on one side only, the "
+                f"these weights are not those that {finetune_of(self.network)} trains: {len(other)} are on one side only, the "
                 f"first {other[0]!r}; give the checkpoint of a run with these settings"
             )
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def on_fit_start(self) -> None:
         """ValueError for a target that cannot read packed blocks, or not all tokens of a data module that says which."""
@@ -190,6 +194,10 @@ class FusionModule(L.LightningModule):
         num_bytes, num_eos = batch.label_bytes.sum(), is_eos.sum()
         self.validation_nats.update(nats[~is_eos].sum() / num_bytes.clamp(min=1), weight=num_bytes)
         self.validation_eos_nats.update(nats[is_eos].sum() / num_eos.clamp(min=1), weight=num_eos)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Nats of each label [B, T] of documents that stand in rows, one in each; 0 where there is none."""
+        return RowLogits(self.network, self.head).label_nll(*batch)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)

@@ -1,0 +1,67 @@
+"""What does an LLM pay on documents, from the cache if it was asked before, and who of several processes finds out if not?"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+
+from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, score_documents
+from knowfuse.files import make_once, undamaged, write_whole
+from knowfuse.llms.local import LocalLLM
+from knowfuse.progress import say
+from knowfuse.ranks import Ranks, ranks, wait_for
+from knowfuse.surface import Surface
+from knowfuse.text.corpus import Document
+
+BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
+SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the EOS, on the first token
+
+
+def cached_scores(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:
+    """The nats of an LLM on these documents; cached by its content and theirs.
+
+    Under torchrun or SLURM, and among processes that Lightning has started, each reads its share and the first puts them
+    together.
+    """
+    ids = "\n".join(sorted(d.id for d in documents))
+    state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}"
+    key = hashlib.sha256(state.encode()).hexdigest()[:24]
+    whole, mine = cache / "scores" / f"{llm.name}-{key}.json", ranks()
+    if mine.world == 1:
+        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, mine)))
+    elif not whole.exists():
+        shares = [whole.with_suffix(f".{rank:04d}-of-{mine.world:04d}.json") for rank in range(mine.world)]
+        if not shares[mine.rank].exists():
+            _write(shares[mine.rank], _scores(llm, surface, documents, mine))
+        say(f"scores {llm.name}: waiting for the other ranks")
+        if mine.rank == 0:
+            _put_together(shares, whole)
+        wait_for(whole.exists)
+    return _read(whole)
+
+
+def _scores(llm: LocalLLM, surface: Surface, documents: Sequence[Document], mine: Ranks) -> DocumentScores:
+    model = llm.load_on_device()
+    return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine)
+
+
+def _put_together(shares: Sequence[Path], whole: Path) -> None:
+    """Wait for all shares; another job with the same ranks may do the same at the same time."""
+    wait_for(lambda: whole.exists() or all(share.exists() for share in shares))
+    with FileLock(whole.with_suffix(".lock")):
+        if not whole.exists():
+            _write(whole, merged_scores(map(_read, shares)))
+        for share in shares:
+            share.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> DocumentScores:
+    with undamaged(path):
+        return DocumentScores(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _write(path: Path, scores: DocumentScores) -> None:
+    write_whole(path, json.dumps(asdict(scores)).encode())

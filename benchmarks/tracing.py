@@ -69,7 +69,10 @@ def at_once(llm: LlamaForCausalLM, tokens: int) -> None:
 
 def traced(llm: LlamaForCausalLM, documents: dict[str, TokenizedDocument]) -> None:
     surface: Any = SimpleNamespace(
-        name="tiny", vocabulary_size=llm.config.vocab_size, token_strings=["x"] * llm.config.vocab_size
+        name="tiny",
+        usable=llm.config.vocab_size,
+        token_strings=["x"] * llm.config.vocab_size,
+        require_top_k=lambda top_k: None,
     )
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=1) as writer:
         store = TraceStore(Path(folder), TraceKey("tiny", "llm", "tokenizer", TOP_K))

@@ -186,6 +186,24 @@ def test_the_headroom_is_what_the_best_source_per_document_pays(tiny_cache: Path
     assert table.rows["target before"] == table.rows["llama2"]
 
 
+def test_a_source_that_does_not_expect_its_eos_is_told_how_to_say_another(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above 6 nats a document; here those of untrained LLMs of about 400 tokens, which pay log(400) = 6.0 for any."""
+    _, prepared, _ = prepared_by(tiny_cache, tmp_path)
+    for limit, is_said in ((5.0, True), (7.0, False)):
+        monkeypatch.setattr("knowfuse.runs.experiment.DEAR_EOS", limit)
+        capsys.readouterr()
+        table = headroom(prepared)
+        said = " ".join(capsys.readouterr().out.split())
+        line = (
+            f"source llama2: its EOS '</s>' costs {table.eos_nats['llama2']:.1f} nats a document, more than {limit:g}"
+        )
+        assert (line in said) == is_said
+        assert ("sources.llama2.eos=<token>, or null for none" in said) == is_said
+    assert table.eos_nats.keys() == table.first_nats.keys() == table.rows.keys()
+
+
 def test_documents_that_no_block_holds_are_said(
     tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +212,9 @@ def test_documents_that_no_block_holds_are_said(
     left_out = len(data.train_blocks.set_aside)
     assert 0 < left_out < len(prepared.corpus.split("fusion"))
     said = " ".join(capsys.readouterr().out.split())
-    assert f"clm: {left_out} training documents left out, the first for" in said
+    all_of_it = len(prepared.corpus.split("fusion"))
+    assert f"target llama2: {left_out} of {all_of_it} training documents for blocks of 40 (" in said
+    assert "%) set aside; the first, " in said
     assert "tokens, 'llama2' can hold 40" in said
 
 

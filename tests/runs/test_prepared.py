@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from experiments_for_tests import TRACING, documents, forward_passes, local_llm, started_by_torchrun
+from models_for_tests import tiny_llm
 from tokenizers import normalizers
 from tokenizers_for_tests import neox
 
@@ -325,7 +326,9 @@ def test_a_source_with_nan_is_named_with_the_document(llms: dict[str, LocalLLM],
 
 
 def test_more_kept_tokens_than_there_are(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"top_k is 9999, but source 'llama' has a vocabulary of \d+: set top_k lower"):
+    with pytest.raises(
+        ValueError, match=r"top_k is 9999, but source 'llama' can name (\d+) tokens .*: set top_k to at most \1$"
+    ):
         make(llms, tmp_path, top_k=9999)
     assert not shards(tmp_path)
 
@@ -425,3 +428,72 @@ def test_shares_are_a_partition_of_equal_bytes(world: int) -> None:
 def test_a_spec_is_a_path_or_a_recipe() -> None:
     with pytest.raises(ValueError, match=r"either a path or a recipe, got path=None and recipe=None: set exactly one"):
         LLMSpec()
+
+
+# ---- tokenizer and model of different vocabularies --------------------------------------------------------------
+
+
+def with_rows(folder: Path, rows: int, architecture: str = "llama", **spec: Any) -> LocalLLM:
+    """An LLM whose model was made for so many tokens, whatever its tokenizer has."""
+    local_llm(folder, architecture)
+    tiny_llm(architecture, rows).save_pretrained(folder)
+    return localize(folder.name, LLMSpec(path=str(folder), **spec))
+
+
+def largest_id(llm: LocalLLM, texts: list[Document]) -> int:
+    return max(int(llm.surface().tokenize(d.text, d.is_complete).input_ids.max()) for d in texts)
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize("split", ["fusion", "validation", "test"])
+def test_a_text_that_needs_a_token_without_a_row_is_refused_before_anything_is_read(
+    llms: dict[str, LocalLLM], tmp_path: Path, role: str, split: Any
+) -> None:
+    """Whichever side of the corpus it is on; the message names the LLM, the token and the rows."""
+    other = Document("zzz{|}~ a text with the last of the letters", "code", split)
+    needed = largest_id(llms["mpt"], [other])
+    few = with_rows(tmp_path / "few", needed, "mpt")
+    assert largest_id(few, [*TEXTS, *documents(3, "validation")]) != needed
+    target, sources = (few, llms["llama"]) if role == "target" else (llms["llama"], few)
+    texts = Corpus.of("tiny", [*(d for d in TEXTS if largest_id(few, [d]) < needed), other])
+    message = f"^LLM '{'target' if role == 'target' else 'few'}': its tokenizer gives token id [0-9]+, but its model embeds only the ids below {needed}: set"
+    with forward_passes() as passes, pytest.raises(ValueError, match=message):
+        prepare(texts, target.spec, {sources.name: sources.spec}, 5, tmp_path / "cache", TRACING)
+    assert not passes
+
+
+def test_more_kept_tokens_than_the_model_has_rows_for(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
+    """A source of as many rows as its text needs, asked for more; before any source reads."""
+    rows = largest_id(llms["mpt"], [*TEXTS, *documents(3, "validation")]) + 1
+    few = with_rows(tmp_path / "few", rows, "mpt")
+    message = rf"^top_k is {rows + 1}, but source 'few' can name {rows} tokens \(its tokenizer has \d+, its model rows for {rows}\): set top_k to at most {rows}$"
+    with forward_passes() as passes, pytest.raises(ValueError, match=message):
+        make({"llama": llms["llama"], "few": few}, tmp_path / "cache", top_k=rows + 1)
+    assert not passes
+    made = make({"llama": llms["llama"], "few": few}, tmp_path / "cache", top_k=rows)
+    assert all(made.sources["few"].store.read(d.id).topk.ids.max() < rows for d in TEXTS)
+
+
+def test_a_target_that_can_read_nothing_is_refused_before_the_sources_read(
+    llms: dict[str, LocalLLM], tmp_path: Path
+) -> None:
+    lower = normalising_llm(tmp_path / "lower", normalizers.Lowercase())
+    capitals = [Document(f"Capital {n}", "code", "fusion") for n in range(3)]
+    with forward_passes() as passes, pytest.raises(ValueError, match="can read none") as error:
+        prepare(corpus(capitals), lower.spec, {"mpt": llms["mpt"].spec}, 5, tmp_path / "cache", TRACING)
+    assert not passes
+    assert str(error.value).startswith("target 'target' can read none of the 3 documents; the first, ")
+    assert "its tokenizer normalises: Lowercase. Set target= to another LLM, set its `tokenizer:` to" in str(
+        error.value
+    )
+
+
+def test_what_the_target_sets_aside_is_said_as_of_sources(
+    llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of how many, which share, and why the first: one is longer than the LLM's context."""
+    long = Document("word after word " * 250, "code", "fusion")
+    prepare(corpus([*TEXTS, long]), llms["llama"].spec, {"mpt": llms["mpt"].spec}, 5, tmp_path / "cache", TRACING)
+    said = " ".join(capsys.readouterr().out.split())
+    line = rf"target target: 1 of 25 documents \(4\.0%\) set aside; the first, {long.id}: \d+ tokens, 'target' can hold 512"
+    assert re.search(line, said)

@@ -146,9 +146,7 @@ def test_more_kept_tokens_than_the_vocabulary_has() -> None:
     its = surface("llama")
     size = its.vocabulary_size
     batches = trace_documents(tiny_llm("llama", size), its, read(its), size + 1, 100)
-    with pytest.raises(
-        ValueError, match=f"top_k is {size + 1}, but source 'llama' has a vocabulary of {size}: set top_k"
-    ):
+    with pytest.raises(ValueError, match=f"top_k is {size + 1}, but source 'llama' can name {size} tokens"):
         next(batches)
 
 

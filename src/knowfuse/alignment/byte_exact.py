@@ -36,7 +36,7 @@ ENDS_HERE = -2  # in place of a first target token: the candidate is r, what wou
 def byte_exact(pair: TokenizerPair) -> Aligner:
     """The aligner for a pair of tokenizers: makes or finds the map from source tokens to first target tokens."""
     if pair.source.fingerprint == pair.target.fingerprint:
-        return own_words
+        return partial(own_words, usable=pair.target.usable)
     roles = _Roles(*(-1 if i is None else i for i in (pair.source.eos_id, pair.target.eos_id)))
     return partial(align_bytes, tokens=first_tokens(pair), roles=roles)
 
@@ -89,20 +89,26 @@ def serving_rows(source_ends: Int[np.ndarray, " U"], target_ends: Int[np.ndarray
     return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
 
 
-def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes) -> AlignedSource:
-    """What a source said, as it said it, bit for bit: the target has the source's own tokenizer. K' = K + 1 (gold)."""
+def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, usable: int) -> AlignedSource:
+    """What a source said, as it said it, bit for bit: the target has the source's own tokenizer. K' = K + 1 (gold).
+
+    The mass of ids from `usable` on, which the target LLM has no row for, is unmapped.
+    """
     assert np.array_equal(trace.input_ids, target.input_ids), "one tokenizer, two ways to cut a document"
     gold = np.append(trace.input_ids[1:], 0)
     is_kept = ((trace.topk.ids == gold[:, None]) & (trace.topk.log_probs > EMPTY)).any(-1)
     log_probs = np.concatenate([trace.topk.log_probs, np.where(is_kept, EMPTY, -trace.nll)[:, None]], -1)
     ids = np.where(log_probs > EMPTY, np.concatenate([trace.topk.ids, gold[:, None]], -1), 0)
+    has_row, probs = ids < usable, np.exp(log_probs, dtype=np.float64)
+    ids, log_probs = np.where(has_row, ids, 0), np.where(has_row, log_probs, EMPTY)
     budget = np.zeros((len(ids), len(MASS_CLASSES)))
-    budget[:, EXACT] = np.exp(log_probs, dtype=np.float64).sum(-1)
-    budget[:, TAIL] = np.maximum(1.0 - budget[:, EXACT], 0.0)
+    budget[:, EXACT] = np.where(has_row, probs, 0.0).sum(-1)
+    budget[:, UNMAPPED] = np.where(has_row, 0.0, probs).sum(-1)
+    budget[:, TAIL] = np.maximum(1.0 - probs.sum(-1), 0.0)
     nll, source_tokens = spent_on_target_tokens(trace, target)
     return AlignedSource(
         topk=TopK(ids, log_probs.astype(np.float32)),
-        tail=budget[:, TAIL].astype(np.float32),
+        tail=budget[:, AMBIGUOUS:].sum(-1).astype(np.float32),
         nll=nll,
         source_tokens=source_tokens,
         is_aligned=np.arange(len(nll)) < len(nll) - 1,

@@ -88,7 +88,8 @@ def _matched_ids(pair: TokenizerPair, text: str, tokens: PairedStrings) -> Int[n
     if source is None or target is None:
         return np.empty((0, 2), dtype=np.int64)
     matched = text_pairs(source, target, tokens) + 1  # after BOS
-    return np.stack([source.input_ids[matched[:, 0]], target.input_ids[matched[:, 1]]], -1)
+    ids = np.stack([source.input_ids[matched[:, 0]], target.input_ids[matched[:, 1]]], -1)
+    return ids[ids[:, 1] < pair.target.usable]
 
 
 def _tokenized(surface: Surface, text: str) -> TokenizedDocument | None:

@@ -34,5 +34,6 @@ class TokenizerPair:
 
     def kept(self, kind: str, make: Callable[[], Arrays], *depends_on: str) -> Arrays:
         """The arrays of this kind for these two tokenizers, and for whatever else they depend on."""
-        state = json.dumps([self.source.fingerprint, self.target.fingerprint, *depends_on])
+        tokenizers = [[its.fingerprint, its.usable] for its in (self.source, self.target)]
+        state = json.dumps([tokenizers, *depends_on])
         return self.keep(f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:24]}", make)

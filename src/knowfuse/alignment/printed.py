@@ -7,10 +7,13 @@ from knowfuse.surface import SPACE_MARK, Surface
 
 
 def with_common_mark(surface: Surface) -> list[str | None]:
-    """The printed form of every id with `▁` for a space, whatever the family; None for ids that stand for no text."""
+    """The printed form of every id with `▁` for a space, whatever the family.
+
+    None for ids that stand for no text, and for those that the LLM has no row for: they are as good as not there.
+    """
     mark = {"byte_level": _byte_level, "sentencepiece": _sentencepiece, "wordpiece": _wordpiece}[surface.family]
     pairs = zip(surface.token_strings, surface.token_bytes, strict=True)
-    return [mark(token) if piece else None for token, piece in pairs]
+    return [mark(token) if piece and i < surface.usable else None for i, (token, piece) in enumerate(pairs)]
 
 
 def without_mark(token: str) -> str:

@@ -22,13 +22,13 @@ from knowfuse.types import EMPTY, AlignedSource, Aligner, FusedTarget, SourceTra
 
 def rank_matched(pair: TokenizerPair) -> Aligner:
     """The aligner for a pair of tokenizers."""
-    return partial(align_ranks, vocabulary_size=pair.target.vocabulary_size)
+    return partial(align_ranks, vocabulary_size=pair.target.usable)
 
 
 def align_ranks(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, vocabulary_size: int) -> AlignedSource:
     """One source's word on the rows that begin where one of its own does; ids are ranks from 0 on.
 
-    What a target of `vocabulary_size` tokens has no rank for goes to the tail.
+    What a target that can say `vocabulary_size` tokens has no rank for goes to the tail.
     """
     rows = serving_rows(trace.ends, target.ends)
     is_aligned = trace.ends[rows] == target.ends

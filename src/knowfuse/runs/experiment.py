@@ -23,8 +23,8 @@ from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.text.corpus import Corpus, Split
-from knowfuse.traces.tracing import Tracing
-from knowfuse.training.blocks import SourceReader
+from knowfuse.traces.tracing import Tracing, report_set_aside
+from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import Fit, best_checkpoint, fit, require_validations
 from knowfuse.training.module import Fusion, FusionModule, Schedule
@@ -32,6 +32,7 @@ from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, requir
 
 LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
+DEAR_EOS = 6.0  # nats a document
 METHODS = ("clm", "fused")  # the baseline and the point
 
 
@@ -130,7 +131,7 @@ class Experiment:
             weight_decay=self.weight_decay,
             source_names=list(prepared.sources),
             build=partial(self.finetune, prepared.target),
-            vocabulary_size=prepared.target_surface.vocabulary_size,
+            vocabulary_size=prepared.target_surface.usable,
             eos_id=prepared.target_surface.eos_id,
             activation_checkpointing=self.activation_checkpointing,
         )
@@ -154,11 +155,15 @@ class Experiment:
             max_document_tokens=prepared.target.context_length(),
             tokens_folder=prepared.tokens_folder,
         )
-        for side, blocks in (("training", data.train_blocks), ("validation", data.validation_blocks)):
-            if blocks.set_aside:
-                say(
-                    f"{method}: {len(blocks.set_aside)} {side} documents left out, the first for "
-                    f"{next(iter(blocks.set_aside.values()))}"
+        if method == self.methods[0]:  # all read the same
+            sides: dict[str, tuple[Split, PackedBlocks]] = {
+                "training": ("fusion", data.train_blocks),
+                "validation": ("validation", data.validation_blocks),
+            }
+            for side, (split, blocks) in sides.items():
+                what = f"{side} documents for blocks of {self.block_tokens}"
+                report_set_aside(
+                    "target", prepared.target_surface, blocks.set_aside, prepared.corpus.split(split), what
                 )
         return data
 
@@ -244,8 +249,20 @@ def _fit_name(method: str, learning_rate: float) -> str:
 
 
 def headroom(prepared: Prepared) -> ScoreTable:
-    """Validation bits per byte of every source, of the target before training, and of the oracle over the sources."""
+    """Validation bits per byte of every source, of the target before training, and of the oracle over the sources.
+
+    A line names each source that does not expect its EOS where a document ends.
+    """
     documents = prepared.corpus.split("validation")
     sources = prepared.source_scores(documents)
     before = {"target before": prepared.target_scores(documents)}
-    return score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)
+    table = score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)
+    for name in sources:
+        surface = prepared.sources[name].surface
+        if surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
+            say(
+                f"source {name}: its EOS {surface.token_strings[surface.eos_id]!r} costs {paid:.1f} nats a document, more than "
+                f"{DEAR_EOS:g}: it hardly expects it there. Where its texts ended otherwise in training, say so: "
+                f"sources.{name}.eos=<token>, or null for none; python -m knowfuse.surface shows its special tokens"
+            )
+    return table

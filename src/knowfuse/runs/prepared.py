@@ -13,7 +13,7 @@ from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus, Document
 from knowfuse.traces.store import MapStore, TraceStore
-from knowfuse.traces.tracing import Tracing, read_documents
+from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
 from knowfuse.training.materialise import materialise
 from knowfuse.types import LLMSpec
 
@@ -60,7 +60,7 @@ def prepare(
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
 
-    ValueError where `top_k` is below 1.
+    ValueError where `top_k` is below 1 or more than a source can name, and where an LLM has no row for a token of the text.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1")
@@ -69,25 +69,37 @@ def prepare(
     llms = {name: _llm(name, spec, corpus, cache) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)
     target_llm = llms[same] if same else _llm("target", target, corpus, cache)
+    surfaces = {name: llm.surface() for name, llm in llms.items()}
+    target_surface = surfaces[same] if same else target_llm.surface()
+    for surface in surfaces.values():  # before one of them reads for days
+        surface.require_top_k(top_k)
+        _require_rows(surface, corpus)
+    _require_rows(target_surface, corpus)
     documents = corpus.split("fusion")
-    prepared = Prepared(
+    with counting(f"tokens {target_llm.name}", len(documents), "documents") as advance:
+        # Whole and of any length, as every run's data module finds them again.
+        tokens = tokenize_documents(target_surface, documents, sys.maxsize, cache / "tokens", advance)
+    if not same:  # as one of the sources it is reported with them
+        its = tokens.up_to(target_llm.context_length(), target_surface.name)
+        report_set_aside("target", target_surface, its.set_aside, documents)
+    return Prepared(
         corpus=corpus,
         target=target_llm,
-        target_surface=target_llm.surface(),
-        sources={name: _read(llm, documents, top_k, cache, tracing) for name, llm in llms.items()},
+        target_surface=target_surface,
+        sources={
+            name: Source(llm, surfaces[name], read_documents(llm, surfaces[name], documents, top_k, cache, tracing))
+            for name, llm in llms.items()
+        },
         cache=cache,
     )
-    with counting(
-        f"tokens {target_llm.name}", len(documents), "documents"
-    ) as advance:  # found again by every run's data module
-        tokenize_documents(prepared.target_surface, documents, sys.maxsize, prepared.tokens_folder, advance)
-    return prepared
 
 
 def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
     return localize(name, spec, cache) if spec.recipe is None else materialise(name, spec, corpus, cache)
 
 
-def _read(llm: LocalLLM, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing) -> Source:
-    surface = llm.surface()
-    return Source(llm, surface, read_documents(llm, surface, documents, top_k, cache, tracing))
+def _require_rows(surface: Surface, corpus: Corpus) -> None:
+    """ValueError where a document that is to be read, learnt or scored needs a token that the LLM has no row for."""
+    if surface.usable < surface.vocabulary_size:
+        documents = corpus.split("fusion", "validation", "test")
+        surface.require_rows(tokenize_documents(surface, documents, sys.maxsize).largest_id)

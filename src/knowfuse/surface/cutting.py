@@ -56,10 +56,14 @@ class Surface:
         """Ids below this can be read and said: the tokenizer has them, and the LLM, where it is known, has rows for them."""
         return self.vocabulary_size if self.rows is None else min(self.vocabulary_size, self.rows)
 
-    @property
-    def num_sayable(self) -> int:
-        """Tokens that the LLM can give a probability: usable ids with an entry."""
-        return sum(bool(token) for token in self.token_strings[: self.usable])
+    def require_top_k(self, top_k: int) -> None:
+        """ValueError if the LLM, a source, cannot name so many tokens."""
+        if top_k > self.usable:
+            rows = "" if self.rows is None else f", its model rows for {self.rows}"
+            raise ValueError(
+                f"top_k is {top_k}, but source {self.name!r} can name {self.usable} tokens (its tokenizer has "
+                f"{self.vocabulary_size}{rows}): set top_k to at most {self.usable}"
+            )
 
     def require_rows(self, largest_id: int) -> None:
         """ValueError if the tokens that are to be read, `largest_id` among them, are more than the LLM has rows for."""

@@ -44,17 +44,14 @@ def trace_documents(
 ) -> Iterator[dict[str, SourceTrace]]:
     """The traces of the documents, batch by batch; `advance` is told how many tokens were read.
 
-    Raises ValueError where `top_k` exceeds the vocabulary, a token id the rows of the embedding, or where the source's
-    logits are not finite (named: source, document).
+    Raises ValueError where `top_k` exceeds what the source can name, a token id the rows of the embedding, or where the
+    source's logits are not finite (named: source, document).
     """
-    if top_k > surface.vocabulary_size:
-        raise ValueError(
-            f"top_k is {top_k}, but source {surface.name!r} has a vocabulary of {surface.vocabulary_size}: set top_k lower"
-        )
+    surface.require_top_k(top_k)
     largest = max((int(t.input_ids.max(initial=-1)) for t in documents.values()), default=-1)
     require_embedded(model, surface.name, largest)
     model.eval()
-    has_entry = torch.tensor([bool(s) for s in surface.token_strings], device=model.device)
+    has_entry = torch.tensor([bool(s) for s in surface.token_strings[: surface.usable]], device=model.device)
     with torch.inference_mode():
         llm = row_logits(model)
         for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):

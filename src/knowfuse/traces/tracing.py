@@ -52,9 +52,10 @@ def read_documents(
     """The source's traces of all these documents; only documents without one are read.
 
     Under torchrun or SLURM every rank reads its share and waits for the others'. Raises ValueError where the source can
-    read none of the documents or a broken shard is found, OSError where nothing more can be written: what was written
+    read none of the documents, cannot name `top_k` tokens, or a broken shard is found, OSError where nothing more can be written: what was written
     before stays valid.
     """
+    surface.require_top_k(top_k)
     key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k), ranks()
     writer = f"{mine.rank:04d}-of-{mine.world:04d}" if mine.world > 1 else ""
     if writer and tracing.verify == "read_again":
@@ -73,16 +74,17 @@ def read_documents(
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
         missing = store.missing(d.id for d in share)
         tokens = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
+        surface.require_rows(tokens.largest_id)
         if not missing:
             say(f"traces {llm.name}: read before ({key.folder_name})")
         if mine.world == 1:
-            report_set_aside(surface, store.set_aside | tokens.set_aside, documents)
+            report_set_aside("source", surface, store.set_aside | tokens.set_aside, documents)
         if tokens:
             _trace(llm, surface, store, tokens, tracing)
         store.put_aside(tokens.set_aside)
     if mine.world > 1:
         _wait_for_all(store, [d.id for d in documents])
-        report_set_aside(surface, store.set_aside, documents)
+        report_set_aside("source", surface, store.set_aside, documents)
     return store
 
 
@@ -109,21 +111,28 @@ def _wait_for_all(store: TraceStore, document_ids: Sequence[str]) -> None:
         store.refresh()
 
 
-def report_set_aside(surface: Surface, reasons: Mapping[str, str], documents: Sequence[Document]) -> None:
-    """One line on the documents that a source cannot read; ValueError where it can read none of them."""
+def report_set_aside(
+    role: Literal["source", "target"],
+    surface: Surface,
+    reasons: Mapping[str, str],
+    documents: Sequence[Document],
+    what: str = "documents",
+) -> None:
+    """One line on the documents that an LLM cannot read; ValueError where it can read none of them. `what` they are."""
     aside = [d.id for d in documents if d.id in reasons]
     if not aside:
         return
     changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
     first = f"the first, {aside[0]}: {reasons[aside[0]]}{changes}"
     if len(aside) == len(documents):
+        other = "Leave it out of `sources`" if role == "source" else "Set target= to another LLM"
         raise ValueError(
-            f"source {surface.name!r} can read none of the {len(documents)} documents; {first}. Leave it out of "
-            "`sources`, set its `tokenizer:` to one that keeps every byte, or cut the documents shorter "
-            "(corpus.max_document_bytes)"
+            f"{role} {surface.name!r} can read none of the {len(documents)} {what}; {first}. {other}, set its `tokenizer:` to "
+            "one that keeps every byte, or cut the documents shorter (corpus.max_document_bytes)"
         )
+    begins = "traces" if role == "source" else "target"
     share = len(aside) / len(documents)
-    say(f"traces {surface.name}: {len(aside)} of {len(documents)} documents ({share:.1%}) set aside; {first}")
+    say(f"{begins} {surface.name}: {len(aside)} of {len(documents)} {what} ({share:.1%}) set aside; {first}")
 
 
 def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing) -> None:

@@ -1,9 +1,15 @@
 """Benchmarks run in miniature, and what of their figures does not depend on the machine is what they are for."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
-from experiments_for_tests import run_python
+import gpu
+import pytest
+from experiments_for_tests import ROOT, TINY_TRAINING, run_python
+from models_for_tests import tiny_llm
+from tokenizers_for_tests import llama
 
 KEYS = {
     "time_vs_ce",
@@ -33,3 +39,42 @@ def test_a_step_from_disk_to_optimizer(tmp_path: Path) -> None:
     figures = json.loads(run_python("benchmarks/step.py", *size, cache=tmp_path).splitlines()[-1])
     assert figures.keys() >= {"fused_step_vs_clm_step", "data_wait_share"}
     assert 0 < figures["data_wait_share"] < 1
+
+
+SHORT = ["trainer.max_steps=1", "trainer.val_check_interval=1"]
+
+
+def test_the_gpu_script_runs_its_parts_and_names_those_that_fail(tiny_cache: Path, tmp_path: Path) -> None:
+    """On the CPU: a part with its figures; one that cannot be, with its last words, which the exit status says too."""
+    environment = {**os.environ, "KNOWFUSE_CACHE": str(tiny_cache), "STEPS": "1", "TMPDIR": str(tmp_path)}
+    command = ["benchmarks/gpu.sh", "--accelerator", "cpu", "--parts", "quickstart nonsense"]
+    done = subprocess.run([*command, *TINY_TRAINING, *SHORT], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures.keys() == {"machine", "failed", "quickstart"}
+    assert list(figures["failed"]) == ["nonsense"]
+    assert "exit status 2: " in figures["failed"]["nonsense"]
+    assert "invalid choice: 'nonsense'" in figures["failed"]["nonsense"]
+    assert {"target clm", "target fused"} <= figures["quickstart"]["bits_per_byte"].keys()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["steps", "tracing", "qlora"])
+def test_a_part_of_the_gpu_script(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """On the folder of a model, which is target and source."""
+    monkeypatch.setenv("KNOWFUSE_CACHE", str(tiny_cache))
+    tiny_llm("llama", len(llama())).save_pretrained(tmp_path)
+    llama().save_pretrained(tmp_path)
+    overrides = [o for o in TINY_TRAINING if not o.startswith("sources.")]
+    overrides += ["finetune.alpha=32.0"] if part == "qlora" else []  # the tests' type checker takes no whole number
+    found = gpu.PARTS[part](gpu.Asked("cpu", str(tmp_path), 1, overrides))
+    if part == "attention":
+        assert list(found) == list(gpu.KERNELS)
+        assert all(found[kernel]["tokens_per_second"] > 0 for kernel in gpu.ALWAYS)
+        assert "flash_attn" in found["flash_attention_2"]["refused"].replace("-", "_")
+    elif part == "steps":
+        clm, fused = found["clm"], found["fused"]
+        assert found["fused_step_vs_clm_step"] == fused["step_seconds"] / clm["step_seconds"]
+        assert fused["planned_bytes"] > 0
+    else:
+        assert found["tokens_per_second"] > 0

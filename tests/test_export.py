@@ -1,5 +1,6 @@
 """The target of a finished run as a folder of transformers."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import hydra
 import pytest
 import torch
 from experiments_for_tests import TINY_TRAINING, local_llm, run_python
-from transformers import AutoModelForCausalLM
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from knowfuse.export import export
 from knowfuse.llms.local import localize
 from knowfuse.llms.packed import packed_logits
 from knowfuse.runs.folder import load_run
+from knowfuse.surface.loading import save_tokenizer
 from knowfuse.training.fit import load_best
 from knowfuse.types import LLMSpec
 
@@ -61,6 +64,31 @@ def test_the_baseline_in_another_dtype(run: Path, tiny_cache: Path, tmp_path: Pa
     more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}"]
     run_python("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "there").dtype == torch.bfloat16
+
+
+def test_the_exported_tokenizer_cuts_as_the_target_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the tokenizer.json, where the class of transformers cuts otherwise; said where plain transformers takes it all the same."""
+    llm = local_llm(tmp_path / "llm", "mpt")
+    its = llm.tokenizer()
+    vowels = pre_tokenizers.Split(Regex("[aeiou]"), "isolated")
+    its.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([vowels, its.backend_tokenizer.pre_tokenizer])
+    its.save_pretrained(tmp_path / "llm")
+    config = tmp_path / "llm" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "GPT2Tokenizer"}))
+    text = "Wrap a single paragraph of text"
+    assert its.tokenize(text) != AutoTokenizer.from_pretrained(tmp_path / "llm").tokenize(text)
+    export(llm.load(), llm, tmp_path / "mine")
+    assert AutoTokenizer.from_pretrained(tmp_path / "mine").tokenize(text) == its.tokenize(text)
+    assert "by which it was trained" not in capsys.readouterr().out
+    qwen = Qwen2Config(vocab_size=len(its), hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    qwen.save_pretrained(tmp_path / "qwen")
+    save_tokenizer(its, tmp_path / "qwen")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "AutoTokenizer makes it a Qwen2Tokenizer, which cuts" in said
+    assert "load it with transformers.PreTrainedTokenizerFast.from_pretrained" in said
+    assert PreTrainedTokenizerFast.from_pretrained(tmp_path / "qwen").tokenize(text) == its.tokenize(text)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -107,8 +107,12 @@ def test_the_best_of_each_column_is_bold(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = ScoreTable(TABLE.domains, TABLE.rows, left_out=3)
-    assert "3 documents that some LLM cannot read are left out" in " ".join(shown(some, monkeypatch)[0].split())
+    why = {"mpt": ["299 tokens, 'mpt' can hold 256", "other"], "target before": ["it spells another"]}
+    some = ScoreTable(TABLE.domains, TABLE.rows, left_out=3, set_aside=why)
+    assert (
+        "3 documents that some LLM cannot read are left out for all: mpt 2, the first for 299 tokens, 'mpt' can hold 256; "
+        "target before 1, the first for it spells another"
+    ) in " ".join(shown(some, monkeypatch)[0].split())
     assert "left out" not in shown(TABLE, monkeypatch)[0]
 
 

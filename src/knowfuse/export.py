@@ -15,20 +15,21 @@ from knowfuse.llms.finetune import merged
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs.folder import load_run
+from knowfuse.surface.loading import save_tokenizer
 from knowfuse.training.fit import load_best
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
 
 def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
-    """Write the model, its configurations and the tokenizer of `llm` to a folder, whole or not at all.
+    """Write the model, its configurations and the tokenizer of `llm`, which cuts as it did, to a folder, whole or not at all.
 
     ValueError where something is there already.
     """
     require_free(folder)
     with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
-        llm.tokenizer().save_pretrained(unfinished)
+        save_tokenizer(llm.tokenizer(), unfinished, llm.spec.trust_remote_code)
 
 
 def require_free(folder: Path) -> None:

@@ -45,7 +45,10 @@ def show(title: str, table: ScoreTable) -> None:
 
 
 def _caption(table: ScoreTable) -> str | None:
-    return f"{table.left_out} documents that some LLM cannot read are left out for all" if table.left_out else None
+    if not table.left_out:
+        return None
+    by_llm = "; ".join(f"{name} {len(why)}, the first for {why[0]}" for name, why in table.set_aside.items())
+    return f"{table.left_out} documents that some LLM cannot read are left out for all" + (by_llm and f": {by_llm}")
 
 
 def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: Split) -> None:

@@ -107,9 +107,19 @@ def test_eos_and_first_token_stand_beside_the_table_as_means_over_its_documents(
         {a: 12.0, b: 42.0, c: 15.0, d: 9.0}, {}, {a: 8.0, b: 4.0, d: 100.0}, {a: 3.0, b: 6.0, c: 9.0, d: 1.0}
     )
     table = score_table({"one": one, "two": scores(a=1, b=1, c=1)}, DOCUMENTS)
+    assert table.set_aside == {}
     assert table.eos_nats == {"one": 6.0}
     assert table.first_nats == {"one": 6.0}
     assert table.rows["one"]["docs"] == pytest.approx(27.0 / (27 * math.log(2)))
+
+
+def test_the_table_says_why_documents_are_left_out() -> None:
+    """Each LLM's own reasons, of these documents alone, in their order."""
+    a, b, *_ = (document.id for document in DOCUMENTS)
+    two = DocumentScores(scores(c=1, d=2).nats, {b: "too long", a: "misspelt", "another": "of another split"})
+    table = score_table({"one": scores(a=1, b=2, c=3, d=4), "two": two}, DOCUMENTS)
+    assert table.left_out == 2
+    assert table.set_aside == {"two": ["misspelt", "too long"]}
 
 
 def test_without_a_document_that_all_can_read_nothing_compares() -> None:

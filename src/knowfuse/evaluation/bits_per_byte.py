@@ -106,6 +106,9 @@ class ScoreTable:
     left_out: int  # documents that some LLM could not read
     eos_nats: dict[str, float] = field(default_factory=dict)  # by name
     first_nats: dict[str, float] = field(default_factory=dict)  # by name
+    set_aside: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # by name: why it cannot read each document that it cannot
 
     def mean(self, name: str) -> float:
         """The mean over the domains, each weighing the same."""
@@ -132,6 +135,11 @@ def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]
         rows,
         left_out=len(documents) - len(shared),
         eos_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.eos_nats, ids)) is not None},
+        set_aside={
+            name: why
+            for name, s in scores.items()
+            if (why := [s.set_aside[d.id] for d in documents if d.id in s.set_aside])
+        },
         first_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.first_nats, ids)) is not None},
     )
 

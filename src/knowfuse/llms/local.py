@@ -50,7 +50,7 @@ class LocalLLM:
         spec = self.spec
         place = spec.tokenizer or self.folder
         with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
-            return load_tokenizer(place, trust_remote_code=spec.trust_remote_code)
+            return load_tokenizer(place, spec.trust_remote_code)
 
     def context_length(self) -> int:
         """Tokens that it can hold; its configuration says so under one of three names."""

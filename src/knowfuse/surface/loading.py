@@ -8,6 +8,7 @@ others of the tokens that a text is cut at, nobody can say which the LLM saw, an
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -21,9 +22,7 @@ SPELLED = 1000  # tokens of the vocabulary whose texts are cut
 OF_ROLES = "text like special tokens"  # of what is special the tokenizer's roles decide, the file alone cannot know
 
 
-def load_tokenizer(
-    place: str | Path, gguf_file: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(place: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The transformers tokenizer of a hub id, a folder, a tokenizer.json or a GGUF file, which cuts as its tokenizer.json.
 
     A line says so where the class that transformers would take cuts otherwise. ValueError where no class of it cuts as
@@ -31,15 +30,14 @@ def load_tokenizer(
     """
     path = Path(place).expanduser()
     if path.suffix == ".gguf" and path.is_file():
-        path, gguf_file = path.parent, path.name
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     if path.is_file():
         if path.name != FILE or not path.with_name("tokenizer_config.json").exists():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
         path = path.parent
     where = str(path) if path.is_dir() else str(place)
-    chosen = AutoTokenizer.from_pretrained(where, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
-    file = None if gguf_file else _file_of(where)
-    if file is None:
+    chosen = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    if (file := _file_of(where)) is None:
         return chosen
     of_file = Tokenizer.from_file(str(file))
     if (text := cut_otherwise(chosen, of_file)) is None:
@@ -54,6 +52,24 @@ def load_tokenizer(
         f"tokenizer {where}: {type(chosen).__name__} of transformers cuts {text!r} otherwise than {FILE}; the file wins"
     )
     return kept
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool = False) -> None:
+    """Save it beside its model, so that it is read as it cuts here.
+
+    ValueError where the tokenizer.json does not say so. transformers takes the class that it has for some models, whatever
+    the folder says (Qwen 2 and others): a line says where that one cuts otherwise, and how to read it.
+    """
+    tokenizer.save_pretrained(folder)
+    if (text := cut_otherwise(tokenizer, Tokenizer.from_file(str(folder / FILE)))) is not None:
+        raise ValueError(f"the tokenizer that was saved cuts {text!r} otherwise than {type(tokenizer).__name__}")
+    read: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    its: Any = tokenizer
+    if (text := cut_otherwise(read, its.backend_tokenizer)) is not None:
+        say(
+            f"the saved tokenizer: AutoTokenizer makes it a {type(read).__name__}, which cuts {text!r} otherwise than its {FILE}, "
+            "by which it was trained: load it with transformers.PreTrainedTokenizerFast.from_pretrained"
+        )
 
 
 def cut_otherwise(tokenizer: PreTrainedTokenizerBase, of_file: Tokenizer) -> str | None:

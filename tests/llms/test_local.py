@@ -201,7 +201,7 @@ def test_what_can_be_used_is_what_tokenizer_and_model_both_have(tmp_path: Path, 
     (tmp_path / "model.safetensors").unlink()
     its = LocalLLM("mine", LLMSpec(path=str(tmp_path)), "none").surface()
     assert its.rows == len(tokenizer) + more
-    assert its.usable == its.num_sayable == len(tokenizer) + min(more, 0)
+    assert its.usable == len(tokenizer) + min(more, 0)
     assert its.vocabulary_size == len(tokenizer)
 
 

@@ -153,3 +153,24 @@ def test_a_bare_file_and_one_in_its_folder(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").eos_token == "</s>"
     (tmp_path / "tokenizer_config.json").unlink()
     assert load_tokenizer(str(tmp_path / "tokenizer.json")).eos_token is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "got"),
+    [
+        ({"id": 700, "content": "<gap>"}, 500),
+        ({"id": 2, "content": "<again>"}, 500),
+        ({"id": 700, "content": "</s>"}, 2),
+    ],
+)
+def test_ids_that_the_library_would_change_are_refused(tmp_path: Path, entry: dict[str, Any], got: int) -> None:
+    """Over a gap, of another token's id, and of a token that has another id: each would silently be another row."""
+    llama().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    state["added_tokens"].append({**entry, **flags, "special": True})
+    path.write_text(json.dumps(state))
+    message = f"gives its added token '{entry['content']}' the id {entry['id']}, and the tokenizers library makes it {got}: its ids"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(tmp_path)

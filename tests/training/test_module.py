@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,27 +11,32 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
+from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trace_store, trainer
 from jaxtyping import TypeCheckError
 from lightning.pytorch.loggers import CSVLogger
 from losses_for_tests import oracle as dense_loss
 from losses_for_tests import target as fused_target
 from models_for_tests import ARCHITECTURES, tiny_llm
-from tokenizers_for_tests import surface
+from tokenizers_for_tests import llama, surface
 from transformers import LlamaForCausalLM
 
+from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.mapping_statistics import mapping_statistics
+from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.evaluation import bits_per_byte, score_documents
 from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
-from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.packed import packed_logits
 from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
-from knowfuse.training.blocks import PackedBlocks, collate
+from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
+from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
-from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, FusionBatch
+from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, Aligner, FusionBatch, LLMSpec
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +275,34 @@ def test_a_target_with_nan_weights_is_told_so_by_name(tmp_path: Path) -> None:
     module.network.save_pretrained(tmp_path / "broken")
     with pytest.raises(ValueError, match=message):
         learn(fusion_module(llm, is_fused=False), data_module(), 1)
+
+
+ALIGNMENTS = (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched)
+
+
+@pytest.mark.parametrize("method", ALIGNMENTS)
+@pytest.mark.parametrize("family", ["llama", "unigram"])
+def test_a_target_of_fewer_rows_than_its_tokenizer_has_tokens_learns(
+    tmp_path: Path, family: str, method: Callable[[TokenizerPair], Aligner]
+) -> None:
+    """A source, of the target's own tokenizer too, that names tokens which the target has no row for; by every method."""
+    whole, rows = surface("llama"), 470
+    short = [d for d in documents(200, max_bytes=24) if whole.tokenize(d.text, d.is_complete).input_ids.max() < rows]
+    texts, validation = short[:24], [replace(d, split="validation") for d in short[24:30]]
+    assert len(validation) == 6
+    pair = TokenizerPair(surface(family), replace(whole, rows=rows), [d.text for d in texts])
+    store = trace_store(tmp_path / "traces", family, texts, peak=0.0)
+    if family == "llama":
+        assert max(store.read(d.id).topk.ids.max() for d in texts) >= rows
+    tiny_llm("llama", rows).save_pretrained(tmp_path / "few")
+    llama().save_pretrained(tmp_path / "few")
+    module = fusion_module(localize("few", LLMSpec(path=str(tmp_path / "few"))), vocabulary_size=pair.target.usable)
+    module.source_names = [family]
+    sources = [SourceReader(store, method(pair))]
+    data = FusionDataModule(texts, validation, pair.target, sources, block_tokens=96, batch_blocks=3)
+    watch = learn(module, data, 2)
+    assert math.isfinite(watch.logged[-1]["train/kl_nats"])
+    assert watch.logged[-1]["train/fused_share"] > 0.2
 
 
 def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:

@@ -5,6 +5,7 @@ hard texts and in those of the vocabulary's own tokens, cut by both. A `tokenize
 others of the tokens that a text is cut at, nobody can say which the LLM saw, and the tokenizer is refused.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool = False) -> PreTra
     if (file := _file_of(where)) is None:
         return chosen
     of_file = Tokenizer.from_file(str(file))
+    _require_its_ids(of_file, file)
     if (text := cut_otherwise(chosen, of_file)) is None:
         return chosen
     kept = PreTrainedTokenizerFast.from_pretrained(where)
@@ -100,6 +102,26 @@ def _added_otherwise(one: Tokenizer, other: Tokenizer) -> list[str]:
         for its in (one, other)
     ]
     return sorted({content for content, *_, special in added[0] ^ added[1] if not special})
+
+
+def _require_its_ids(of_file: Tokenizer, file: Path) -> None:
+    """ValueError where added tokens have other ids than the file gives them: the library numbers them on, over gaps."""
+    for entry in _added_tokens(file.read_text(encoding="utf-8")):
+        if (got := of_file.token_to_id(entry["content"])) != entry["id"]:
+            raise ValueError(
+                f"{file} gives its added token {entry['content']!r} the id {entry['id']}, and the tokenizers library makes it {got}: "
+                "its ids have a gap, or two entries meet. Number them as the rows of the model are, without gaps"
+            )
+
+
+def _added_tokens(content: str) -> list[dict[str, Any]]:
+    """Those of a tokenizer.json, whose vocabulary behind them takes most of a second to read."""
+    key = '"added_tokens":'
+    try:
+        added, _ = json.JSONDecoder().raw_decode(content[content.index(key) + len(key) :].lstrip())
+    except ValueError:
+        added = None
+    return added if isinstance(added, list) else json.loads(content).get("added_tokens", [])
 
 
 @contextmanager

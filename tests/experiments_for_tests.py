@@ -33,7 +33,9 @@ from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 
 SOURCES = ("llama2", "mpt", "openllama")
-TRACING = Tracing(place=None, verify="when_read", batch_tokens=8192, shard_tokens=1_000_000, compile=False)
+TRACING = Tracing(
+    place=None, verify="when_read", batch_tokens=8192, shard_tokens=1_000_000, compile=False, server_requests=4
+)
 # `python train.py` with these is the whole of the quickstart in seconds; each source has a vocabulary of its own size.
 TINY = [
     "corpus.max_document_bytes=120",

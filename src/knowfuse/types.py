@@ -11,6 +11,7 @@ Documents live in numpy (store, alignment), batches in torch (fusion, loss). The
 construction in the tests (jaxtyping's import hook).
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -26,6 +27,7 @@ from typing import (
     get_type_hints,
     runtime_checkable,
 )
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
@@ -197,6 +199,9 @@ class LLMSpec:
     ended its texts has another name, such as `<|endoftext|>`. `eos: null`: a text ends without a token. There is no
     `bos: null`: no row would predict the first token, and its bytes would count for some LLMs and not for others. They say
     how texts are read; an exported target keeps its tokenizer's own.
+
+    A source may be served elsewhere, by vLLM or SGLang: then `path` names only its tokenizer and configuration, no weight
+    comes here, and `dtype` and `revision` say what the server has loaded, which does not say so itself.
     """
 
     path: str | None = None
@@ -209,6 +214,10 @@ class LLMSpec:
     bos: str | None = OWN
     eos: str | None = OWN
     trust_remote_code: bool = False
+    server: str | None = None  # http://<host>:<port>/v1
+    served_model: str | None = None  # its name there; None: the only one, or the one of this path
+    server_kind: Literal["vllm", "sglang"] | None = None  # None: the server says
+    server_key: str | None = None  # name of the environment variable that holds the server's API key
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
@@ -218,11 +227,51 @@ class LLMSpec:
                 "bos is null: no row would predict a text's first token. Name the token that stood before each text when the "
                 "LLM was trained, its EOS where texts followed one another, or leave it out: bos: auto"
             )
+        _require_server(self)
         if (self.path is None) == (self.recipe is None):
             raise ValueError(
                 f"an LLM comes from either a path or a recipe, got path={self.path!r} and recipe={self.recipe!r}: "
                 "set exactly one of the two"
             )
+
+
+NOT_SERVED = ("recipe", "gguf_file", "quantization")  # what a server has decided itself when it loaded the LLM
+
+
+def _require_server(spec: LLMSpec) -> None:
+    """ValueError for a server that no address reaches, for what it cannot be told, and for a key that is written out."""
+    if spec.server is None:
+        if stray := [name for name in ("served_model", "server_kind", "server_key") if getattr(spec, name) is not None]:
+            raise ValueError(f"{stray[0]} is set and server is not: set server to http://<host>:<port>/v1 as well")
+        return
+    if stray := [name for name in NOT_SERVED if getattr(spec, name) is not None]:
+        raise ValueError(
+            f"an LLM has both server and {stray[0]}: what is served was loaded by the server; set path to its tokenizer and "
+            f"configuration and leave {stray[0]} out, or leave server out and load it here"
+        )
+    _require_address(spec.server)
+    if spec.server_key is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", spec.server_key):
+        raise ValueError(
+            "server_key is not the name of an environment variable (capital letters, digits and _, such as "
+            "KNOWFUSE_SERVER_KEY): put the key into one, since settings are saved with every run"
+        )
+
+
+def _require_address(address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # a ValueError where it is none
+    except ValueError as error:
+        raise ValueError(f"server is {address!r} ({error}): it must be http://<host>:<port>/v1") from error
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "server has a user name or a password in its address, and settings are saved with every run: set server_key to "
+            "the name of an environment variable that holds the key"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"server is {address!r}: it must be http://<host>:<port>/v1")
+    if not parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError(f"server is {address!r}: it must end with /v1, as in http://<host>:<port>/v1")
 
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}

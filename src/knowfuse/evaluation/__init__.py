@@ -7,6 +7,7 @@ from knowfuse.evaluation.bits_per_byte import (
     bits_per_byte,
     oracle,
     score_documents,
+    score_served,
     score_table,
 )
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
@@ -23,6 +24,7 @@ __all__ = [
     "cached_scores",
     "oracle",
     "score_documents",
+    "score_served",
     "score_table",
     "score_trained",
 ]

@@ -24,6 +24,8 @@ from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Document
+from knowfuse.traces.asking import nats_served
+from knowfuse.traces.served import ServedLLM
 from knowfuse.types import TokenizedDocument
 
 
@@ -86,6 +88,15 @@ def merged_scores(shares: Iterable[DocumentScores]) -> DocumentScores:
         for name, found in together.items():
             found |= getattr(share, name)
     return DocumentScores(**together)
+
+
+def score_served(llm: ServedLLM, surface: Surface, documents: Sequence[Document]) -> DocumentScores:
+    """The nats that an LLM on a server pays on each document; raises as `traces.asking.trace_served` does."""
+    tokens = tokenize_documents(surface, documents, llm.context_length())
+    scores = DocumentScores({}, tokens.set_aside)
+    for name, paid in nats_served(llm, tokens):
+        count(scores, name, tokens[name], torch.from_numpy(paid), surface.name)
+    return scores
 
 
 def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:

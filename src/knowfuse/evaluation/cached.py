@@ -8,19 +8,22 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, score_documents
+from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, score_documents, score_served
 from knowfuse.files import make_once, undamaged, write_whole
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import say
 from knowfuse.ranks import Ranks, ranks, wait_for
 from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
+from knowfuse.traces.served import ServedLLM
 
 BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
 SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the EOS, on the first token
 
 
-def cached_scores(llm: LocalLLM, surface: Surface, documents: Sequence[Document], cache: Path) -> DocumentScores:
+def cached_scores(
+    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path
+) -> DocumentScores:
     """The nats of an LLM on these documents; cached by its content and theirs.
 
     Under torchrun or SLURM, and among processes that Lightning has started, each reads its share and the first puts them
@@ -43,7 +46,9 @@ def cached_scores(llm: LocalLLM, surface: Surface, documents: Sequence[Document]
     return _read(whole)
 
 
-def _scores(llm: LocalLLM, surface: Surface, documents: Sequence[Document], mine: Ranks) -> DocumentScores:
+def _scores(llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], mine: Ranks) -> DocumentScores:
+    if isinstance(llm, ServedLLM):
+        return score_served(llm, surface, documents[mine.rank :: mine.world])
     model = llm.load_on_device()
     return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine)
 

@@ -2,22 +2,25 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from knowfuse.llms.gguf_parts import part_names
 from knowfuse.types import LLMSpec
 
 LLM_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
+TOKENIZER_FILES = ["*.json", "*.model", "*.txt"]  # and the configuration: all that is needed of an LLM that is served
 
 
-def download(name: str, spec: LLMSpec) -> Path:
+def download(name: str, spec: LLMSpec, patterns: Sequence[str] = LLM_FILES) -> Path:
+    """The folder of a hub id in the hub's cache; ValueError where it is not to be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     assert spec.path is not None
     try:
-        files = LLM_FILES if spec.gguf_file is None else part_names(spec.gguf_file)
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=files))
+        files = patterns if spec.gguf_file is None else part_names(spec.gguf_file)
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub ({type(error).__name__}): "

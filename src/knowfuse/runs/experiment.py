@@ -21,7 +21,7 @@ from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import require_lm_weight
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
-from knowfuse.runs.prepared import Prepared, prepare
+from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
@@ -84,6 +84,7 @@ class Experiment:
         if self.clm_learning_rates is not None:
             _require_rates("clm_learning_rates", self.clm_learning_rates)
         _require_llms(self.target, self.sources)
+        require_here(self.target)
         for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)

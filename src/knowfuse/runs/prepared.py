@@ -12,6 +12,7 @@ from knowfuse.progress import counting, say
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus, Document
+from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.traces.store import MapStore, TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
 from knowfuse.training.materialise import materialise
@@ -22,7 +23,7 @@ from knowfuse.types import LLMSpec
 class Source:
     """A source LLM, how it spells, and what it said."""
 
-    llm: LocalLLM
+    llm: LocalLLM | ServedLLM
     surface: Surface
     store: TraceStore
 
@@ -66,9 +67,11 @@ def prepare(
         raise ValueError(f"top_k is {top_k}: it must be at least 1")
     left_out = f"; {corpus.duplicates} duplicates left out" if corpus.duplicates else ""
     say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{left_out}")
-    llms = {name: _llm(name, spec, corpus, cache) for name, spec in sources.items()}
+    require_here(target)
+    llms = {name: _source(name, spec, corpus, cache, tracing) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)
-    target_llm = llms[same] if same else _llm("target", target, corpus, cache)
+    its_own = llms[same] if same else None
+    target_llm = its_own if isinstance(its_own, LocalLLM) else _llm("target", target, corpus, cache)
     surfaces = {name: llm.surface() for name, llm in llms.items()}
     target_surface = surfaces[same] if same else target_llm.surface()
     for surface in surfaces.values():  # before one of them reads for days
@@ -92,6 +95,21 @@ def prepare(
         },
         cache=cache,
     )
+
+
+def require_here(target: LLMSpec) -> None:
+    """ValueError for a target on a server: what is trained must be on this machine."""
+    if target.server is not None:
+        raise ValueError(
+            f"the target is served at {target.server}, and what is trained must be here: give it a path to its weights and no "
+            "server (a source may stay served)"
+        )
+
+
+def _source(name: str, spec: LLMSpec, corpus: Corpus, cache: Path, tracing: Tracing) -> LocalLLM | ServedLLM:
+    if spec.server is not None:
+        return connect(name, spec, cache, tracing.server_requests)
+    return _llm(name, spec, corpus, cache)
 
 
 def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:

@@ -1,7 +1,7 @@
 """How does a source come to have read all documents? Only those without a trace are read, and written behind the forward pass."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ from knowfuse.ranks import Ranks, ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
+from knowfuse.traces.asking import trace_served
 from knowfuse.traces.reading import trace_documents
+from knowfuse.traces.served import ServedLLM
 from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.types import SourceTrace, require_choices
 
@@ -36,9 +38,12 @@ class Tracing:
     batch_tokens: int  # of one forward pass, padding included
     shard_tokens: int  # of one file; a kill loses at most two of them
     compile: bool  # torch.compile the sources
+    server_requests: int  # that a served source is sent at a time
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
+        if self.server_requests < 1:
+            raise ValueError(f"tracing.server_requests is {self.server_requests}: it must be at least 1")
 
     def store(self, key: TraceKey, cache: Path, writer: str) -> TraceStore:
         """The traces of this key."""
@@ -47,13 +52,18 @@ class Tracing:
 
 
 def read_documents(
-    llm: LocalLLM, surface: Surface, documents: Sequence[Document], top_k: int, cache: Path, tracing: Tracing
+    llm: LocalLLM | ServedLLM,
+    surface: Surface,
+    documents: Sequence[Document],
+    top_k: int,
+    cache: Path,
+    tracing: Tracing,
 ) -> TraceStore:
     """The source's traces of all these documents; only documents without one are read.
 
     Under torchrun or SLURM every rank reads its share and waits for the others'. Raises ValueError where the source can
-    read none of the documents, cannot name `top_k` tokens, or a broken shard is found, OSError where nothing more can be written: what was written
-    before stays valid.
+    read none of the documents, cannot name `top_k` tokens, or a broken shard is found, OSError where nothing more can be
+    written, ConnectionError where its server is gone: what was written before stays valid.
     """
     surface.require_top_k(top_k)
     key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k), ranks()
@@ -135,23 +145,44 @@ def report_set_aside(
     say(f"{begins} {surface.name}: {len(aside)} of {len(documents)} {what} ({share:.1%}) set aside; {first}")
 
 
-def _trace(llm: LocalLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing) -> None:
-    """Read the documents; each shard is written by another thread while the next is read."""
+def _read(
+    llm: LocalLLM | ServedLLM,
+    surface: Surface,
+    tokens: TokenizedDocuments,
+    top_k: int,
+    tracing: Tracing,
+    advance: Callable[[int], None],
+) -> Iterator[dict[str, SourceTrace]]:
+    """What the source says, some documents at a time, by a model that is loaded here or by a server's."""
+    if isinstance(llm, ServedLLM):
+        return trace_served(llm, surface, tokens, top_k, advance)
     model = llm.load_on_device()
     if tracing.compile:
         model.base_model.compile(dynamic=True)
+    return trace_documents(model, surface, tokens, top_k, tracing.batch_tokens, advance)
+
+
+def _trace(
+    llm: LocalLLM | ServedLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing
+) -> None:
+    """Read the documents; each shard is written by another thread while the next is read.
+
+    Where the source fails (a server that is gone, logits that are not finite), what it said before is written all the same.
+    """
     shard: dict[str, SourceTrace] = {}
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
     total = sum(tokens.lengths.values())
     with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
-        for batch in trace_documents(model, surface, tokens, store.key.top_k, tracing.batch_tokens, advance):
-            shard |= batch
-            waiting += sum(len(t.ends) for t in batch.values())
-            if waiting >= tracing.shard_tokens:
-                written.result()  # one shard at most waits; the error of the last surfaces here
-                written = writer.submit(store.write, shard)
-                shard, waiting = {}, 0
-        written.result()
-        store.write(shard)
+        try:
+            for batch in _read(llm, surface, tokens, store.key.top_k, tracing, advance):
+                shard |= batch
+                waiting += sum(len(t.ends) for t in batch.values())
+                if waiting >= tracing.shard_tokens:
+                    written.result()  # one shard at most waits; the error of the last surfaces here
+                    written = writer.submit(store.write, shard)
+                    shard, waiting = {}, 0
+        finally:
+            written.result()
+            store.write(shard)

@@ -7,6 +7,7 @@ server's, and settings that a library reads when it is imported are those of the
 
 import atexit
 import json
+import logging
 import os
 import runpy
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from select import select
-from typing import Any
+from typing import Any, NoReturn
 
 LIBRARIES = [
     "torch",
@@ -48,26 +49,82 @@ LIBRARIES = [
 ]
 
 
+class _Command:
+    """One that runs, from now on."""
+
+    def __init__(self, command: dict[str, Any], requests: socket.socket) -> None:
+        ends = [os.pipe(), os.pipe()]
+        self.pid = os.fork()
+        if self.pid == 0:
+            requests.close()
+            _die_as_python(command, [write for _, write in ends])
+        for _, write in ends:
+            os.close(write)
+        self.files = {ends[0][0]: open(command["out"], "wb"), ends[1][0]: open(command["error"], "wb")}  # noqa: SIM115
+        self.status: int | None = None
+
+    def pump(self, stream: int) -> None:
+        """What it or what it started has printed goes to its file, until nobody is left who could print."""
+        if data := os.read(stream, 1 << 16):
+            self.files[stream].write(data)
+        else:
+            os.close(stream)
+            self.files.pop(stream).close()
+
+    def has_ended(self) -> bool:
+        """As `subprocess` sees it: also what it started, unless that closed the streams."""
+        if self.status is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if ended else None
+        return self.status is not None and not self.files
+
+    def kill(self) -> None:
+        """With what it started and left running."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for stream in list(self.files):
+            os.close(stream)
+            self.files.pop(stream).close()
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 def serve(requests: socket.socket) -> None:
     """Runs the commands of each request side by side and answers with their statuses, until nobody asks any more."""
     while request := requests.recv(1 << 20):
-        commands = json.loads(request)
-        groups = [_fork(command, requests) for command in commands["commands"]]
-        statuses = _statuses(groups, commands["timeout"], requests)
-        for group in groups:  # what they started and left running
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        requests.send(json.dumps(statuses).encode())
+        asked = json.loads(request)
+        commands = [_Command(command, requests) for command in asked["commands"]]
+        in_time = _wait(commands, asked["timeout"], requests)
+        for command in commands:
+            command.kill()
+        requests.send(json.dumps([command.status for command in commands] if in_time else None).encode())
 
 
-def _fork(command: dict[str, Any], requests: socket.socket) -> int:
-    if child := os.fork():
-        return child
+def _wait(commands: Sequence[_Command], timeout: float, requests: socket.socket) -> bool:
+    """Whether all ended within so many seconds, or one of several failed: then the others have 5 s left, as torchrun
+    would give them. Not if nobody waits for the answer."""
+    deadline, has_failed = time.monotonic() + timeout, False
+    while sum(not command.has_ended() for command in commands):
+        if not has_failed and len(commands) > 1 and any(command.status for command in commands):
+            deadline, has_failed = time.monotonic() + 5, True
+        streams = {stream: command for command in commands for stream in command.files}
+        watched: list[Any] = [requests, *streams]
+        ready, _, _ = select(watched, [], [], 0.01 if len(streams) < 2 * len(commands) else 0.1)
+        if requests in ready or time.monotonic() > deadline:
+            return has_failed
+        for stream in ready:
+            streams[stream].pump(stream)
+    return True
+
+
+def _die_as_python(command: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     status = 1
     try:
-        requests.close()
         os.setsid()
-        status = _run(**command)
+        for n, stream in enumerate(streams):
+            os.dup2(stream, n + 1)
+            os.close(stream)
+        status = _run(command["arguments"], command["environment"], command["cwd"])
         threading._shutdown()  # type: ignore[attr-defined]  # Python's own end: threads, then what asked to be called
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -76,25 +133,8 @@ def _fork(command: dict[str, Any], requests: socket.socket) -> int:
         os._exit(status)
 
 
-def _statuses(children: Sequence[int], timeout: float, requests: socket.socket) -> list[int | None]:
-    """As `subprocess` counts them; None of those that took too long, or whose asker is gone."""
-    statuses: dict[int, int | None] = {}
-    deadline = time.monotonic() + timeout
-    while len(statuses) < len(children) and time.monotonic() < deadline and not select([requests], [], [], 0.01)[0]:
-        for child in set(children) - statuses.keys():
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                statuses[child] = os.waitstatus_to_exitcode(status)
-    for child in set(children) - statuses.keys():
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    return [statuses.get(child) for child in children]
-
-
-def _run(arguments: list[str], environment: dict[str, str], cwd: str, out: str, error: str) -> int:
+def _run(arguments: list[str], environment: dict[str, str], cwd: str) -> int:
     """What `python` does with these arguments; its exit status."""
-    for path, stream in ((out, 1), (error, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), stream)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -131,6 +171,7 @@ def _forget_the_server(rank: int) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
     for name in LIBRARIES:
         import_module(name)
     serve(socket.socket(fileno=int(sys.argv[1])))

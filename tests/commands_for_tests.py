@@ -49,12 +49,17 @@ def ended(*arguments: str, cache: Path, cwd: Path = ROOT) -> Ended:
 
 
 def run_ranks(*arguments: str, cache: Path, world: int = 2) -> None:
-    """A Python command on the ranks of one machine, told by torchrun's variables which they are; an error if one fails."""
+    """A Python command on the ranks of one machine; an error if one fails."""
+    for done in ended_ranks(*arguments, cache=cache, world=world):
+        done.well()
+
+
+def ended_ranks(*arguments: str, cache: Path, world: int = 2) -> list[Ended]:
+    """How a Python command ends on the ranks of one machine, told by torchrun's variables which they are."""
     job = {"TORCHELASTIC_RUN_ID": "tests", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0"}
     shared = environment_with(KNOWFUSE_CACHE=str(cache), MASTER_ADDR="127.0.0.1", **job)
     ranks = [{**shared, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(world)]
-    for done in _side_by_side(arguments, ranks, ROOT):
-        done.well()
+    return _side_by_side(arguments, ranks, ROOT)
 
 
 def start_python(*arguments: str, cache: Path, cwd: Path = ROOT) -> str:
@@ -97,7 +102,7 @@ def _side_by_side(arguments: Sequence[str], environments: Sequence[Mapping[str, 
         server.send(json.dumps({"commands": commands, "timeout": TIMEOUT}).encode())
         statuses = json.loads(server.recv(1 << 20))
         said = [[Path(path).read_text(encoding="utf-8", errors="replace") for path in pair] for pair in streams]
-    assert None not in statuses, f"{' '.join(arguments)} ran for more than {TIMEOUT} s\n{said}"
+    assert statuses, f"{' '.join(arguments)} ran for more than {TIMEOUT} s\n{said}"
     return [Ended(status, out, error) for status, (out, error) in zip(statuses, said, strict=True)]
 
 

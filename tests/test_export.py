@@ -7,7 +7,8 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from experiments_for_tests import TINY_TRAINING, local_llm, run_python
+from commands_for_tests import run_python, start_python
+from experiments_for_tests import TINY_TRAINING, local_llm
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
@@ -62,7 +63,7 @@ def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, t
 def test_the_baseline_in_another_dtype(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}"]
-    run_python("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache)
+    start_python("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "there").dtype == torch.bfloat16
 
 

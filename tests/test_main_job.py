@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +13,8 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from experiments_for_tests import ROOT, SOURCES, TINY_TRAINING, composed, run_python
+from commands_for_tests import ROOT, ended, run_python, start_python
+from experiments_for_tests import SOURCES, TINY_TRAINING, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -124,7 +123,7 @@ def test_both_methods_saw_the_same_text(run: Path) -> None:
 def test_evaluate_finds_the_same_numbers(run: Path, tiny_cache: Path, folder: Path) -> None:
     """From the run's own saved configuration: equal to the last bit; the run itself is left alone."""
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    run_python(EVALUATE, f"run={run}", cache=tiny_cache / "not this one", cwd=folder)
+    start_python(EVALUATE, f"run={run}", cache=tiny_cache / "not this one", cwd=folder)
     (again,) = (folder / "outputs" / "evaluate").iterdir()
     assert results(again) == results(run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
@@ -133,10 +132,7 @@ def test_evaluate_finds_the_same_numbers(run: Path, tiny_cache: Path, folder: Pa
 def test_a_killed_run_ends_bit_identical(run: Path, tiny_cache: Path, folder: Path) -> None:
     """SIGKILL three steps before the end of the fused fit, one step after a checkpoint; then `ckpt_path=last`."""
     arguments = [TRAIN, *TINY_TRAINING, "name=killed"]
-    environment = {**os.environ, "KNOWFUSE_CACHE": str(tiny_cache)}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "13", *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    killed = ended("-c", KILLED, "13", *arguments, cache=tiny_cache, cwd=folder)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (stopped,) = (folder / "outputs" / "killed").iterdir()
     clm, fused = (stopped / "fits" / fit["name"] for fit in results(run)["fits"].values())
@@ -145,7 +141,7 @@ def test_a_killed_run_ends_bit_identical(run: Path, tiny_cache: Path, folder: Pa
     assert torch.load(fused / "last.ckpt", weights_only=True)["global_step"] == 4
     before = (clm / "last.ckpt").stat().st_mtime_ns
 
-    printed = run_python(*arguments, "ckpt_path=last", cache=tiny_cache, cwd=folder)
+    printed = start_python(*arguments, "ckpt_path=last", cache=tiny_cache, cwd=folder)
     assert "goes on" in printed
     assert f"{clm.name}: finished before" in printed
     assert list((folder / "outputs" / "killed").iterdir()) == [stopped], "it went on in its own folder"

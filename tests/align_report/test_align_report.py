@@ -5,7 +5,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from experiments_for_tests import ROOT, SOURCES, TINY, run_python
+from commands_for_tests import ROOT, start_python
+from experiments_for_tests import SOURCES, TINY
 from matplotlib.image import imread
 
 from knowfuse.align_report.example import Example, Piece, PredictedPiece
@@ -19,7 +20,7 @@ METHODS = {path.stem for path in (ROOT / "conf" / "alignment").glob("*.yaml")}
 def test_the_command_writes_figures_page_and_picture(tiny_cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     options = [f"hydra.run.dir={folder}", "num_documents=8"]
-    shown = run_python("-m", "knowfuse.align_report", *TINY, *options, cache=tiny_cache)
+    shown = start_python("-m", "knowfuse.align_report", *TINY, *options, cache=tiny_cache)
     figures = json.loads((folder / "alignment.json").read_text())
     assert set(figures) == set(SOURCES)
     for source, methods in figures.items():

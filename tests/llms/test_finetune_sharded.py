@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
+from commands_for_tests import run_ranks
 from experiments_for_tests import (
     PowerCut,
     data_module,
@@ -18,7 +19,6 @@ from experiments_for_tests import (
     fusion_module,
     local_llm,
     readers,
-    run_python,
     trainer,
 )
 from torch.distributed.tensor import DTensor
@@ -57,7 +57,7 @@ def learn(
 
 
 def on_each_rank(folder: Path) -> None:
-    """What the command below runs; Lightning starts it once more for the second rank."""
+    """What the command below runs, on two ranks."""
     for method in METHODS:
         module = learn(folder, method, "whole", ranks=2)
         assert all(isinstance(p, DTensor) and p.to_local().numel() < p.numel() for p in module.parameters())
@@ -74,7 +74,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     local_llm(folder / "target", width=64)
     readers(folder / "traces", documents(30), ["neox"])
-    run_python(__file__, str(folder), cache=folder)
+    run_ranks(__file__, str(folder), cache=folder)
     return folder
 
 

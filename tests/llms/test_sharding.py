@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -16,7 +15,8 @@ from unittest.mock import patch
 import lightning as L
 import pytest
 import torch
-from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, run_python, trainer
+from commands_for_tests import ended, run_ranks
+from experiments_for_tests import data_module, documents, fusion_module, local_llm, readers, trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from models_for_tests import ARCHITECTURES, tiny_llm
 from tokenizers_for_tests import surface
@@ -151,7 +151,7 @@ def scored(folder: Path, name: str, strategy: Any, kept_as: str = "") -> None:
 
 
 def on_each_rank(folder: Path) -> None:
-    """What the command below runs; Lightning starts it once more for the second rank."""
+    """What the command below runs, on two ranks."""
     module = learn(folder, "whole", FSDP2())
     require_shards(module)
     scored(folder, "whole", FSDP2())
@@ -255,7 +255,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sharded(start: Path) -> Path:
     """The folder of the fits on two ranks."""
-    run_python(__file__, str(start), cache=start)
+    run_ranks(__file__, str(start), cache=start)
     return start
 
 
@@ -360,16 +360,15 @@ def test_a_fit_goes_on_with_other_ranks(sharded: Path) -> None:
 
 
 def killed(start: Path, name: str, rank: int, launcher: tuple[str, ...] = ()) -> None:
-    """A fit on two ranks, one of which is killed in the sixth step: the job fails, within a minute."""
-    began = time.monotonic()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, __file__, str(start), name, str(rank)]
-    job = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    """A fit on two ranks, started by torchrun or by Lightning, one of which is killed in the sixth step: the job fails,
+    within a minute of what was saved before."""
+    job = ended(*launcher, __file__, str(start), name, str(rank), cache=start)
     assert job.returncode != 0, job.stderr
-    assert time.monotonic() - began < 60, "it does not wait for the process group's 30 minutes"
     assert not (start / name / "fit.json").exists()
-    saved = torch.load(start / name / "last.ckpt" / "meta.pt", weights_only=True)
-    assert saved["global_step"] == 4
+    saved = start / name / "last.ckpt" / "meta.pt"
+    assert saved.exists(), job.stderr
+    assert time.time() - saved.stat().st_mtime < 60, "it does not wait for the process group's 30 minutes"
+    assert torch.load(saved, weights_only=True)["global_step"] == 4
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +378,7 @@ def gone_on(sharded: Path) -> Path:
     killed(sharded, "killed by torchrun", 1, torchrun)
     killed(sharded, "killed child", 1)
     killed(sharded, "killed while saving", 0)
-    run_python(__file__, str(sharded), "killed by torchrun", "killed child", "killed while saving", cache=sharded)
+    run_ranks(__file__, str(sharded), "killed by torchrun", "killed child", "killed while saving", cache=sharded)
     return sharded
 
 

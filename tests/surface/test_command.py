@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from experiments_for_tests import run_python
+from commands_for_tests import start_python
 from tokenizers import normalizers
 from tokenizers_for_tests import gemma, llama, neox, wordpiece
 from transformers import ByT5Tokenizer
@@ -16,7 +16,7 @@ def test_facts_of_two_tokenizers(tmp_path: Path) -> None:
     """As a user runs it; exit status 0, since every byte is recovered."""
     llama().save_pretrained(tmp_path / "llama")
     neox().save_pretrained(tmp_path / "neox")
-    said = run_python("-m", "knowfuse.surface", str(tmp_path / "llama"), str(tmp_path / "neox"), cache=tmp_path)
+    said = start_python("-m", "knowfuse.surface", str(tmp_path / "llama"), str(tmp_path / "neox"), cache=tmp_path)
     one, other = (" ".join(part.split()) for part in said.split(str(tmp_path / "neox")))
     for fact in (
         "family sentencepiece (BPE)",

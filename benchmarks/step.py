@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM
-from knowfuse.llms.packed import packed_inputs
+from knowfuse.llms.packed import read_packed
 from knowfuse.losses import fused_linear_loss
 from knowfuse.progress import quiet_libraries
 from knowfuse.training.data import FusionDataModule
@@ -52,9 +52,13 @@ class OwnLoss(FusionModule):
     """The same LLM by the loss of transformers."""
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
-        inputs = packed_inputs(self.network, batch.input_ids, batch.position_ids, batch.document_ids)
         # `shift_labels` of transformers are labels that are shifted already, as ours are.
-        return self.network(**inputs, labels=batch.labels, shift_labels=batch.labels).loss
+        labels = batch.labels.reshape(1, -1)
+
+        def loss(**inputs: Any) -> Tensor:
+            return self.network(**inputs, labels=labels, shift_labels=labels).loss[None]
+
+        return read_packed(self.network, loss, batch.input_ids, batch.position_ids, batch.document_ids)
 
 
 def module(

@@ -25,6 +25,7 @@ from knowfuse.plan.settings import TrainingShape
 from knowfuse.types import LLMSpec
 
 VOCABULARY, BLOCK_TOKENS, BATCH_BLOCKS, CHUNK_ROWS = 2048, 256, 2, 128
+DOCUMENT_TOKENS = 48  # of the text's pieces of 90 bytes
 MEASURED_BATCHES = (2, 3)
 SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 CONFIGS: dict[str, PretrainedConfig] = {
@@ -46,6 +47,7 @@ FULL = TrainingShape(
     optimizer="adamw",
     is_checkpointed=False,
     block_tokens=BLOCK_TOKENS,
+    document_tokens=DOCUMENT_TOKENS,
     batch_blocks=BATCH_BLOCKS,
     accumulated=1,
     steps=6,

@@ -176,3 +176,40 @@ def test_sources_with_fewer_slots_get_empty_ones(tmp_path: Path) -> None:
         assert torch.equal(getattr(batch.sources, name)[1], getattr(other.sources, name)[0])
     for name in ("input_ids", "labels", "position_ids", "document_ids", "label_bytes"):
         assert torch.equal(getattr(batch, name), torch.cat([getattr(one, name), getattr(other, name)]))
+
+
+def test_a_document_a_row(tmp_path: Path) -> None:
+    """The same rows as in blocks of one row, words of the sources among them, padded to the longest of their block."""
+    sources = readers(tmp_path, TEXTS)
+    packed = PackedBlocks(TEXTS, surface("llama"), 96, sources)
+    rowwise = PackedBlocks(TEXTS, surface("llama"), 96, sources, packing="one_document")
+    seen = []
+    for index in range(len(rowwise)):
+        block = rowwise[index]
+        assert block.input_ids.numel() <= 96
+        assert block.input_ids.shape[0] == len(rowwise.blocks[index])
+        for row, which in enumerate(rowwise.blocks[index]):
+            length = rowwise.tokens.lengths[rowwise.documents[which].id]
+            there = next(b for b, members in enumerate(packed.blocks) if which in members)
+            other, number = packed[there], packed.blocks[there].index(which) + 1
+            place = (other.document_ids[0] == number).nonzero()[:, 0]
+            for name in ("input_ids", "labels", "position_ids", "label_bytes"):
+                assert torch.equal(getattr(block, name)[row, :length], getattr(other, name)[0, place])
+            assert (block.labels[row, length:] == IGNORE).all()
+            assert not block.document_ids[row, length:].any()
+            assert block.sources is not None
+            assert other.sources is not None
+            assert torch.equal(block.sources.nll[row, :, :length], other.sources.nll[0][:, place])
+            assert not block.sources.is_aligned[row, :, length:].any()
+            seen.append(which)
+    assert sorted(seen) == list(range(len(TEXTS)))
+
+
+def test_rows_on_two_sides_of_a_border_share_no_block() -> None:
+    lengths = PackedBlocks(TEXTS, surface("llama"), 96).tokens.lengths
+    border = sorted(lengths.values())[len(lengths) // 2]
+    blocks = PackedBlocks(TEXTS, surface("llama"), 960, packing="one_document", borders=[border])
+    sides = [{lengths[blocks.documents[i].id] > border for i in block} for block in blocks.blocks]
+    assert all(len(side) == 1 for side in sides)
+    assert {True} in sides
+    assert {False} in sides

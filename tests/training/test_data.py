@@ -174,3 +174,13 @@ def test_a_loader_goes_on_where_it_was(tmp_path: Path, num_workers: int, stop: i
     after = take(resumed, 12 - stop)
     for one, other in zip([*before, *after], whole, strict=True):
         assert torch.equal(one.input_ids, other.input_ids)
+
+
+def test_rows_that_would_decide_for_each_other_in_a_batch_are_refused() -> None:
+    """Longrope: a batch of several blocks of rows could have documents on both sides of the length."""
+    border = data_module().longest_document - 1
+    with pytest.raises(
+        ValueError, match=rf"reads a whole batch otherwise .* more than {border} tokens: set batch_blocks=1"
+    ):
+        data_module(packing="one_document", length_borders=[border])
+    data_module(packing="one_document", length_borders=[border], batch_blocks=1)

@@ -12,13 +12,15 @@ from knowfuse.traces.reading import length_buckets
 from knowfuse.types import IGNORE
 
 
-def batches_of(tokens: TokenizedDocuments, batch_tokens: int, mine: Ranks) -> list[list[str]]:
+def batches_of(
+    tokens: TokenizedDocuments, batch_tokens: int, mine: Ranks, borders: Sequence[int] = ()
+) -> list[list[str]]:
     """The ids of the documents of each batch that this process reads.
 
     Batches are those of one process, of growing length, dealt in turn: a document has the same companions however many
     processes there are, and at any time all read about as many tokens.
     """
-    return list(length_buckets(tokens.lengths, batch_tokens))[mine.rank :: mine.world]
+    return list(length_buckets(tokens.lengths, batch_tokens, borders))[mine.rank :: mine.world]
 
 
 def in_rows(tokens: TokenizedDocuments, names: Sequence[str]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:

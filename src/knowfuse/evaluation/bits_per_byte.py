@@ -20,6 +20,7 @@ from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import row_logits
+from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
@@ -57,7 +58,7 @@ def score_documents(
     was_training = model.training
     model.eval()
     llm = row_logits(model)
-    for batch in batches_of(tokens, batch_tokens, mine):
+    for batch in batches_of(tokens, batch_tokens, mine, length_borders(model.config)):
         ids, labels = (rows.to(model.device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
             paid = llm.label_nll(ids, labels)

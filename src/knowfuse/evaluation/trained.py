@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.bits_per_byte import DocumentScores, count, merged_scores
 from knowfuse.llms.checks import require_embedded
+from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
@@ -46,7 +47,7 @@ def score_trained(
         enable_model_summary=False,
         use_distributed_sampler=False,  # the batches are dealt already
     )
-    shares = _Shares(tokens, batch_tokens)
+    shares = _Shares(tokens, batch_tokens, length_borders(module.llm.config()))
     paid = runner.predict(module, shares)
     assert paid is not None
     mine = DocumentScores({}, tokens.set_aside)
@@ -71,16 +72,16 @@ class _Loads(L.Callback):
 class _Shares(L.LightningDataModule):
     """The batches of each rank, as many for all: in shards no rank reads without the others."""
 
-    def __init__(self, tokens: TokenizedDocuments, batch_tokens: int) -> None:
+    def __init__(self, tokens: TokenizedDocuments, batch_tokens: int, borders: Sequence[int]) -> None:
         super().__init__()
-        self.tokens, self.batch_tokens = tokens, batch_tokens
+        self.tokens, self.batch_tokens, self.borders = tokens, batch_tokens, borders
         self.mine: list[list[str]] = []
 
     def predict_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        self.mine = batches_of(self.tokens, self.batch_tokens, Ranks(rank, world))
-        most = len(batches_of(self.tokens, self.batch_tokens, Ranks(0, world)))
+        self.mine = batches_of(self.tokens, self.batch_tokens, Ranks(rank, world), self.borders)
+        most = len(batches_of(self.tokens, self.batch_tokens, Ranks(0, world), self.borders))
         self.mine += [[]] * (max(most, 1) - len(self.mine))
         return DataLoader(
             self.mine,  # pyright: ignore[reportArgumentType]  (a list is a data set)

@@ -6,6 +6,7 @@ FSDP2 the root's hooks run too, which leave the head's weight whole until the ba
 
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from knowfuse.llms.packed import packed_inputs
+from knowfuse.llms.packed import read_packed
 from knowfuse.losses import CHUNK_ROWS, LinearHead, head_logits, token_nll
 
 # What configurations call them; whether a scale multiplies or divides, the model's own logits say.
@@ -46,9 +47,19 @@ def packed_hidden_states(
     input_ids: Int[Tensor, "B T"],
     position_ids: Int[Tensor, "B T"],
     document_ids: Int[Tensor, "B T"],
+    lengths: Sequence[int] | None = None,
 ) -> Float[Tensor, "B T H"]:
-    """What the head would turn into the logits of packed blocks; `llm.packed_logits` without its last product."""
-    return _hidden_states(model, head.module, **packed_inputs(model, input_ids, position_ids, document_ids))
+    """What the head would turn into the logits of packed blocks; `packed.packed_logits` without its last product."""
+
+    def read(**inputs: Any) -> Tensor:
+        return _hidden_states(model, head.module, **inputs)
+
+    return read_packed(model, read, input_ids, position_ids, document_ids, lengths).unflatten(0, input_ids.shape)
+
+
+def hidden_states(model: nn.Module, head: OutputHead, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
+    """What the head would turn into the logits of rows of one document each, padded on the right."""
+    return _hidden_states(model, head.module, input_ids=input_ids, use_cache=False)
 
 
 @dataclass

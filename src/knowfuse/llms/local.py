@@ -1,5 +1,6 @@
 """Where does an LLM come from, and how is it loaded?"""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,8 +9,11 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -52,12 +56,18 @@ class LocalLLM:
         with self._reading("tokenizer", place, "give a folder or a hub id with a whole tokenizer as its `tokenizer:`"):
             return load_tokenizer(place, spec.trust_remote_code)
 
+    def config(self) -> PretrainedConfig:
+        """Of its text model; ValueError for one that cannot be read."""
+        return self._config().get_text_config()
+
     def context_length(self) -> int:
-        """Tokens that it can hold; its configuration says so under one of three names."""
-        config = self._config()
-        for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
+        """Tokens that it can hold; its configuration says so under one of these names. Without attention: any number."""
+        config = self.config()
+        for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "context_length"):
             if isinstance(length := getattr(config, key, None), int):
                 return length
+        if getattr(config, "num_attention_heads", None) is None:
+            return sys.maxsize
         raise ValueError(f"the configuration of LLM {self.name!r} does not say how many tokens it can hold")
 
     def rows(self) -> int:
@@ -101,7 +111,7 @@ class LocalLLM:
                 bnb_4bit_compute_dtype=dtype,
             )
         with self._reading("weights", self.folder, "its `path:` must hold all the files of a causal LLM, whole"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class(self._config()).from_pretrained(
                 self.folder,
                 output_loading_info=True,
                 dtype=dtype,
@@ -131,6 +141,13 @@ class LocalLLM:
             raise ValueError(
                 f"LLM {self.name!r}: its {what} cannot be read from {place} ({reason(error)}): {wanted}"
             ) from error
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """transformers' class that makes the model of a configuration: some that read pictures too are not among causal ones."""
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:

@@ -1,10 +1,17 @@
 """How does an LLM read packed documents, each as if it were alone?"""
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from knowfuse.llms.by_document import by_document, documents_ending
+
+Said = TypeVar("Said")
 
 
 def packed_logits(
@@ -14,27 +21,44 @@ def packed_logits(
     document_ids: Int[Tensor, "B T"],
 ) -> Float[Tensor, "B T V"]:
     """Logits of packed blocks, with attention inside each document only."""
-    return model(**packed_inputs(model, input_ids, position_ids, document_ids)).logits
+    logits = read_packed(model, lambda **inputs: model(**inputs).logits, input_ids, position_ids, document_ids)
+    return logits.unflatten(0, input_ids.shape)
 
 
-def packed_inputs(
+def read_packed(
     model: nn.Module,
+    read: Callable[..., Tensor],
     input_ids: Int[Tensor, "B T"],
     position_ids: Int[Tensor, "B T"],
     document_ids: Int[Tensor, "B T"],
-) -> dict[str, Any]:
-    """What a model is called with to read packed blocks.
+    lengths: Sequence[int] | None = None,
+) -> Float[Tensor, "N X"]:
+    """What `read` makes of the inputs that let `model` read packed blocks, row by row; it calls the model with them.
 
-    The mask is explicit, since not every architecture derives it from position ids; those that have no position ids
-    (ALiBi) get none, their biases depend on distances alone.
+    All documents lie in one row, one after another, and those of an LLM whose attention goes through transformers'
+    interface are told apart by it: by ours a document at a time, by flash and flex attention from positions that start
+    again. Other LLMs (ALiBi: MPT, BLOOM; Falcon) get a mask of who may look at whom, and positions where they have any.
+    `lengths` are those of the documents of all rows, padding among them, where they are known already.
     """
-    mask = _document_mask(document_ids, next(model.parameters()).dtype)
-    positions: dict[str, Any] = {} if _has_alibi(model) else {"position_ids": position_ids}
-    return {"input_ids": input_ids, "attention_mask": mask, "use_cache": False, **positions}
+    if not model._can_set_attn_implementation():  # pyright: ignore[reportCallIssue]
+        mask = _document_mask(document_ids, next(model.parameters()).dtype)
+        inputs = {"input_ids": input_ids, "attention_mask": mask, "use_cache": False}
+        if "position_ids" in inspect.signature(model.forward).parameters:
+            inputs["position_ids"] = position_ids
+        return read(**inputs).flatten(0, 1)
+    row: dict[str, Any] = {"input_ids": input_ids.reshape(1, -1), "position_ids": position_ids.reshape(1, -1)}
+    ends: Sequence[int] = ()
+    if by_document(model):
+        ends = _ends(document_ids) if lengths is None else list(accumulate(lengths))
+    with documents_ending(ends):
+        return read(**row, use_cache=False)[0]
 
 
-def _has_alibi(model: nn.Module) -> bool:
-    return getattr(model.config, "model_type", None) == "mpt"
+def _ends(document_ids: Int[Tensor, "B T"]) -> list[int]:
+    """The places in all rows, one after another, before which a document or a stretch of padding ends."""
+    is_last = torch.ones_like(document_ids, dtype=torch.bool)
+    is_last[:, :-1] = document_ids[:, 1:] != document_ids[:, :-1]
+    return (is_last.flatten().nonzero()[:, 0] + 1).tolist()
 
 
 def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
@@ -44,31 +68,3 @@ def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Floa
     may_look = (document_ids[:, :, None] == document_ids[:, None]) & causal
     lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     return torch.zeros_like(may_look, dtype=dtype).masked_fill(~may_look, lowest)[:, None]
-
-
-def require_isolated_documents(model: nn.Module, vocabulary_size: int) -> None:
-    """ValueError if a document can see its neighbour in a packed block of this model (a recurrent one, for example)."""
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 9, device=device)[None] % vocabulary_size
-    changed = ids.clone()
-    changed[0, :4] = (changed[0, :4] + 3) % vocabulary_size
-    documents = torch.tensor([[1] * 4 + [2] * 4], device=device)
-    positions = torch.arange(4, device=device).repeat(2)[None]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            one, other = (packed_logits(model, x, positions, documents)[0, 4:].float() for x in (ids, changed))
-    except (RuntimeError, TypeError, ValueError) as error:  # a shape or an argument that its forward does not know
-        raise ValueError(
-            f"{type(model).__name__} does not take a mask of who may look at whom ({error}): "
-            "it cannot be a target with packing"
-        ) from error
-    model.train(was_training)
-    if not bool(torch.isfinite(torch.cat([one, other])).all()):
-        raise ValueError(f"the logits of {type(model).__name__} are NaN or infinite: check its weights and dtype")
-    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{type(model).__name__} lets a document see its neighbour in a packed block (logits move by "
-            f"{(one - other).abs().max():.3g}): it cannot be a target with packing"
-        )

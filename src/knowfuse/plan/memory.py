@@ -166,6 +166,7 @@ def training(config: PretrainedConfig, shape: TrainingShape) -> Training:
         adapt,
         shape.batch_blocks,
         shape.block_tokens,
+        min(shape.document_tokens, shape.block_tokens),
         shape.is_checkpointed,
         keeps_gradients(shape),
     )
@@ -194,14 +195,14 @@ def _simulated(
     adapters: tuple[int, str | tuple[str, ...], torch.dtype] | None,
     blocks: int,
     tokens: int,
+    document_tokens: int,
     is_checkpointed: bool,
     keeps: bool,
 ) -> tuple[Size, PassUse]:
     with shapes_only():
         model = build(config.config, dtype, None if adapters is None else lora(*adapters))
-        used = training_pass(
-            model, blocks, tokens, autocast=autocast, is_checkpointed=is_checkpointed, keeps_gradients=keeps
-        )
+        options = {"autocast": autocast, "is_checkpointed": is_checkpointed, "keeps_gradients": keeps}
+        used = training_pass(model, blocks, tokens, document_tokens, **options)
         return size_of(model), used
 
 

@@ -38,6 +38,7 @@ class TrainingShape:
     optimizer: Optimizer
     is_checkpointed: bool  # decoder layers run twice and keep no activations
     block_tokens: int  # T
+    document_tokens: int  # the longest documents, in the target's tokens
     batch_blocks: int  # B, per GPU
     accumulated: int  # batches a step
     steps: int
@@ -97,6 +98,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         optimizer=optimizer,
         is_checkpointed=bool(settings.get("activation_checkpointing", False)),
         block_tokens=settings["block_tokens"],
+        document_tokens=max(1, round(settings["corpus"]["max_document_bytes"] / settings["bytes_per_token"])),
         batch_blocks=settings["batch_blocks"],
         accumulated=trainer.get("accumulate_grad_batches", 1),
         steps=trainer["max_steps"],

@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from knowfuse.llms.head import OutputHead, packed_hidden_states
-from knowfuse.llms.local import checkpoint_activations
+from knowfuse.llms.local import auto_class, checkpoint_activations
 from knowfuse.llms.sharding import decoder_layers
 
 aten = torch.ops.aten
@@ -131,7 +131,7 @@ def shapes_only() -> Iterator[None]:
 
 def build(config: PretrainedConfig, dtype: torch.dtype, adapt: Callable[[nn.Module], object] | None) -> PreTrainedModel:
     """The model of a configuration, inside `shapes_only`; `adapt` freezes it and adds what is trained instead."""
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = auto_class(config).from_config(config, dtype=dtype)
     if adapt is not None:
         adapt(model)
     return model
@@ -171,6 +171,7 @@ def training_pass(
     model: PreTrainedModel,
     blocks: int,
     tokens: int,
+    document_tokens: int,
     *,
     autocast: torch.dtype | None,
     is_checkpointed: bool,
@@ -178,6 +179,7 @@ def training_pass(
 ) -> PassUse:
     """Forward and backward of packed blocks [B, T] up to the hidden states before the head, inside `shapes_only`.
 
+    The documents in them have `document_tokens`, the last of a block what is left.
     `keeps_gradients`: those of an earlier batch are there already (outside the figures), and new ones are added to them.
     """
     model.train()
@@ -189,13 +191,14 @@ def training_pass(
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter) if keeps_gradients else None
     ids = torch.zeros(blocks, tokens, dtype=torch.int64)
+    lengths = [min(document_tokens, tokens - start) for start in range(0, tokens, document_tokens)] * blocks
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained if p.grad is not None), ids]
     alive = Alive(iter(known))
     hooks = [p.register_post_accumulate_grad_hook(alive.is_gradient) for p in trained]
     with alive:
         # As Lightning does: its autocast keeps no copies of weights beyond their use.
         with torch.autocast("cpu", autocast, enabled=autocast is not None, cache_enabled=False):
-            hidden = packed_hidden_states(model, OutputHead(head, None, 1.0, 0), ids, ids, ids).flatten(0, 1)
+            hidden = packed_hidden_states(model, OutputHead(head, None, 1.0, 0), ids, ids, ids, lengths).flatten(0, 1)
             at_loss, forward_peak, forward_flops = alive.now, alive.peak, alive.flops
         at_backward = alive.now
         alive.start_again()

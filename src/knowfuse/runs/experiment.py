@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
 from knowfuse.llms.finetune import require_finetune
+from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import require_lm_weight
@@ -69,6 +70,7 @@ class Experiment:
     activation_checkpointing: bool
     block_tokens: int
     batch_blocks: int
+    packing: Packing
     num_workers: int
     prefetch_batches: int  # per worker
     compare_with_clm: bool
@@ -135,6 +137,7 @@ class Experiment:
             vocabulary_size=prepared.target_surface.usable,
             eos_id=prepared.target_surface.eos_id,
             activation_checkpointing=self.activation_checkpointing,
+            packing=self.packing,
         )
 
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:
@@ -155,6 +158,8 @@ class Experiment:
             seed=self.seed,
             max_document_tokens=prepared.target.context_length(),
             tokens_folder=prepared.tokens_folder,
+            packing=self.packing,
+            length_borders=length_borders(prepared.target.config()),
         )
         if method == self.methods[0]:  # all read the same
             sides: dict[str, tuple[Split, PackedBlocks]] = {

@@ -1,6 +1,7 @@
 """What does a source LLM expect next, at each token of each document? One forward pass per batch of documents."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from transformers import PreTrainedModel
 
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import RowLogits, row_logits
+from knowfuse.llms.isolation import length_borders
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
+
+Name = TypeVar("Name", str, int)
 
 LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
 LOGITS_IN_CACHE = 2**20  # that a CPU core reduces without going to memory
@@ -20,16 +24,21 @@ MOST_PADDED = 1.125  # tokens of a batch with its padding, over those without
 FEWEST_ROWS = 256  # of which the head still makes a fast matrix product
 
 
-def length_buckets(lengths: Mapping[str, int], batch_tokens: int) -> Iterator[list[str]]:
-    """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included, which is a ninth at most."""
-    batch: list[str] = []
-    tokens = 0
+def length_buckets(lengths: Mapping[Name, int], batch_tokens: int, borders: Sequence[int] = ()) -> Iterator[list[Name]]:
+    """Batches of documents of near-equal length with at most `batch_tokens` tokens, padding included, which is a ninth at most.
+
+    A batch has documents on one side of each length in `borders`: those of at most so many tokens, or longer ones.
+    """
+    batch: list[Name] = []
+    tokens = side = 0
     for name in sorted(lengths, key=lambda d: (lengths[d], d)):
+        beyond = sum(lengths[name] > border for border in borders)
         padded, tokens = lengths[name] * (len(batch) + 1), tokens + lengths[name]
-        if batch and (padded > batch_tokens or padded > MOST_PADDED * tokens):
+        if batch and (padded > batch_tokens or padded > MOST_PADDED * tokens or beyond != side):
             yield batch
             batch, tokens = [], lengths[name]
         batch.append(name)
+        side = beyond
     if batch:
         yield batch
 
@@ -54,7 +63,8 @@ def trace_documents(
     has_entry = torch.tensor([bool(s) for s in surface.token_strings[: surface.usable]], device=model.device)
     with torch.inference_mode():
         llm = row_logits(model)
-        for batch in length_buckets({d: len(t.input_ids) for d, t in documents.items()}, batch_tokens):
+        lengths = {d: len(t.input_ids) for d, t in documents.items()}
+        for batch in length_buckets(lengths, batch_tokens, length_borders(model.config)):
             tokens = [documents[d] for d in batch]
             yield _traces(batch, tokens, _said(llm, tokens, has_entry, top_k), surface.name)
             advance(sum(len(t.input_ids) for t in tokens))

@@ -1,7 +1,8 @@
 """How do documents become blocks and batches of blocks, with the words of the sources at the right rows?
 
-Documents are packed whole into blocks of `block_tokens`; attention stays inside each. Alignment happens here, when a block
-is asked for.
+Documents are packed whole into blocks of `block_tokens`, and the LLM reads each as if it were alone; or, for an LLM that
+cannot, a block is rows of one document each, of near-equal length, padded on the right. Alignment happens here, when a
+block is asked for.
 """
 
 from bisect import bisect_left
@@ -13,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
+from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Document
+from knowfuse.traces.reading import length_buckets
 from knowfuse.traces.store import TraceStore
 from knowfuse.types import (
     EMPTY,
@@ -75,7 +79,11 @@ def pack(lengths: Sequence[int], block_tokens: int) -> list[list[int]]:
 
 
 class PackedBlocks(Dataset[FusionBatch]):
-    """Blocks of whole documents in the target's tokens; each item is a batch of one block, aligned when asked for."""
+    """Blocks of whole documents in the target's tokens; each item is a batch of one block, aligned when asked for.
+
+    `packing` is `blocks`, one row of documents one after another, or `one_document`, rows of one document each. Documents
+    on two sides of a length in `borders` share no batch of rows.
+    """
 
     def __init__(
         self,
@@ -85,13 +93,20 @@ class PackedBlocks(Dataset[FusionBatch]):
         sources: Sequence[SourceReader] = (),
         max_document_tokens: int | None = None,
         tokens_folder: Path | None = None,
+        packing: Packing = "blocks",
+        borders: Sequence[int] = (),
     ) -> None:
         longest = block_tokens if max_document_tokens is None else min(block_tokens, max_document_tokens)
         self.tokens = tokenize_documents(surface, documents, longest, tokens_folder)
         self.documents = [d for d in documents if d.id in self.tokens]
-        lengths = self.tokens.lengths
-        self.blocks = pack([lengths[d.id] for d in self.documents], block_tokens)
-        self.block_tokens, self.sources = block_tokens, list(sources)
+        lengths = [self.tokens.lengths[d.id] for d in self.documents]
+        self.blocks = (
+            pack(lengths, block_tokens)
+            if packing == "blocks"
+            else list(length_buckets(dict(enumerate(lengths)), block_tokens, borders))
+        )
+        self.shortest, self.longest = min(lengths, default=0), max(lengths, default=0)
+        self.block_tokens, self.packing, self.sources = block_tokens, packing, list(sources)
 
     def in_shares(self, number: int) -> "PackedBlocks":
         """The same blocks, and so many without a document that their number is a multiple: shares of it are equal."""
@@ -116,12 +131,17 @@ class PackedBlocks(Dataset[FusionBatch]):
 
     def __getitem__(self, index: int) -> FusionBatch:
         documents = [self.documents[i] for i in self.blocks[index]]
-        rows = {
-            name: np.zeros(self.block_tokens, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes")
-        }
-        labels = np.full(self.block_tokens, IGNORE, dtype=np.int64)
+        if self.packing == "blocks":
+            return self._row(documents, self.block_tokens)
+        longest = max((self.tokens.lengths[d.id] for d in documents), default=1)
+        return collate([self._row([d], longest) for d in documents] or [self._row([], longest)])
+
+    def _row(self, documents: Sequence[Document], length: int) -> FusionBatch:
+        """Documents one after another in a row of this length, [1, T]; what is left of it is padding."""
+        rows = {name: np.zeros(length, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes")}
+        labels = np.full(length, IGNORE, dtype=np.int64)
         said: list[list[tuple[int, AlignedSource | None]]] = [[] for _ in self.sources]
-        start = 0
+        start = longest = 0
         for number, document in enumerate(documents, 1):
             tokens = self.tokens[document.id]
             place = slice(start, start + len(tokens.input_ids))
@@ -132,14 +152,16 @@ class PackedBlocks(Dataset[FusionBatch]):
             rows["bytes"][start : place.stop - 1] = np.diff(tokens.ends)
             for source, words in zip(self.sources, said, strict=True):
                 words.append((start, source.read(document, tokens)))
-            start = place.stop
+            start, longest = place.stop, max(longest, len(tokens.input_ids))
+        # Padding is a document like others where positions tell them apart, and has no position that they have not.
+        rows["positions"][start:] = np.arange(length - start) % max(1, longest)
         return FusionBatch(
             input_ids=torch.from_numpy(rows["ids"])[None],
             labels=torch.from_numpy(labels)[None],
             position_ids=torch.from_numpy(rows["positions"])[None],
             document_ids=torch.from_numpy(rows["documents"])[None],
             label_bytes=torch.from_numpy(rows["bytes"])[None],
-            sources=_stack(said, self.block_tokens) if self.sources else None,
+            sources=_stack(said, length) if self.sources else None,
         )
 
 
@@ -178,31 +200,44 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
 
 
 def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
-    """Blocks as one batch; sources whose rows have fewer slots get empty ones."""
-    sources = None
-    if blocks[0].sources is not None:
-        said = [b.sources for b in blocks if b.sources is not None]
-        width = max(s.topk.ids.shape[-1] for s in said)
-        pad = torch.nn.functional.pad
-        sources = AlignedSources(
-            TopK(
-                torch.cat([pad(s.topk.ids, (0, width - s.topk.ids.shape[-1])) for s in said]),
-                torch.cat([pad(s.topk.log_probs, (0, width - s.topk.ids.shape[-1]), value=EMPTY) for s in said]),
-            ),
-            torch.cat([s.tail for s in said]),
-            torch.cat([s.nll for s in said]),
-            torch.cat([s.source_tokens for s in said]),
-            torch.cat([s.is_aligned for s in said]),
-            _budgets(said),
-            is_by_rank=any(s.is_by_rank for s in said),
-        )
+    """Blocks as one batch; shorter rows are padded, and sources whose rows have fewer slots get empty ones."""
+    length = max(b.input_ids.shape[1] for b in blocks)
+
+    def rows(name: str, padding: int = 0) -> Tensor:
+        parts = [getattr(b, name) for b in blocks]
+        return torch.cat([pad(part, (0, length - part.shape[1]), value=padding) for part in parts])
+
     return FusionBatch(
-        input_ids=torch.cat([b.input_ids for b in blocks]),
-        labels=torch.cat([b.labels for b in blocks]),
-        position_ids=torch.cat([b.position_ids for b in blocks]),
-        document_ids=torch.cat([b.document_ids for b in blocks]),
-        label_bytes=torch.cat([b.label_bytes for b in blocks]),
-        sources=sources,
+        input_ids=rows("input_ids"),
+        labels=rows("labels", IGNORE),
+        position_ids=rows("position_ids"),
+        document_ids=rows("document_ids"),
+        label_bytes=rows("label_bytes"),
+        sources=_collated([b.sources for b in blocks if b.sources is not None], length),
+    )
+
+
+def _collated(said: Sequence[AlignedSources], length: int) -> AlignedSources | None:
+    """The words on rows [B, S, T, K] of this length; None where there are none."""
+    if not said:
+        return None
+    width = max(s.topk.ids.shape[-1] for s in said)
+
+    def slots(part: Tensor, empty: float = 0) -> Tensor:
+        return pad(part, (0, width - part.shape[-1], 0, length - part.shape[-2]), value=empty)
+
+    def rows(name: str) -> Tensor:
+        parts = [getattr(s, name) for s in said]
+        return torch.cat([pad(part, (0, length - part.shape[-1])) for part in parts])
+
+    return AlignedSources(
+        TopK(torch.cat([slots(s.topk.ids) for s in said]), torch.cat([slots(s.topk.log_probs, EMPTY) for s in said])),
+        rows("tail"),
+        rows("nll"),
+        rows("source_tokens"),
+        rows("is_aligned"),
+        _budgets(said),
+        is_by_rank=any(s.is_by_rank for s in said),
     )
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
+from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
@@ -52,12 +53,13 @@ class EndlessShuffle(Sampler[int]):
 
 
 class FusionDataModule(L.LightningDataModule):
-    """Serves packed training blocks with aligned sources, and validation blocks without.
+    """Serves training blocks with aligned sources, and validation blocks without; `packing` says what a block is.
 
     `sources` is empty for plain CLM. Batches are the same documents in the same order whatever the sources are.
     `num_workers` processes align, each `prefetch_batches` ahead; batches for a GPU are in pinned memory.
     `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
     Tokens are cut once and kept in `tokens_folder`.
+    Documents on two sides of a length in `length_borders` share no batch where a document is a row.
     Raises ValueError where a source has not read all training documents, or no document fits in a block.
     """
 
@@ -75,12 +77,15 @@ class FusionDataModule(L.LightningDataModule):
         seed: int = 0,
         max_document_tokens: int | None = None,
         tokens_folder: Path | None = None,
+        packing: Packing = "blocks",
+        length_borders: Sequence[int] = (),
     ) -> None:
         super().__init__()
         for source in sources:
             source.store.require(d.id for d in train)
-        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, max_document_tokens, tokens_folder)
-        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), max_document_tokens, tokens_folder)
+        shape = (max_document_tokens, tokens_folder, packing, length_borders)
+        self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, *shape)
+        self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), *shape)
         for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
             if len(blocks) > 0:
                 continue
@@ -93,9 +98,21 @@ class FusionDataModule(L.LightningDataModule):
                 f"no {side} document fits in block_tokens={block_tokens} tokens of the target: set it higher, or "
                 "corpus.max_document_bytes lower"
             )
-        self.batch_blocks, self.seed = batch_blocks, seed
+        if packing == "one_document" and batch_blocks > 1:
+            for border in length_borders:
+                if min(self.train_blocks.shortest, self.validation_blocks.shortest) <= border < self.longest_document:
+                    raise ValueError(
+                        f"target {surface.name!r} reads a whole batch otherwise where one of its documents has more than {border} "
+                        "tokens: set batch_blocks=1, and trainer.accumulate_grad_batches for as many tokens a step"
+                    )
+        self.batch_blocks, self.seed, self.block_tokens = batch_blocks, seed, block_tokens
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
         self.blocks_taken = 0  # by all ranks, before training starts: a fit that goes on with other ranks sets it
+
+    @property
+    def longest_document(self) -> int:
+        """Tokens of the longest document in any block."""
+        return max(self.train_blocks.longest, self.validation_blocks.longest)
 
     @property
     def largest_token_id(self) -> int:

@@ -22,9 +22,9 @@ from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full
-from knowfuse.llms.head import OutputHead, RowLogits, output_head, packed_hidden_states
+from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
+from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
-from knowfuse.llms.packed import require_isolated_documents
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
 from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
 from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
@@ -44,6 +44,7 @@ class FusionModule(L.LightningModule):
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
     `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
+    `packing` is that of the batches: `blocks` of documents one after another, or `one_document` a row.
     With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
@@ -61,6 +62,7 @@ class FusionModule(L.LightningModule):
         vocabulary_size: int = sys.maxsize,
         eos_id: int | None = None,
         activation_checkpointing: bool = False,
+        packing: Packing = "blocks",
     ) -> None:
         super().__init__()
         self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
@@ -69,6 +71,7 @@ class FusionModule(L.LightningModule):
         self.build = build or partial(full, llm)
         self.vocabulary_size, self.eos_id = vocabulary_size, eos_id
         self.activation_checkpointing = activation_checkpointing
+        self.packing: Packing = packing
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
@@ -120,11 +123,11 @@ class FusionModule(L.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """ValueError for a target that cannot read packed blocks, or not all tokens of a data module that says which."""
+        """ValueError for a target that reads documents otherwise beside others, or not all tokens of the data module."""
         largest = getattr(getattr(self.trainer, "datamodule", None), "largest_token_id", -1)
         require_embedded(self.network, self.llm.name, largest)
         with self._named():
-            require_isolated_documents(self.network, self.network.config.vocab_size)
+            self._require_read_alone()
         if isinstance(self.network, FSDPModule):
             self.network.reshard()  # to the float32 shards, which learn and into which a checkpoint is loaded after this
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):
@@ -133,6 +136,13 @@ class FusionModule(L.LightningModule):
                 "set its dtype to float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp",
                 stacklevel=2,
             )
+
+    def _require_read_alone(self) -> None:
+        """At the lengths of a data module that says them."""
+        assert self.head is not None
+        data = getattr(self.trainer, "datamodule", None)
+        block_tokens, longest = getattr(data, "block_tokens", 64), getattr(data, "longest_document", 32)
+        require_read_alone(self.network, self.head, self.packing, block_tokens, longest)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -169,7 +179,11 @@ class FusionModule(L.LightningModule):
     def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
         """[B * T, H], and the head that was whole for them."""
         assert self.head is not None
-        hidden = packed_hidden_states(self.network, self.head, batch.input_ids, batch.position_ids, batch.document_ids)
+        if self.packing == "one_document":
+            hidden = hidden_states(self.network, self.head, batch.input_ids)
+        else:
+            rows = (batch.input_ids, batch.position_ids, batch.document_ids)
+            hidden = packed_hidden_states(self.network, self.head, *rows)
         return hidden.flatten(0, 1), self.head.linear()
 
     def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:

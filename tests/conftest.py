@@ -29,6 +29,7 @@ from filelock import FileLock
 MOST_WORKERS = 4  # each holds 1 GB
 # The files that take longest, in this order; those that are not here come after them.
 LONGEST = [
+    "traces/test_vllm",
     "test_readme",
     "test_notebooks",
     "test_main_job",

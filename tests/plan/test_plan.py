@@ -43,6 +43,21 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
     )
 
 
+def test_of_a_served_source_only_disk_is_needed() -> None:
+    """No server is asked; the other sources, and its own traces, are planned as they were."""
+    paper = ["experiment=fusellm_7b", "trainer=fsdp", "trainer.devices=8"]
+    served = [*paper, "+sources.llama2.server=http://127.0.0.1:9/v1"]
+    cfgs = [composed("plan", *overrides) for overrides in (paper, served)]
+    config = LlamaConfig(vocab_size=32000, num_hidden_layers=2)
+    here, there = (make_plan(cfg, config, dict.fromkeys(cfg.sources, config)).readings for cfg in cfgs)
+    assert (there["llama2"].parameters, there["llama2"].memory, there["llama2"].flops) == (None, 0, 0.0)
+    assert there["llama2"].disk == here["llama2"].disk > 0
+    assert there["mpt"] == here["mpt"]
+    out = printed(*served)
+    assert re.search(r"llama2 +│ +on its server │ +0\.00 │ +0\.00 │ +0\.00 │ +\d", out)
+    assert "- served elsewhere, needs nothing here but disk for its traces: llama2" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -113,7 +113,8 @@ def show(plan: Plan) -> None:
     for name, r in plan.readings.items():
         spent = hours(r.flops, plan.gpu, 1, plan.utilisation)
         figures = (r.memory / GIB, r.flops / 1e15, spent, r.disk / GIB)
-        table.add_row(name, _count(r.parameters), *map(_figure, figures))
+        parameters = "on its server" if r.parameters is None else _count(r.parameters)
+        table.add_row(name, parameters, *map(_figure, figures))
     console.print(table)
 
     table = Table(title=f"Hours on {shape.gpus} GPUs at {plan.utilisation:.0%} of their peak")
@@ -157,6 +158,8 @@ def assumptions(plan: Plan, cfg: DictConfig) -> list[str]:
         )
     if cfg.trainer.accelerator == "cpu":
         lines.append("trainer.accelerator=cpu: the memory is the machine's, the hours are those that GPUs would take")
+    if served := [name for name, r in plan.readings.items() if r.parameters is None]:
+        lines.append(f"served elsewhere, needs nothing here but disk for its traces: {', '.join(served)}")
     if shape.optimizer == "paged_adamw_8bit":
         lines.append("the paged optimizer's states are counted as in the memory of the CPU")
     return lines

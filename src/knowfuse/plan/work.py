@@ -19,9 +19,9 @@ from knowfuse.types import LLMSpec
 
 @dataclass(frozen=True)
 class Reading:
-    """What it takes that a source reads the corpus once."""
+    """What it takes here that a source reads the corpus once; of one that is served, no more than disk."""
 
-    parameters: int
+    parameters: int | None  # None: they are on a server
     flops: float
     memory: int  # bytes on a GPU
     disk: float  # bytes of its traces
@@ -35,6 +35,9 @@ def reading(
     Memory: weights, a batch, and what `sources` makes of the logits of some rows: the logits and their
     log-probabilities in float32, and the groups among which the K largest are looked for.
     """
+    if spec.server is not None:
+        row = expected_layout(top_k, config.get_text_config().vocab_size).row_bytes
+        return Reading(parameters=None, flops=0.0, memory=0, disk=row * tokens)
     document_tokens = min(document_tokens, batch_tokens)
     documents = max(1, batch_tokens // document_tokens)
     dtype = getattr(torch, spec.dtype)

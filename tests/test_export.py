@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ import torch
 from commands_for_tests import run_python, start_python
 from experiments_for_tests import TINY_TRAINING, local_llm
 from tokenizers import Regex, pre_tokenizers
+from tokenizers_for_tests import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 from knowfuse.export import export
@@ -108,3 +110,43 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"."):
         export(model, llm, tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == ["llm"]
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+from .parts import FACTOR
+
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+
+    def forward(self, *arguments, **settings):
+        output = super().forward(*arguments, **settings)
+        output.logits = FACTOR * output.logits
+        return output
+"""
+
+
+def test_code_and_chat_templates_come_along(tmp_path: Path) -> None:
+    """Of a target whose code is trusted: plain transformers loads it from the new folder alone, with the same logits."""
+    source = local_llm(tmp_path / "llm").folder
+    (source / "modeling_mine.py").write_text(CODE)
+    (source / "parts.py").write_text("FACTOR = 3.0")
+    config = json.loads((source / "config.json").read_text())
+    classes = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": classes}))
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    llm = localize("mine", LLMSpec(path=str(source), trust_remote_code=True))
+    model, ids = llm.load(), torch.arange(1, 9)[None]
+    export(model, llm, tmp_path / "mine")
+    shutil.rmtree(source)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "mine", trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine", trust_remote_code=True)
+    assert tokenizer.chat_template == {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    assert tokenizer("a text").input_ids == llama()("a text").input_ids

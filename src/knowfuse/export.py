@@ -3,6 +3,7 @@
 python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00
 """
 
+import shutil
 from pathlib import Path
 
 import hydra
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from knowfuse.files import whole_folder
+from knowfuse.llms.files import files_in
 from knowfuse.llms.finetune import merged
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries, say
@@ -24,11 +26,17 @@ DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None:
 def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
     """Write the model, its configurations and the tokenizer of `llm`, which cuts as it did, to a folder, whole or not at all.
 
+    With its chat templates, and its code where that is trusted.
+
     ValueError where something is there already.
     """
     require_free(folder)
     with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
+        for name in files_in(llm.folder, llm.spec.trust_remote_code).code:
+            if not (copy := unfinished / name).exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(llm.folder / name, copy)
         save_tokenizer(llm.tokenizer(), unfinished, llm.spec.trust_remote_code)
 
 

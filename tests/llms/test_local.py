@@ -71,11 +71,34 @@ def test_the_fingerprint_is_of_the_content(folder: Path) -> None:
     assert localize("mine", spec).fingerprint not in (before, changed)
 
 
-@pytest.mark.parametrize("path", ["no-such-org/no-such-llm", "./no/such/folder/here", "/gone"])
-def test_a_path_that_is_neither_a_folder_nor_on_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=rf"LLM 'mine': '{path}' is neither a folder here nor on the hub"):
-        localize("mine", LLMSpec(path=path))
+def test_a_file_in_the_place_of_a_folder(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    with pytest.raises(
+        ValueError, match=rf"^LLM 'mine': '{file}' is a file: give its folder as `path:`, a GGUF file as"
+    ):
+        localize("mine", LLMSpec(path=str(file)))
+
+
+def test_what_is_no_causal_llm_is_refused(tmp_path: Path) -> None:
+    """An image model, and a configuration that says neither of what kind it is nor of which class."""
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"^LLM 'mine': its weights cannot be read .*ViTConfig.*must hold all the files of"
+    ):
+        localize("mine", LLMSpec(path=str(tmp_path))).load()
+    (tmp_path / "config.json").write_text('{"vocab_size": 64}')
+    with pytest.raises(
+        ValueError, match=r"^LLM 'mine': its weights cannot be read .*Unrecognized model .*must hold all"
+    ):
+        localize("mine", LLMSpec(path=str(tmp_path))).load()
+
+
+def test_a_configuration_without_architectures_is_read_by_its_model_type(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert type(localize("mine", LLMSpec(path=str(folder))).load()).__name__ == "LlamaForCausalLM"
 
 
 # ---- what cannot be read ----------------------------------------------------------------------------------------
@@ -99,7 +122,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
         (cut("tokenizer.json", 1), "surface", "tokenizer", "JSONDecodeError: Expecting property name"),
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "surface", "tokenizer", "TypeError: "),
         (remove("config.json"), "context_length", "configuration", "ValueError: Unrecognized model"),
-        (cut("config.json", 1), "context_length", "configuration", "OSError: It looks like the config file"),
+        (cut("config.json", 1), "context_length", "files", "config.json is not JSON (Expecting property name"),
         (remove("config.json"), "load", "weights", "ValueError: Unrecognized model"),
         (remove("model.safetensors"), "load", "weights", "OSError: Error no file named model.safetensors"),
         (cut("model.safetensors", -100), "load", "weights", "SafetensorError: Error while deserializing header"),
@@ -120,6 +143,7 @@ def test_files_that_cannot_be_read_name_the_llm(
             "tokenizer": "): give a folder or a hub id with a whole tokenizer as its `tokenizer:`",
             "configuration": "): its `path:` must hold the config.json of a causal LLM",
             "weights": "): its `path:` must hold all the files of a causal LLM, whole",
+            "files": "): its `path:` must hold all the files of a causal LLM, whole",
         }[what]
     )
     assert "\n" not in said
@@ -127,8 +151,9 @@ def test_files_that_cannot_be_read_name_the_llm(
 
 @pytest.mark.parametrize("tokenizer", ["/no/such/folder", "no-such-org/no-such-tokenizer"])
 def test_a_tokenizer_that_does_not_exist_names_the_llm(folder: Path, tokenizer: str) -> None:
-    with pytest.raises(ValueError, match=f"^LLM 'mine': its tokenizer cannot be read from {tokenizer} .OSError: "):
-        localize("mine", LLMSpec(path=str(folder), tokenizer=tokenizer)).surface()
+    message = rf"^LLM 'mine': '{tokenizer}' is (no folder here, and of the hub's|neither a folder here nor on the hub)"
+    with pytest.raises(ValueError, match=message):
+        localize("mine", LLMSpec(path=str(folder), tokenizer=tokenizer))
 
 
 def test_our_own_refusals_are_not_taken_for_files_that_cannot_be_read(folder: Path) -> None:

@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from knowfuse.llms.checks import reason, require_causal, require_said_rows
-from knowfuse.llms.files import download, fingerprint
+from knowfuse.llms.files import files_in
+from knowfuse.llms.fingerprint import fingerprint
 from knowfuse.llms.gguf import converted
+from knowfuse.llms.hub import download, download_tokenizer
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.loading import load_tokenizer
@@ -153,18 +155,34 @@ def auto_class(config: PretrainedConfig) -> Any:
 def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:
     """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache, a GGUF file converted to ours.
 
-    ValueError where one of them cannot be had, or for a GGUF file without a cache.
+    ValueError where one of them cannot be had, where the folder lacks files that it names, or for a GGUF file without a
+    cache; without one, checksums of weights are not remembered either.
     """
     assert spec.path is not None
     folder = Path(spec.path).expanduser()
+    if folder.is_file():
+        raise ValueError(
+            f"LLM {name!r}: {spec.path!r} is a file: give its folder as `path:`, a GGUF file as `gguf_file:`"
+        )
     if not folder.is_dir():
         folder = download(name, spec)
     if spec.gguf_file is not None:
         if cache is None:
             raise ValueError(f"LLM {name!r} comes from a GGUF file, which is converted into a cache: say which")
         folder = converted(name, spec, folder, cache)
-    spec = replace(spec, path=str(folder), recipe=None, gguf_file=None)
-    return LocalLLM(name, spec, fingerprint(folder, spec))
+    tokenizer = spec.tokenizer
+    if tokenizer is not None and not Path(tokenizer).expanduser().exists():
+        tokenizer = str(download_tokenizer(name, tokenizer, None, spec.trust_remote_code))
+    spec = replace(spec, path=str(folder), recipe=None, gguf_file=None, tokenizer=tokenizer)
+    try:
+        files = files_in(folder, spec.trust_remote_code)
+        content = fingerprint(folder, spec, files, None if cache is None else cache / "checksums")
+    except ValueError as error:
+        raise ValueError(
+            f"LLM {name!r}: its files cannot be read from {folder} ({error}): its `path:` must hold all the files of a causal LLM, "
+            "whole"
+        ) from error
+    return LocalLLM(name, spec, content)
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from knowfuse.files import undamaged, write_whole
-from knowfuse.llms.files import TOKENIZER_FILES, download
+from knowfuse.llms.hub import download_tokenizer
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import say
 from knowfuse.surface import Surface
@@ -160,7 +160,7 @@ def _without_weights(name: str, spec: LLMSpec) -> LocalLLM:
     assert spec.path is not None
     folder = Path(spec.path).expanduser()
     if not folder.is_dir() and spec.tokenizer is None:
-        folder = download(name, spec, TOKENIZER_FILES)
+        folder = download_tokenizer(name, spec.path, spec.revision, spec.trust_remote_code)
     return LocalLLM(name, replace(spec, path=str(folder)), fingerprint="")
 
 

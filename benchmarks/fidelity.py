@@ -123,7 +123,9 @@ def main() -> None:
         llm, target, texts = quickstart()
     source = llm.surface()
     documents = seen(llm, source, target, texts, arguments.top_k)
-    pair = TokenizerPair(source, target, [text for pieces in texts.values() for text in pieces])
+    pair = TokenizerPair(
+        source, target, [Document(piece, name, "fusion") for name, pieces in texts.items() for piece in pieces]
+    )
 
     table = Table(title=f"{source.name} -> {target.name}, K = {arguments.top_k}")
     for column in ("method", *(f"loss, {name}" for name in texts), "loss, mean", "coverage", "top-1 fidelity"):

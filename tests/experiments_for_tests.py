@@ -25,6 +25,7 @@ from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.losses import fused_linear_loss
 from knowfuse.text.document import Document, Split, cut
+from knowfuse.text.documents import Documents
 from knowfuse.traces.store import TraceKey, TraceStore
 from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
@@ -95,12 +96,12 @@ def local_llm(folder: Path, architecture: str = "llama", seed: int = 0, width: i
 def trace_store(folder: Path, family: str, texts: Sequence[Document], name: str = "", peak: float = 6.0) -> TraceStore:
     """What an LLM with random logits, mostly right about the next token, said about these documents."""
     store = TraceStore(folder, TraceKey(name or family, "random", family, top_k=8))
-    missing = store.missing(d.id for d in texts)
+    missing = store.missing(Documents.of(texts).ids)
     store.write(
         {
             d.id: random_trace(surface(family), d.text, 8, seed=n, is_complete=d.is_complete, peak=peak)
             for n, d in enumerate(texts)
-            if d.id in missing
+            if missing[n]
         }
     )
     return store

@@ -7,13 +7,14 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
@@ -65,6 +66,13 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         return self.remote.cat_file(self._key(name)) if self.remote else (self.path / name).read_bytes()
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """The content of these files; behind a URL they are asked for at the same time, where its driver can."""
+        if not self.remote:
+            return [self.read(name) for name in names]
+        found = self.remote.cat([self._key(name) for name in names]) if names else {}
+        return [found[self._key(name)] for name in names]
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file in its place once it is whole; OSError where it cannot be, and what was there stays."""
@@ -125,6 +133,15 @@ def undamaged(path: str | Path, remedy: str = "remove it and run the same comman
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{str(path)!r} is cut off or damaged ({reason}): {remedy}") from error
+
+
+def mapped_array(file: Path, kind: np.dtype, length: int | None = None) -> np.ndarray:
+    """The numbers of a file, mapped; EOFError where it has not `length` of them, or no whole number of them."""
+    size = file.stat().st_size
+    wanted = size // kind.itemsize if length is None else length
+    if size != wanted * kind.itemsize:
+        raise EOFError(f"{file.name} has {size} bytes, {wanted} numbers take {wanted * kind.itemsize}")
+    return np.memmap(file, kind, "r") if wanted else np.empty(0, dtype=kind)  # nothing cannot be mapped
 
 
 def make_once(path: Path, make: Callable[[], None]) -> bool:

@@ -53,8 +53,15 @@ class IdIndex:
         return found
 
     def place(self, name: str) -> int:
-        """The place of one hex name, -1 where it is not there."""
-        return int(self.places(id_array([name]))[0])
+        """The place of one hex name, -1 where it is not there: a few microseconds."""
+        wanted = bytes.fromhex(name)
+        head = np.uint64(int.from_bytes(wanted[:8]))
+        at = int(np.searchsorted(self._heads, head))
+        while at < len(self._heads) and self._heads[at] == head:
+            if self._ids[self._order[at]].tobytes() == wanted:
+                return int(self._order[at])
+            at += 1
+        return -1
 
 
 def _heads(ids: np.ndarray) -> np.ndarray:

@@ -15,9 +15,15 @@ from knowfuse.alignment import mapping_statistics as module
 from knowfuse.alignment.mapping_statistics import mapping_statistics, most_matched
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import UnspellableDocument
+from knowfuse.text.document import Document
 from knowfuse.traces.store import MapStore
 
-DOCUMENTS = [*training_text()[:40], TEXT, "", "two  spaces"]  # the last is nothing that WordPiece spells
+
+def written(*texts: str) -> list[Document]:
+    return [Document(text, "code", "fusion") for text in texts]
+
+
+DOCUMENTS = written(*training_text()[:40], TEXT, "", "two  spaces")  # the last is nothing that WordPiece spells
 
 
 def slow_map(pair: TokenizerPair) -> dict[int, int]:
@@ -25,9 +31,9 @@ def slow_map(pair: TokenizerPair) -> dict[int, int]:
     mapped = published.vocabulary_map(pair.source, pair.target)
     printed = published.printed(pair.source, pair.target)
     counts: dict[int, Counter[int]] = {}
-    for text in pair.documents:
+    for document in pair.documents:
         try:
-            source, target = pair.source.tokenize(text), pair.target.tokenize(text)
+            source, target = pair.source.tokenize(document.text), pair.target.tokenize(document.text)
         except UnspellableDocument:
             continue
         for i, j in published.text_pairs(source, target, printed)[1:]:
@@ -63,7 +69,7 @@ def test_counts_decide_over_strings() -> None:
     pieces = [*"abcxy", "xx", "yy", "xxxx", "yyyy", "ab"]
     source = toy_surface([*pieces, "bc"], [*merges, ("b", "c")])
     target = toy_surface([*pieces, "bc"], [*merges, ("a", "b")])
-    pair = TokenizerPair(source, target, ["xxxxabcyyyy"] * 2)
+    pair = TokenizerPair(source, target, written("xxxxabcyyyy") * 2)
     # source: xxxx, a, bc, yyyy. target: xxxx, ab, c, yyyy.
     mapped = most_matched(pair)
     names = source.token_strings
@@ -84,7 +90,7 @@ def test_the_map_is_kept_by_tokenizers_and_documents(tmp_path: Path) -> None:
 
         return store(name, counted)
 
-    def said(documents: list[str]) -> np.ndarray:
+    def said(documents: list[Document]) -> np.ndarray:
         align = mapping_statistics(TokenizerPair(surface("neox"), surface("llama"), documents, keep))
         return align(random_trace(surface("neox"), TEXT, 5), surface("llama").tokenize(TEXT), TEXT.encode()).topk.ids
 

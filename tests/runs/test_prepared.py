@@ -21,7 +21,9 @@ from knowfuse.files import write_whole
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.ranks import Ranks
 from knowfuse.runs.prepared import Prepared, prepare
-from knowfuse.text.corpus import Corpus, Document
+from knowfuse.text.corpus import Corpus
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.traces.tracing import read_documents, share_of
 from knowfuse.types import LLMSpec
 
@@ -99,7 +101,7 @@ def test_everything_is_made_once(llms: dict[str, LocalLLM], tmp_path: Path, caps
     prepared = make(llms, tmp_path)
     assert prepared.target is prepared.sources["llama"].llm
     for source in prepared.sources.values():
-        source.store.require(d.id for d in TEXTS)
+        source.store.require(Documents.of(TEXTS).ids)
         assert source.store.read(TEXTS[0].id).topk.ids.shape[-1] == 5
     before = shards(tmp_path)
     assert len(before) == 2
@@ -120,7 +122,7 @@ def test_filled_caches_need_no_lock(
     some = [*TEXTS, Document("word after word " * 200, "code", "fusion")]
     make(llms, tmp_path, some)
     monkeypatch.setattr("knowfuse.traces.tracing.FileLock", None)
-    make(llms, tmp_path, some, verify=verify).sources["mpt"].store.require(d.id for d in some)
+    make(llms, tmp_path, some, verify=verify).sources["mpt"].store.require(Documents.of(some).ids)
     with pytest.raises(TypeError, match="not callable"):
         make(llms, tmp_path / "empty", some)
 
@@ -204,7 +206,7 @@ def test_a_disk_that_fills_up_while_tracing(
     kept = shards(tmp_path)
     assert len(kept) == 2
     with forward_passes() as rest:
-        make(one, tmp_path, verify="now", **SMALL).sources["llama"].store.require(d.id for d in TEXTS)
+        make(one, tmp_path, verify="now", **SMALL).sources["llama"].store.require(Documents.of(TEXTS).ids)
     assert kept.items() < shards(tmp_path).items()
     with forward_passes() as at_once:
         make(one, tmp_path / "whole", **SMALL)
@@ -230,7 +232,7 @@ def test_documents_of_a_broken_shard_are_read_again_only_when_asked(
     assert before.items() < shards(tmp_path).items()
     assert "traces llama: shard-00001.safetensors is broken, its documents are read again" in capsys.readouterr().out
     prepared.sources["llama"].store.verify()
-    assert not prepared.sources["llama"].store.missing(d.id for d in TEXTS)
+    assert not prepared.sources["llama"].store.missing(Documents.of(TEXTS).ids).any()
 
 
 def test_traces_behind_a_url(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_two_processes_do_the_work_once(llms: dict[str, LocalLLM], tmp_path: Pat
         start.wait()
         with forward_passes() as passes:
             prepared = make({"llama": llms["llama"]}, tmp_path)
-        prepared.sources["llama"].store.require(d.id for d in TEXTS)
+        prepared.sources["llama"].store.require(Documents.of(TEXTS).ids)
         counts.put(len(passes))
 
     processes = [fork.Process(target=work) for _ in range(2)]
@@ -372,7 +374,7 @@ def test_ranks_share_the_documents(llms: dict[str, LocalLLM], tmp_path: Path) ->
     def work(rank: int) -> None:
         with started_by_torchrun(rank, 2), forward_passes() as passes:
             store = make({"llama": llms["llama"]}, tmp_path, [*TEXTS, long]).sources["llama"].store
-        store.require(d.id for d in TEXTS)
+        store.require(Documents.of(TEXTS).ids)
         answers.put((len(passes), sorted(store.set_aside), float(store.read(TEXTS[3].id).nll.sum())))
 
     processes = [fork.Process(target=work, args=(rank,)) for rank in range(2)]
@@ -411,18 +413,19 @@ def test_what_a_killed_rank_left_is_read_by_whoever_comes(llms: dict[str, LocalL
         store = make(one, tmp_path, verify="read_again", **SMALL).sources["llama"].store
     assert len(passes) == PROBES + 1
     store.verify()
-    store.require(d.id for d in TEXTS)
+    store.require(Documents.of(TEXTS).ids)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_shares_are_a_partition_of_equal_bytes(world: int) -> None:
     """Every document once; no rank has more than one large document above another."""
     texts = documents(60)
-    shares = [share_of(texts, Ranks(rank, world)) for rank in range(world)]
+    forth, back = Documents.of(texts), Documents.of(texts[::-1])
+    shares = [list(forth.take(share_of(forth, Ranks(rank, world)))) for rank in range(world)]
     assert sorted(d.id for share in shares for d in share) == sorted(d.id for d in texts)
     sizes = [sum(len(d.text.encode()) for d in share) for share in shares]
     assert max(sizes) - min(sizes) <= max(len(d.text.encode()) for d in texts)
-    assert shares == [share_of(texts[::-1], Ranks(rank, world)) for rank in range(world)]
+    assert shares == [list(back.take(share_of(back, Ranks(rank, world))))[::-1] for rank in range(world)]
 
 
 def test_a_spec_is_a_path_or_a_recipe() -> None:

@@ -74,7 +74,7 @@ def test_a_stop_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
 
 
-@pytest.mark.parametrize("file", ["ids.bin", "ends.bin", "documents.json"])
+@pytest.mark.parametrize("file", ["ids.bin", "ends.bin", "offsets.bin", "about.json"])
 def test_a_file_cut_off_is_named(tmp_path: Path, file: str) -> None:
     kept(tmp_path, TEXTS)
     (place,) = (p for p in tmp_path.iterdir() if p.is_dir())

@@ -16,6 +16,7 @@ from tokenizers_for_tests import llama
 from knowfuse.llms.local import LocalLLM
 from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.text.corpus import Corpus
+from knowfuse.text.documents import Documents
 from knowfuse.traces import server
 from knowfuse.traces.served import connect
 from knowfuse.types import LLMSpec
@@ -79,7 +80,7 @@ def test_a_server_that_is_gone_when_all_was_said(
         make(target, spec, tmp_path).source_scores(CORPUS.split("validation"))
     capsys.readouterr()
     again = make(target, spec, tmp_path)
-    again.sources["far"].store.require(d.id for d in TEXTS)
+    again.sources["far"].store.require(Documents.of(TEXTS).ids)
     again.source_scores(CORPUS.split("validation"))
     said = " ".join(capsys.readouterr().out.split())
     assert (
@@ -114,7 +115,7 @@ def test_a_server_that_dies_in_the_middle(
             make(target, spec_of(tiny, folder), tmp_path)
     with serving(target.load(), root="/models/a") as again:
         prepared = make(target, spec_of(again, folder), tmp_path)
-        prepared.sources["far"].store.require(d.id for d in TEXTS)
+        prepared.sources["far"].store.require(Documents.of(TEXTS).ids)
         assert 1 < again.asked.count("/v1/completions") <= 1 + len(TEXTS) - 6
     here = prepare(CORPUS, target.spec, {"near": target.spec}, 5, tmp_path, TRACING)
     for document in TEXTS:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from knowfuse.ids import id_array
 from knowfuse.traces.codec import decode, encode, layout_of
 from knowfuse.traces.store import MapStore, TraceKey, TraceStore
 from knowfuse.types import EMPTY, SourceTrace, TopK
@@ -46,8 +47,21 @@ def as_read(said: SourceTrace) -> SourceTrace:
     return decode(encode(said, layout), layout)
 
 
-def traces(*names: str) -> dict[str, SourceTrace]:
-    return {name: trace(1 + len(name) % 5, seed=sum(name.encode())) for name in names}
+def named(word: str) -> str:
+    """An id that can be told from others."""
+    return word.encode().hex().ljust(24, "0")
+
+
+def ids(*words: str) -> np.ndarray:
+    return id_array(map(named, words))
+
+
+def traces(*words: str) -> dict[str, SourceTrace]:
+    return {named(word): trace(1 + len(word) % 5, seed=sum(word.encode())) for word in words}
+
+
+def missing(store: TraceStore, *words: str) -> set[str]:
+    return {word for word, is_missing in zip(words, store.missing(ids(*words)), strict=True) if is_missing}
 
 
 def assert_equal(one: SourceTrace, other: SourceTrace) -> None:
@@ -69,7 +83,7 @@ def test_the_store_adds_nothing_to_what_the_codec_does(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("store")
-    written = {f"document {n}": trace(length, n) for n, length in enumerate(lengths)}
+    written = {named(f"doc {n}"): trace(length, n) for n, length in enumerate(lengths)}
     TraceStore(folder, KEY).write(written)
     store = TraceStore(folder, KEY)
     for name, want in written.items():
@@ -79,10 +93,10 @@ def test_the_store_adds_nothing_to_what_the_codec_does(
 def test_reading_needs_no_reopening(tmp_path: Path) -> None:
     store = TraceStore(tmp_path / "new" / "folder", KEY)
     store.write(traces("a", "bb"))
-    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
+    assert_equal(store.read(named("bb")), as_read(traces("bb")[named("bb")]))
     store.write(traces("ccc"))
-    assert_equal(store.read("ccc"), as_read(traces("ccc")["ccc"]))
-    assert_equal(store.read("a"), as_read(traces("a")["a"]))
+    assert_equal(store.read(named("ccc")), as_read(traces("ccc")[named("ccc")]))
+    assert_equal(store.read(named("a")), as_read(traces("a")[named("a")]))
 
 
 def test_an_appended_shard_leaves_the_first_alone(tmp_path: Path) -> None:
@@ -92,9 +106,9 @@ def test_an_appended_shard_leaves_the_first_alone(tmp_path: Path) -> None:
     TraceStore(tmp_path, KEY).write(traces("ccc"))
     assert (first.read_bytes(), first.stat().st_mtime_ns, first.stat().st_ino) == before
     store = TraceStore(tmp_path, KEY)
-    assert not store.missing(["a", "bb", "ccc"])
+    assert not missing(store, "a", "bb", "ccc")
     for name in ("a", "bb", "ccc"):
-        assert_equal(store.read(name), as_read(traces(name)[name]))
+        assert_equal(store.read(named(name)), as_read(traces(name)[named(name)]))
 
 
 def test_an_empty_write_writes_nothing(tmp_path: Path) -> None:
@@ -108,10 +122,10 @@ def test_a_pickled_store_reads_in_another_process(tmp_path: Path) -> None:
     """As DataLoader workers get it, after the first process has mapped the files."""
     store = TraceStore(tmp_path, KEY)
     store.write(traces("a", "bb"))
-    store.read("a")
+    store.read(named("a"))
     copy = pickle.loads(pickle.dumps(store))
-    assert_equal(copy.read("bb"), store.read("bb"))
-    assert_equal(copy.read("a"), store.read("a"))
+    assert_equal(copy.read(named("bb")), store.read(named("bb")))
+    assert_equal(copy.read(named("a")), store.read(named("a")))
 
 
 @pytest.mark.parametrize(
@@ -130,46 +144,46 @@ def test_traces_made_with_another_key_are_refused(tmp_path: Path, name: str, oth
 def test_documents_that_were_not_read_are_an_error(tmp_path: Path) -> None:
     store = TraceStore(tmp_path, KEY)
     store.write(traces("a", "bb"))
-    assert store.missing(["a", "x", "y"]) == {"x", "y"}
-    store.require(["a", "bb"])
+    assert missing(store, "a", "x", "y") == {"x", "y"}
+    store.require(ids("a", "bb"))
     with pytest.raises(
         ValueError,
-        match=r"source 'mpt' has traces of 1 documents, the corpus has 3 \(missing: x, \.\.\.\): run python",
+        match=r"source 'mpt' has traces of 1 documents, the corpus has 3 \(missing: 79000000\w+, \.\.\.\): run python",
     ):
-        store.require(["a", "y", "x"])
+        store.require(ids("a", "y", "x"))
 
 
 def test_documents_set_aside_are_known_and_not_missing(tmp_path: Path) -> None:
     store = TraceStore(tmp_path, KEY)
-    store.put_aside({"x": "900 tokens"})
+    store.put_aside({named("x"): "900 tokens"})
     store.write(traces("a"))
-    store.put_aside({"y": "no bytes"})
+    store.put_aside({named("y"): "no bytes"})
     again = TraceStore(tmp_path, KEY)
-    assert again.set_aside == {"x": "900 tokens", "y": "no bytes"}
-    assert not again.missing(["a", "x", "y"])
-    again.require(["a", "x", "y"])
+    assert again.set_aside == {named("x"): "900 tokens", named("y"): "no bytes"}
+    assert not missing(again, "a", "x", "y")
+    again.require(ids("a", "x", "y"))
 
 
 def test_a_write_killed_half_way_loses_nothing(tmp_path: Path) -> None:
-    """Killed while writing a shard, between the shard and the manifest, and while writing the manifest."""
+    """Killed while writing a shard, between the shard and its index, and while writing the index."""
     TraceStore(tmp_path, KEY).write(traces("a"))
     (tmp_path / "shard-00001.safetensors.part").write_bytes(b"half a sh")
-    (tmp_path / "shard-00001.safetensors").write_bytes(b"whole, but in no manifest")
-    (tmp_path / "manifest.json.part").write_text('{"key": {')
+    (tmp_path / "shard-00001.safetensors").write_bytes(b"whole, but without an index")
+    (tmp_path / "shard-00001.index.part").write_bytes(b'{"file": "sh')
     store = TraceStore(tmp_path, KEY)
-    assert store.missing(["a", "bb"]) == {"bb"}
-    assert_equal(store.read("a"), as_read(traces("a")["a"]))
+    assert missing(store, "a", "bb") == {"bb"}
+    assert_equal(store.read(named("a")), as_read(traces("a")[named("a")]))
     store.write(traces("bb"))
     again = TraceStore(tmp_path, KEY)
     for name in ("a", "bb"):
-        assert_equal(again.read(name), as_read(traces(name)[name]))
+        assert_equal(again.read(named(name)), as_read(traces(name)[named(name)]))
 
 
 def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     TraceStore(tmp_path, KEY).write(traces("a"))
     (tmp_path / "shard-00000.safetensors").unlink()
     with pytest.raises(ValueError, match=r"shard-00000\.safetensors' of source 'mpt' in .* is listed but gone: run"):
-        TraceStore(tmp_path, KEY).read("a")
+        TraceStore(tmp_path, KEY).read(named("a"))
 
 
 def damaged(folder: Path) -> Path:
@@ -188,15 +202,15 @@ def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     """At the first read of a document of that shard, by a store that others were read from; both sums are said."""
     path = damaged(tmp_path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    written = json.loads((tmp_path / "manifest.json").read_text())["shards"][1]["sha256"]
+    written = json.loads((tmp_path / "shard-00001.index").read_bytes().split(b"\n")[0])["sha256"]
     store = TraceStore(tmp_path, KEY)
-    store.read("a")
+    store.read(named("a"))
     message = (
-        rf"trace shard 'shard-00001\.safetensors' of source 'mpt' in .* is not what was written \(sha256 {found}, the "
-        rf"manifest says {written}\): run python -m knowfuse\.prepare tracing\.verify=read_again with this run's settings, which "
+        rf"trace shard 'shard-00001\.safetensors' of source 'mpt' in .* is not what was written \(sha256 {found}, its "
+        rf"index says {written}\): run python -m knowfuse\.prepare tracing\.verify=read_again with this run's settings, which "
         r"reads its 2 documents again"
     )
-    for look in (lambda: store.read("ccc"), store.verify):
+    for look in (lambda: store.read(named("ccc")), store.verify):
         with pytest.raises(ValueError, match=message):
             look()
 
@@ -205,7 +219,7 @@ def test_a_half_copied_shard_is_found(tmp_path: Path) -> None:
     path = damaged(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is not what was written"):
-        TraceStore(tmp_path, KEY).read("bb")
+        TraceStore(tmp_path, KEY).read(named("bb"))
 
 
 def test_broken_shards_are_dropped_when_asked(tmp_path: Path) -> None:
@@ -215,14 +229,14 @@ def test_broken_shards_are_dropped_when_asked(tmp_path: Path) -> None:
     store.write(traces("dddd"))
     kept = (tmp_path / "shard-00002.safetensors").read_bytes()
     assert store.drop_broken() == ["shard-00001.safetensors"]
-    assert store.missing(["a", "bb", "ccc", "dddd"]) == {"bb", "ccc"}
+    assert missing(store, "a", "bb", "ccc", "dddd") == {"bb", "ccc"}
     store.write(traces("bb", "ccc"))
     assert (tmp_path / "shard-00002.safetensors").read_bytes() == kept
     again = TraceStore(tmp_path, KEY)
     again.verify()
     assert again.drop_broken() == []
     for name in ("a", "bb", "ccc", "dddd"):
-        assert_equal(again.read(name), as_read(traces(name)[name]))
+        assert_equal(again.read(named(name)), as_read(traces(name)[named(name)]))
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
@@ -230,11 +244,11 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
         import resource
-        from test_store import KEY, TraceStore, trace, traces
+        from test_store import KEY, TraceStore, named, trace, traces
         store = TraceStore({str(tmp_path)!r}, KEY)
         store.write(traces("a", "bb"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        store.write({{"large": trace(2000, 0)}})
+        store.write({{named("large"): trace(2000, 0)}})
         """
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -246,36 +260,36 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     ), done.stderr
     store = TraceStore(tmp_path, KEY)
     assert not list(tmp_path.glob("*.part"))
-    assert_equal(store.read("bb"), as_read(traces("bb")["bb"]))
+    assert_equal(store.read(named("bb")), as_read(traces("bb")[named("bb")]))
     store.write(traces("ccc"))
-    assert_equal(TraceStore(tmp_path, KEY).read("ccc"), as_read(traces("ccc")["ccc"]))
+    assert_equal(TraceStore(tmp_path, KEY).read(named("ccc")), as_read(traces("ccc")[named("ccc")]))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match=r"cannot write 'shard-00000\.safetensors' of source 'mpt' to '.*/taken'"):
+    with pytest.raises(OSError, match=r"cannot write 'manifest\.json' of source 'mpt' to '.*/taken'"):
         TraceStore(tmp_path / "taken", KEY).write(traces("a"))
 
 
-def test_a_manifest_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full just after the shard: neither this store nor the next knows its documents."""
     store = TraceStore(tmp_path, KEY)
     store.write(traces("a"))
     write = store.folder.write
 
-    def until_the_manifest(name: str, data: bytes) -> None:
-        if name == "manifest.json":
+    def until_the_index(name: str, data: bytes) -> None:
+        if name.endswith(".index"):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.folder, "write", until_the_manifest)
+        patch.setattr(store.folder, "write", until_the_index)
         with pytest.raises(OSError, match=r"No space left.*the 1 documents in 1 shards written before stay valid"):
             store.write(traces("bb"))
-    assert store.missing(["a", "bb"]) == TraceStore(tmp_path, KEY).missing(["a", "bb"]) == {"bb"}
+    assert missing(store, "a", "bb") == missing(TraceStore(tmp_path, KEY), "a", "bb") == {"bb"}
     store.write(traces("bb"))
-    assert_equal(TraceStore(tmp_path, KEY).read("bb"), as_read(traces("bb")["bb"]))
+    assert_equal(TraceStore(tmp_path, KEY).read(named("bb")), as_read(traces("bb")[named("bb")]))
 
 
 @pytest.mark.parametrize("protocol", ["memory", "file"])
@@ -287,18 +301,20 @@ def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
     store.write(traces("ccc"))
     store = pickle.loads(pickle.dumps(TraceStore(url, KEY, copies)))
     for name in ("a", "bb", "ccc"):
-        assert_equal(store.read(name), as_read(traces(name)[name]))
+        assert_equal(store.read(named(name)), as_read(traces(name)[named(name)]))
     assert len(list(copies.glob("*.safetensors"))) == (2 if protocol == "memory" else 0)
     files, path = fsspec.core.url_to_fs(f"{url}/shard-00001.safetensors")
     files.pipe_file(path, files.cat_file(path)[:-1] + b"\xff")
     if protocol == "memory":
-        assert_equal(TraceStore(url, KEY, copies).read("ccc"), as_read(traces("ccc")["ccc"]))  # its copy is whole
+        assert_equal(
+            TraceStore(url, KEY, copies).read(named("ccc")), as_read(traces("ccc")[named("ccc")])
+        )  # its copy is whole
     other = TraceStore(url, KEY, tmp_path / "other machine")
     with pytest.raises(ValueError, match=rf"'shard-00001\.safetensors' of source 'mpt' in '{url}' is not what was"):
-        other.read("ccc")
+        other.read(named("ccc"))
     assert other.drop_broken() == ["shard-00001.safetensors"]
     other.write(traces("ccc"))
-    assert_equal(TraceStore(url, KEY, tmp_path / "third").read("ccc"), as_read(traces("ccc")["ccc"]))
+    assert_equal(TraceStore(url, KEY, tmp_path / "third").read(named("ccc")), as_read(traces("ccc")[named("ccc")]))
 
 
 def test_a_url_that_nothing_opens(tmp_path: Path) -> None:
@@ -319,10 +335,7 @@ def test_the_manifest_carries_what_the_traces_depend_on(tmp_path: Path) -> None:
         "format_version": 2,
     }
     assert manifest["codec"] == "bits-1"
-    sha256 = hashlib.sha256((tmp_path / "shard-00000.safetensors").read_bytes()).hexdigest()
-    assert manifest["shards"] == [
-        {"file": "shard-00000.safetensors", "documents": ["a", "bb"], "tokens": 5, "sha256": sha256}
-    ]
+    assert manifest.keys() == {"key", "codec"}
 
 
 def test_traces_of_another_codec_are_refused(tmp_path: Path) -> None:
@@ -369,16 +382,128 @@ def test_a_filled_store_of_maps_is_read_without_a_lock(tmp_path: Path, monkeypat
         MapStore(tmp_path)("a", dict)
 
 
-@pytest.mark.parametrize("kept", [0, 40, 400])
+@pytest.mark.parametrize("kept", [0, 40, 100])
 def test_a_manifest_cut_off_is_named(tmp_path: Path, kept: int) -> None:
-    TraceStore(tmp_path, KEY).write(traces(*(f"document {n}" for n in range(20))))
+    """Without it nothing is lost: what is there says itself which documents it has."""
+    TraceStore(tmp_path, KEY).write(traces("a"))
     path = tmp_path / "manifest.json"
     path.write_bytes(path.read_bytes()[:kept])
+    message = r"'/.*manifest\.json' is cut off or damaged \(.*\): remove it and run the same command again"
+    with pytest.raises(ValueError, match=message):
+        TraceStore(tmp_path, KEY)
+    path.unlink()
+    store = TraceStore(tmp_path, KEY)
+    assert_equal(store.read(named("a")), as_read(traces("a")[named("a")]))
+    store.write(traces("bb"))
+    assert json.loads(path.read_text())["key"] == asdict(KEY)
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (0, r"JSONDecodeError: .*"),
+        (60, r"JSONDecodeError: .*"),
+        (-5, r"EOFError: it has 19 bytes of ids, 2 documents take 24"),
+        (None, r"EOFError: its ids have sha256 \w+, \w+ was written"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path: Path, kept: int | None, reason: str) -> None:
+    """Cut off, or with another id in it; without that file its documents are read again, and the others stay."""
+    store = TraceStore(tmp_path, KEY)
+    store.write(traces("a", "bb"))
+    store.write(traces("ccc"))
+    path = tmp_path / "shard-00000.index"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept] if kept is not None else whole[:-1] + b"\xff")
     message = (
-        r"'/.*manifest\.json' is cut off or damaged \(.*\): remove it and run python -m knowfuse\.prepare with this"
+        rf"'/.*shard-00000\.index' is cut off or damaged \({reason}\): remove it and run python -m knowfuse\.prepare with "
+        "this run's settings, which reads its documents again"
     )
     with pytest.raises(ValueError, match=message):
         TraceStore(tmp_path, KEY)
     path.unlink()
-    TraceStore(tmp_path, KEY).write(traces("a"))
-    assert_equal(TraceStore(tmp_path, KEY).read("a"), as_read(traces("a")["a"]))
+    store = TraceStore(tmp_path, KEY)
+    assert missing(store, "a", "bb", "ccc") == {"a", "bb"}
+    store.write(traces("a", "bb"))
+    assert not missing(TraceStore(tmp_path, KEY), "a", "bb", "ccc")
+
+
+def test_files_are_only_added(tmp_path: Path) -> None:
+    """What a shard's index takes does not depend on what was there before, and no file is written again."""
+    store, before = TraceStore(tmp_path, KEY), dict[str, tuple[int, int]]()
+    for n in range(5):
+        store.write(traces(f"{n} a", f"{n} b"))
+        store.put_aside({named(f"{n} x"): "900 tokens"})
+        now = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+        assert now.keys() - before.keys() >= {
+            f"shard-{n:05d}.safetensors",
+            f"shard-{n:05d}.index",
+            f"aside-{n:05d}.json",
+        }
+        assert before.items() <= now.items()
+        before = now
+    sizes = {(tmp_path / f"shard-{n:05d}.index").stat().st_size for n in range(5)}
+    assert len(sizes) == 1
+    assert len(TraceStore(tmp_path, KEY).set_aside) == 5
+
+
+def test_a_store_sees_what_others_write_and_reads_no_index_twice(tmp_path: Path) -> None:
+    one, other = (TraceStore(tmp_path, KEY, writer=writer) for writer in ("0-of-2", "1-of-2"))
+    one.write(traces("a"))
+    other.write(traces("bb"))
+    (tmp_path / "shard-0-of-2-00000.index").write_bytes(b"no store reads this that has read it")
+    one.refresh()
+    assert not missing(one, "a", "bb")
+    assert_equal(one.read(named("bb")), as_read(traces("bb")[named("bb")]))
+    with pytest.raises(KeyError):
+        one.read(named("x"))
+
+
+def second_format(folder: Path) -> None:
+    """A store as it was written before there were indices: two writers' manifests that list all documents."""
+    for writer, words in (("", ("a", "bb")), ("-1-of-2", ("ccc",))):
+        store = TraceStore(folder, KEY, writer=writer.removeprefix("-"))
+        store.write(traces(*words))
+        (shard,) = (s for s in store._shards.values() if s.file == f"shard{writer}-00000.safetensors")
+        listed = {"file": shard.file, "documents": [named(w) for w in words], "tokens": 0, "sha256": shard.sha256}
+        manifest = {
+            "key": asdict(KEY),
+            "codec": "bits-1",
+            "shards": [listed],
+            "set_aside": {named(f"x{writer}"): "long"},
+        }
+        (folder / f"shard{writer}-00000.index").unlink()
+        (folder / "manifest.json").unlink()
+        (folder / f"manifest{writer}.new").write_text(json.dumps(manifest))
+    for writer in ("", "-1-of-2"):
+        (folder / f"manifest{writer}.new").rename(folder / f"manifest{writer}.json")
+
+
+def test_a_store_with_manifests_of_all_documents_is_upgraded(tmp_path: Path) -> None:
+    """Its traces are not read again; killed half way it is upgraded by the next."""
+    second_format(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("knowfuse.files.Folder.remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            TraceStore(tmp_path, KEY)
+    for _ in range(2):
+        store = TraceStore(tmp_path, KEY)
+        assert missing(store, "a", "bb", "ccc", "x", "x-1-of-2", "y") == {"y"}
+        assert store.set_aside == {named("x"): "long", named("x-1-of-2"): "long"}
+        for word in ("a", "bb", "ccc"):
+            assert_equal(store.read(named(word)), as_read(traces(word)[named(word)]))
+    assert [path.name for path in tmp_path.glob("manifest*")] == ["manifest.json"]
+    assert json.loads((tmp_path / "manifest.json").read_text()).keys() == {"key", "codec"}
+
+
+def test_a_store_of_the_second_format_that_is_only_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_format(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("knowfuse.files.Folder.write", refuse)
+    with pytest.raises(
+        OSError, match=r"lists all documents.* cannot be written \(.*Read-only.*\): run python -m knowfuse"
+    ):
+        TraceStore(tmp_path, KEY)

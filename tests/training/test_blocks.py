@@ -4,40 +4,15 @@ from pathlib import Path
 
 import torch
 from experiments_for_tests import documents, readers, trace_store
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.text.corpus import Document
-from knowfuse.training.blocks import PackedBlocks, SourceReader, collate, pack
+from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 from knowfuse.types import EMPTY, IGNORE, FusionBatch
 
 TEXTS = documents(30)
-
-
-# ---- packing ----------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 120))
-def test_every_document_is_packed_once_and_no_block_overflows(lengths: list[int], block_tokens: int) -> None:
-    blocks = pack(lengths, block_tokens)
-    assert sorted(i for block in blocks for i in block) == list(range(len(lengths)))
-    assert all(0 < sum(lengths[i] for i in block) <= block_tokens for block in blocks)
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
-def test_packing_wastes_little(lengths: list[int]) -> None:
-    """No two blocks would fit in one."""
-    loads = sorted(sum(lengths[i] for i in block) for block in pack(lengths, 50))
-    assert len(loads) < 2 or loads[0] + loads[1] > 50
-
-
-def test_best_fit_in_decreasing_order_by_hand() -> None:
-    """8 and 7 open blocks of 10; 3 fits only beside 7; 2 beside 8; the next 2 opens a third."""
-    assert pack([2, 8, 3, 7, 2], 10) == [[1, 0], [3, 2], [4]]
-    assert pack([], 10) == []
 
 
 # ---- blocks -----------------------------------------------------------------------------------------------------
@@ -64,7 +39,7 @@ def test_the_rows_of_a_block() -> None:
         assert block.input_ids.shape == (1, 96)
         assert block.sources is None
         places = pieces(block)
-        for (_, rows), which in zip(places, blocks.blocks[index], strict=True):
+        for (_, rows), which in zip(places, blocks.blocks[index].tolist(), strict=True):
             document = blocks.documents[which]
             seen.append(document.id)
             tokens = surface("llama").tokenize(document.text, document.is_complete)
@@ -88,7 +63,7 @@ def test_documents_that_no_block_holds_are_set_aside_with_the_reason() -> None:
     blocks = PackedBlocks([*TEXTS, long], surface("llama"), 96)
     assert list(blocks.set_aside) == [long.id]
     assert blocks.set_aside[long.id].endswith("tokens, 'llama' can hold 96")
-    assert len(blocks.documents) == len(TEXTS)
+    assert sorted(blocks.blocks.places.tolist()) == list(range(len(TEXTS)))
 
 
 def test_the_words_of_the_sources_are_at_the_rows_of_their_documents(tmp_path: Path) -> None:
@@ -99,7 +74,7 @@ def test_the_words_of_the_sources_are_at_the_rows_of_their_documents(tmp_path: P
         block = blocks[index]
         said = block.sources
         assert said is not None
-        for (_, rows), which in zip(pieces(block), blocks.blocks[index], strict=True):
+        for (_, rows), which in zip(pieces(block), blocks.blocks[index].tolist(), strict=True):
             document = blocks.documents[which]
             tokens = surface("llama").tokenize(document.text, document.is_complete)
             for s, source in enumerate(sources):
@@ -129,10 +104,10 @@ def test_a_document_that_a_source_set_aside_is_not_aligned_there(tmp_path: Path)
         *readers(tmp_path, TEXTS, ["unigram"]),
     ]
     blocks = PackedBlocks(TEXTS, surface("llama"), 96, sources)
-    (index,) = [n for n, block in enumerate(blocks.blocks) if 0 in block]
+    (index,) = [n for n, block in enumerate(blocks.blocks) if 0 in block.tolist()]
     block = blocks[index]
     assert block.sources is not None
-    for (_, rows), which in zip(pieces(block), blocks.blocks[index], strict=True):
+    for (_, rows), which in zip(pieces(block), blocks.blocks[index].tolist(), strict=True):
         aligned = block.sources.is_aligned[0, :, rows]
         assert bool(aligned[0].any()) == (which != 0)
         assert aligned[1].any()
@@ -188,10 +163,10 @@ def test_a_document_a_row(tmp_path: Path) -> None:
         block = rowwise[index]
         assert block.input_ids.numel() <= 96
         assert block.input_ids.shape[0] == len(rowwise.blocks[index])
-        for row, which in enumerate(rowwise.blocks[index]):
+        for row, which in enumerate(rowwise.blocks[index].tolist()):
             length = rowwise.tokens.lengths[rowwise.documents[which].id]
-            there = next(b for b, members in enumerate(packed.blocks) if which in members)
-            other, number = packed[there], packed.blocks[there].index(which) + 1
+            there = next(b for b, members in enumerate(packed.blocks) if which in members.tolist())
+            other, number = packed[there], packed.blocks[there].tolist().index(which) + 1
             place = (other.document_ids[0] == number).nonzero()[:, 0]
             for name in ("input_ids", "labels", "position_ids", "label_bytes"):
                 assert torch.equal(getattr(block, name)[row, :length], getattr(other, name)[0, place])
@@ -209,7 +184,7 @@ def test_rows_on_two_sides_of_a_border_share_no_block() -> None:
     lengths = PackedBlocks(TEXTS, surface("llama"), 96).tokens.lengths
     border = sorted(lengths.values())[len(lengths) // 2]
     blocks = PackedBlocks(TEXTS, surface("llama"), 960, packing="one_document", borders=[border])
-    sides = [{lengths[blocks.documents[i].id] > border for i in block} for block in blocks.blocks]
+    sides = [{lengths[blocks.documents[i].id] > border for i in block.tolist()} for block in blocks.blocks]
     assert all(len(side) == 1 for side in sides)
     assert {True} in sides
     assert {False} in sides

@@ -4,8 +4,6 @@ Source: FuseChat, arXiv 2402.16107, section 3.2: the vocabulary map comes from s
 corpus, in place of the edit distance between vocabularies.
 """
 
-import hashlib
-
 import numpy as np
 from jaxtyping import Int
 
@@ -21,6 +19,7 @@ from knowfuse.alignment.matched_rows import (
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.vocabulary_map import kept_nearest_strings
 from knowfuse.surface import Surface, UnspellableDocument
+from knowfuse.text.documents import Documents
 from knowfuse.types import Aligner, TokenizedDocument
 
 MERGE_EVERY = 256  # documents whose counts are held apart
@@ -43,10 +42,8 @@ def mapping_statistics(
             "alignment 'mapping_statistics' counts which tokens match in the training text, and there are no documents "
             "to fuse on: give the corpus a 'fusion' side, or use min_edit_distance"
         )
-    digest = hashlib.sha256()
-    for text in pair.documents:
-        digest.update(hashlib.sha256(text.encode()).digest())
-    kept = pair.kept("mapping-statistics", lambda: {"target_ids": most_matched(pair)}, digest.hexdigest())
+    key = Documents.of(pair.documents).key
+    kept = pair.kept("mapping-statistics", lambda: {"target_ids": most_matched(pair)}, key)
     return matching_aligner(pair, kept["target_ids"], unaligned, many_to_one)
 
 
@@ -72,8 +69,8 @@ def _counts(
     tokens, size = pair_strings(pair), pair.target.vocabulary_size
     pairs, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     found: list[Int[np.ndarray, " N"]] = []
-    for number, text in enumerate(pair.documents, 1):
-        found.append(_matched_ids(pair, text, tokens) @ np.array([size, 1]))
+    for number, document in enumerate(pair.documents, 1):
+        found.append(_matched_ids(pair, document.text, tokens) @ np.array([size, 1]))
         if number % MERGE_EVERY == 0 or number == len(pair.documents):
             new, times = np.unique(np.concatenate(found), return_counts=True)
             pairs, place = np.unique(np.concatenate([pairs, new]), return_inverse=True)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from knowfuse.surface import Surface
+from knowfuse.text.document import Document
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Keep: TypeAlias = Callable[[str, Callable[[], Arrays]], Arrays]
@@ -21,7 +22,7 @@ def make_each_time(name: str, make: Callable[[], Arrays]) -> Arrays:
 
 @dataclass
 class TokenizerPair:
-    """A source's tokenizer and the target's, and the training text that both cut.
+    """A source's tokenizer and the target's, and the training documents that both cut.
 
     `keep` gives the arrays of that name, made by its second argument where they are not there yet; a run keeps them on
     disk.
@@ -29,7 +30,7 @@ class TokenizerPair:
 
     source: Surface
     target: Surface
-    documents: Sequence[str] = ()
+    documents: Sequence[Document] = ()
     keep: Keep = make_each_time
 
     def kept(self, kind: str, make: Callable[[], Arrays], *depends_on: str) -> Arrays:

@@ -11,7 +11,8 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import counting, say
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
-from knowfuse.text.corpus import Corpus, Document
+from knowfuse.text.corpus import Corpus
+from knowfuse.text.document import Document, Split
 from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.traces.store import MapStore, TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
@@ -44,7 +45,7 @@ class Prepared:
 
     def pair(self, name: str) -> TokenizerPair:
         """This source's tokenizer beside the target's; what is made for both is kept in the cache."""
-        documents = [d.text for d in self.corpus.split("fusion")]
+        documents = self.corpus.split("fusion")
         return TokenizerPair(self.sources[name].surface, self.target_surface, documents, MapStore(self.cache / "maps"))
 
     def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
@@ -76,8 +77,8 @@ def prepare(
     target_surface = surfaces[same] if same else target_llm.surface()
     for surface in surfaces.values():  # before one of them reads for days
         surface.require_top_k(top_k)
-        _require_rows(surface, corpus)
-    _require_rows(target_surface, corpus)
+        _require_rows(surface, corpus, cache)
+    _require_rows(target_surface, corpus, cache)
     documents = corpus.split("fusion")
     with counting(f"tokens {target_llm.name}", len(documents), "documents") as advance:
         # Whole and of any length, as every run's data module finds them again.
@@ -116,8 +117,10 @@ def _llm(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
     return localize(name, spec, cache) if spec.recipe is None else materialise(name, spec, corpus, cache)
 
 
-def _require_rows(surface: Surface, corpus: Corpus) -> None:
+def _require_rows(surface: Surface, corpus: Corpus, cache: Path) -> None:
     """ValueError where a document that is to be read, learnt or scored needs a token that the LLM has no row for."""
+    sides: tuple[Split, ...] = ("fusion", "validation", "test")
     if surface.usable < surface.vocabulary_size:
-        documents = corpus.split("fusion", "validation", "test")
-        surface.require_rows(tokenize_documents(surface, documents, sys.maxsize).largest_id)
+        for side in sides:
+            tokens = tokenize_documents(surface, corpus.split(side), sys.maxsize, cache / "tokens")
+            surface.require_rows(tokens.largest_id)

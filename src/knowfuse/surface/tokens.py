@@ -1,64 +1,143 @@
-"""What are documents in the tokens of one tokenizer? Cut once, and kept in flat arrays that processes share."""
+"""What are documents in the tokens of one tokenizer? Cut once, and kept in flat arrays that processes share.
+
+A folder of tokens has `ids.bin`, `ends.bin` (int32, a number a token), `offsets.bin` (int64, where each document begins) and
+`about.json`: how many there are, the largest id, and why a document has no tokens. Opening it maps the three and reads the
+fourth: how many documents there are hardly matters.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from knowfuse.files import make_once, undamaged, whole_folder
+from knowfuse.files import make_once, mapped_array, undamaged, whole_folder
+from knowfuse.ids import IdIndex, hex_names
 from knowfuse.surface import Surface, UnspellableDocument
-from knowfuse.text.corpus import Document
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.types import TokenizedDocument
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AT_ONCE = 512  # documents that are cut in one call
+ARRAYS = {"offsets": np.dtype("<i8"), "ids": np.dtype("<i4"), "ends": np.dtype("<i4")}
+
+
+@dataclass
+class About:
+    """What is known of the tokens without looking at them."""
+
+    documents: int = 0
+    tokens: int = 0
+    largest_id: int = -1
+    unspelled: dict[str, str] = field(default_factory=dict)  # place of a document -> why it has no tokens
 
 
 class TokenizedDocuments(Mapping[str, TokenizedDocument]):
-    """Tokenised documents by id, and why those are not here that could not be: 8 bytes a token, in memory or in a file."""
+    """Documents in tokens, by their place or by id, and why those are not here that could not be.
+
+    `max_tokens` is what the LLM `name` can hold; longer documents are set aside. `only`, bool [D], are those asked for.
+    """
 
     def __init__(
         self,
-        rows: Mapping[str, int],  # document id -> its place among the offsets
-        offsets: np.ndarray,
-        ids: np.ndarray,
-        ends: np.ndarray,
-        set_aside: Mapping[str, str],
+        documents: Documents,
+        arrays: Mapping[str, np.ndarray],
+        about: About,
+        max_tokens: int,
+        name: str,
+        folder: Path | None = None,
+        only: np.ndarray | None = None,
     ) -> None:
-        self._rows, self.set_aside = dict(rows), dict(set_aside)
-        self._offsets, self._ids, self._ends = offsets, ids, ends  # int64 [D + 1], int32 [N], int32 [N]
+        self.documents, self.about, self.max_tokens, self.name, self.folder = documents, about, max_tokens, name, folder
+        self.only = only
+        self._offsets, self._ids, self._ends = (arrays[key] for key in ARRAYS)
 
-    def __getitem__(self, document_id: str) -> TokenizedDocument:
-        row = self._rows[document_id]
-        place = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
-        return TokenizedDocument(self._ids[place].astype(np.int64), self._ends[place].astype(np.int64))
+    def __reduce__(self) -> tuple[Callable[..., "TokenizedDocuments"], tuple[Any, ...]]:
+        """Mapped tokens go to another process as their path."""
+        if self.folder is not None:
+            return _mapped, (self.folder, self.documents, self.max_tokens, self.name, self.only)
+        arrays = dict(zip(ARRAYS, (self._offsets, self._ids, self._ends), strict=True))
+        return TokenizedDocuments, (self.documents, arrays, self.about, self.max_tokens, self.name, None, self.only)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+    def at(self, place: int) -> TokenizedDocument:
+        """The tokens of the document at this place, which must be one of `places`."""
+        rows = slice(int(self._offsets[place]), int(self._offsets[place + 1]))
+        return TokenizedDocument(self._ids[rows].astype(np.int64), self._ends[rows].astype(np.int64))
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each document, int64 [D]; 0 for one without, however long for one that is too long."""
+        return np.diff(self._offsets)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The places of the documents that are here, int64 [D']."""
+        is_here = self.sizes <= self.max_tokens
+        is_here[self._unspelled] = False
+        return np.flatnonzero(is_here if self.only is None else is_here & self.only)
+
+    def up_to(self, max_tokens: int, name: str) -> "TokenizedDocuments":
+        """Those of at most so many tokens, which is what LLM `name` can hold; the others are set aside."""
+        return self._like(min(max_tokens, self.max_tokens), name, self.only)
+
+    def among(self, only: np.ndarray) -> "TokenizedDocuments":
+        """Those of the documents where this mask, bool [D], is true."""
+        return self._like(self.max_tokens, self.name, only)
+
+    def _like(self, max_tokens: int, name: str, only: np.ndarray | None) -> "TokenizedDocuments":
+        arrays = dict(zip(ARRAYS, (self._offsets, self._ids, self._ends), strict=True))
+        return TokenizedDocuments(self.documents, arrays, self.about, max_tokens, name, self.folder, only)
 
     @property
-    def lengths(self) -> dict[str, int]:
-        """Tokens of each document."""
-        lengths = np.diff(self._offsets)
-        return {name: int(lengths[row]) for name, row in self._rows.items()}
+    def _unspelled(self) -> np.ndarray:
+        return np.array([int(place) for place in self.about.unspelled], dtype=np.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all documents that are here."""
+        return int(self.sizes[self.places].sum())
 
     @property
     def largest_id(self) -> int:
         """The largest token id that occurs, in these documents or in those that were too long; -1 where no token does."""
-        return int(self._ids.max(initial=-1))
+        return self.about.largest_id
 
-    def up_to(self, max_tokens: int, name: str) -> "TokenizedDocuments":
-        """Those of at most so many tokens, which is what LLM `name` can hold; the others are set aside."""
-        lengths = self.lengths
-        long = {d: f"{n} tokens, {name!r} can hold {max_tokens}" for d, n in lengths.items() if n > max_tokens}
-        rows = {d: row for d, row in self._rows.items() if d not in long}
-        return TokenizedDocuments(rows, self._offsets, self._ids, self._ends, self.set_aside | long)
+    @cached_property
+    def set_aside(self) -> dict[str, str]:
+        """Why a document is not here that was asked for, by id."""
+        reasons = {int(place): why for place, why in self.about.unspelled.items()}
+        long = np.flatnonzero(self.sizes > self.max_tokens)
+        for place, size in zip(long.tolist(), self.sizes[long].tolist(), strict=True):
+            reasons[place] = f"{size} tokens, {self.name!r} can hold {self.max_tokens}"
+        places = [place for place in sorted(reasons) if self.only is None or self.only[place]]
+        return dict(zip(hex_names(self.documents.ids[places]), (reasons[p] for p in places), strict=True))
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of each document that is here, by id: for few documents."""
+        return dict(zip(self, self.sizes[self.places].tolist(), strict=True))
+
+    def __getitem__(self, document_id: str) -> TokenizedDocument:
+        if (place := self._by_id.place(document_id)) < 0:
+            raise KeyError(document_id)
+        return self.at(int(self.places[place]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(hex_names(self.documents.ids[self.places]))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def _by_id(self) -> IdIndex:
+        return IdIndex(self.documents.ids[self.places])
 
 
 def tokenize_documents(
@@ -73,72 +152,58 @@ def tokenize_documents(
     With a `folder` they are cut once per tokenizer and set of documents, by one process, and mapped from there by all.
     `advance` is told how many documents were cut.
     """
+    viewed = Documents.of(documents)
     if folder is None:
-        return _in_memory(surface, documents, advance).up_to(max_tokens, surface.name)
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {surface.fingerprint}".encode())
-    for document in documents:
-        digest.update(document.id.encode())
-    place = folder / f"{surface.name}-{digest.hexdigest()[:24]}"
-    make_once(place, lambda: _write(place, surface, documents, advance))
-    with undamaged(place):
-        return _mapped(place).up_to(max_tokens, surface.name)
+        files = {key: BytesIO() for key in ARRAYS}
+        about = _write(files, surface, viewed, advance)
+        arrays = {key: np.frombuffer(files[key].getvalue(), kind) for key, kind in ARRAYS.items()}
+        return TokenizedDocuments(viewed, arrays, about, max_tokens, surface.name)
+    key = hashlib.sha256(f"{FORMAT_VERSION} {surface.fingerprint} {viewed.key}".encode()).hexdigest()
+    place = folder / f"{surface.name}-{key[:24]}"
+
+    def write() -> None:
+        with whole_folder(place) as unfinished, ExitStack() as stack:
+            files = {key: stack.enter_context((unfinished / f"{key}.bin").open("wb")) for key in ARRAYS}
+            about = _write(files, surface, viewed, advance)
+            (unfinished / "about.json").write_text(json.dumps(vars(about)), encoding="utf-8")
+
+    make_once(place, write)
+    return _mapped(place, viewed, max_tokens, surface.name)
 
 
-def _cut(
-    surface: Surface, documents: Sequence[Document], advance: Callable[[int], None]
-) -> Iterator[tuple[str, TokenizedDocument | str]]:
-    """Each document's id, and its tokens or the reason why it has none."""
-    rest = iter(documents)
-    while some := list(islice(rest, AT_ONCE)):
-        for document, cut in zip(some, surface.tokenize_all([(d.text, d.is_complete) for d in some]), strict=True):
-            yield document.id, str(cut) if isinstance(cut, UnspellableDocument) else cut
-        advance(len(some))
-
-
-def _in_memory(surface: Surface, documents: Sequence[Document], advance: Callable[[int], None]) -> TokenizedDocuments:
-    read: dict[str, TokenizedDocument] = {}
-    set_aside: dict[str, str] = {}
-    for name, cut in _cut(surface, documents, advance):
-        if isinstance(cut, str):
-            set_aside[name] = cut
-        else:
-            read[name] = cut
-    nothing = np.empty(0, dtype=np.int32)
-    return TokenizedDocuments(
-        {name: row for row, name in enumerate(read)},
-        np.cumsum([0, *(len(t.input_ids) for t in read.values())], dtype=np.int64),
-        np.concatenate([nothing, *(t.input_ids.astype(np.int32) for t in read.values())]),
-        np.concatenate([nothing, *(t.ends.astype(np.int32) for t in read.values())]),
-        set_aside,
-    )
-
-
-def _write(place: Path, surface: Surface, documents: Sequence[Document], advance: Callable[[int], None]) -> None:
+def _write(files: Mapping[str, Any], surface: Surface, documents: Documents, advance: Callable[[int], None]) -> About:
     """The arrays as they grow, never all in memory."""
-    names, offsets, set_aside = [], [0], {}
-    with whole_folder(place) as folder:
-        with (folder / "ids.bin").open("wb") as ids, (folder / "ends.bin").open("wb") as ends:
-            for name, cut in _cut(surface, documents, advance):
-                if isinstance(cut, str):
-                    set_aside[name] = cut
-                    continue
-                names.append(name)
-                offsets.append(offsets[-1] + len(cut.input_ids))
-                ids.write(cut.input_ids.astype("<i4").tobytes())
-                ends.write(cut.ends.astype("<i4").tobytes())
-        about = {"names": names, "offsets": offsets, "set_aside": set_aside}
-        (folder / "documents.json").write_text(json.dumps(about), encoding="utf-8")
+    about = About()
+    files["offsets"].write(np.zeros(1, ARRAYS["offsets"]).tobytes())
+    for start in range(0, len(documents), AT_ONCE):
+        some = documents[start : start + AT_ONCE]
+        ids, ends, sizes = [], [], []
+        for cut in surface.tokenize_all([(d.text, d.is_complete) for d in some]):
+            if isinstance(cut, UnspellableDocument):
+                about.unspelled[str(about.documents)] = str(cut)
+            else:
+                ids.append(cut.input_ids)
+                ends.append(cut.ends)
+            sizes.append(0 if isinstance(cut, UnspellableDocument) else len(cut.input_ids))
+            about.documents += 1
+        for key, rows in (("ids", ids), ("ends", ends)):
+            if rows:
+                files[key].write(np.concatenate(rows).astype(ARRAYS[key]).tobytes())
+        files["offsets"].write((about.tokens + np.cumsum(sizes)).astype(ARRAYS["offsets"]).tobytes())
+        about.tokens += sum(sizes)
+        about.largest_id = max(about.largest_id, *(int(row.max(initial=-1)) for row in ids), -1)
+        advance(len(some))
+    return about
 
 
-def _mapped(place: Path) -> TokenizedDocuments:
-    about = json.loads((place / "documents.json").read_text(encoding="utf-8"))
-    offsets = np.asarray(about["offsets"], dtype=np.int64)
-    ids, ends = (_map(place / file, int(offsets[-1])) for file in ("ids.bin", "ends.bin"))
-    rows = {name: row for row, name in enumerate(about["names"])}
-    return TokenizedDocuments(rows, offsets, ids, ends, about["set_aside"])
-
-
-def _map(file: Path, tokens: int) -> np.ndarray:
-    if (size := file.stat().st_size) != 4 * tokens:
-        raise EOFError(f"{file.name} has {size} bytes, {tokens} tokens take {4 * tokens}")
-    return np.memmap(file, "<i4", "r") if tokens else np.empty(0, dtype=np.int32)  # nothing cannot be mapped
+def _mapped(
+    place: Path, documents: Documents, max_tokens: int, name: str, only: np.ndarray | None = None
+) -> TokenizedDocuments:
+    """The tokens in this folder; ValueError where a file of it is cut off or not of these documents."""
+    with undamaged(place):
+        about = About(**json.loads((place / "about.json").read_text(encoding="utf-8")))
+        if about.documents != len(documents):
+            raise EOFError(f"it has {about.documents} documents, there are {len(documents)}")
+        lengths = {"offsets": about.documents + 1, "ids": about.tokens, "ends": about.tokens}
+        arrays = {key: mapped_array(place / f"{key}.bin", kind, lengths[key]) for key, kind in ARRAYS.items()}
+        return TokenizedDocuments(documents, arrays, about, max_tokens, name, place, only)

@@ -1,16 +1,16 @@
 """Where does what the sources said live on disk?
 
-One folder per source LLM and settings, here or behind a URL: safetensors shards of coded rows and a `manifest.json`
-that carries everything the traces depend on, and each shard's checksum. Processes that share the work write shards and a
-manifest of their own each, and what any manifest lists is there for all. Documents are named by their content, so more
-documents are added without reading the first again. Every file is moved to its place when whole: what is listed in the
-manifest is always readable.
+One folder per source LLM and settings, here or behind a URL: safetensors shards of coded rows, an `index` of each with its
+checksum and the ids of its documents, files of reasons why documents have no trace, and a `manifest.json` that carries
+everything the traces depend on. Processes that share the work write files of their own each, and what any of them wrote is
+there for all. Documents are named by their content, so more documents are added without reading the first again. Files are
+only added, each moved to its place when whole: a shard counts once its index is there.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,16 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from knowfuse.files import Folder, make_once, sha256_of, undamaged, write_whole
-from knowfuse.traces import codec
+from knowfuse.ids import ID, IdIndex, hex_names, id_array
+from knowfuse.traces import codec, index
 from knowfuse.traces.codec import Layout, decode, encode, layout_of
+from knowfuse.traces.index import Shard
+from knowfuse.traces.second_format import upgrade
 from knowfuse.types import SourceTrace
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # of the shards
+MANIFEST = "manifest.json"
+READ_AGAIN = "remove it and run python -m knowfuse.prepare with this run's settings, which reads its documents again"
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,6 @@ class TraceKey:
     @property
     def folder_name(self) -> str:
         return f"{self.source}-{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]}"
-
-
-@dataclass
-class _Shard:
-    file: str
-    documents: list[str]
-    tokens: int
-    sha256: str
-
-    @property
-    def number(self) -> int:
-        return int(Path(self.file).stem.rsplit("-", 1)[-1])
-
-
-@dataclass
-class _Manifest:
-    key: dict[str, Any]
-    codec: str = codec.NAME
-    shards: list[_Shard] = field(default_factory=list)
-    set_aside: dict[str, str] = field(default_factory=dict)  # document id -> why this source has no trace of it
 
 
 @dataclass
@@ -82,38 +67,64 @@ class TraceStore:
         self.folder, self.key, self._writer = Folder(folder, copies), key, f"-{writer}" if writer else ""
         self._open: dict[str, _OpenShard] = {}
         self._verified: set[str] = set()
+        self._forget()
         self.refresh()
 
+    def _forget(self) -> None:
+        self._shards: dict[str, Shard] = {}  # by the name of its index
+        self._reasons: dict[str, dict[str, str]] = {}  # file -> id -> why it has no trace
+        self._has_manifest = False
+
     def refresh(self) -> None:
-        """See what other processes have written since."""
-        self._manifests = {name: self._read_manifest(name) for name in self.folder.names("manifest*.json")}
-        self._manifests.setdefault(self._own, _Manifest(key=asdict(self.key)))
-        self.__dict__.pop("_places", None)
+        """See what other processes have written since: only files that were not there before are read."""
+        if not self._has_manifest:
+            for name in sorted(
+                self.folder.names("manifest*.json"), key=lambda name: name != MANIFEST
+            ):  # that one first
+                self._read_manifest(name)
+        names = self.folder.names("*")
+        there = [name for name in names if name.endswith(index.SUFFIX)]
+        self._shards = {name: self._shards[name] for name in there if name in self._shards}
+        for name, data in self._new(there, self._shards):
+            with undamaged(f"{self.folder}/{name}", READ_AGAIN):
+                self._shards[name] = index.from_bytes(data)
+        for name, data in self._new([name for name in names if name.startswith("aside")], self._reasons):
+            with undamaged(f"{self.folder}/{name}", READ_AGAIN):
+                self._reasons[name] = dict(json.loads(data))
+        self._changed()
+
+    def _new(self, names: Sequence[str], known: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+        """The files that are not known, with their content."""
+        new = [name for name in names if name not in known]
+        return zip(new, self.folder.read_all(new), strict=True)
 
     @property
     def source(self) -> str:
         return self.key.source
 
-    @property
+    @cached_property
     def set_aside(self) -> dict[str, str]:
         """Documents that this source cannot read, and why."""
-        return {d: why for manifest in self._manifests.values() for d, why in manifest.set_aside.items()}
+        return {name: why for reasons in self._reasons.values() for name, why in reasons.items()}
 
-    def missing(self, document_ids: Iterable[str]) -> set[str]:
-        """The documents that are neither traced nor set aside."""
-        return set(document_ids) - self._places.keys() - self.set_aside.keys()
+    def missing(self, ids: np.ndarray) -> np.ndarray:
+        """Which of these documents are neither traced nor set aside, bool [D]."""
+        is_missing = self._places.places(ids) < 0
+        if self.set_aside:
+            is_missing[is_missing] = IdIndex(id_array(self.set_aside)).places(ids[is_missing]) < 0
+        return is_missing
 
-    def require(self, document_ids: Iterable[str]) -> None:
+    def require(self, ids: np.ndarray) -> None:
         """ValueError if the source has not read all of these documents."""
-        wanted = set(document_ids)
-        if missing := self.missing(wanted):
+        if (is_missing := self.missing(ids)).any():
             raise ValueError(
-                f"source {self.source!r} has traces of {len(wanted) - len(missing)} documents, the corpus has "
-                f"{len(wanted)} (missing: {sorted(missing)[0]}, ...): run python -m knowfuse.prepare with this run's settings"
+                f"source {self.source!r} has traces of {int((~is_missing).sum())} documents, the corpus has "
+                f"{len(ids)} (missing: {hex_names(ids[is_missing][:1])[0]}, ...): run python -m knowfuse.prepare with this "
+                "run's settings"
             )
 
     def write(self, traces: dict[str, SourceTrace]) -> None:
-        """Append one shard with these documents and list it in the manifest.
+        """Add one shard with these documents, and its index.
 
         Raises OSError where the folder cannot be written; what it held before stays valid.
         """
@@ -128,23 +139,34 @@ class TraceStore:
                 "rows": np.concatenate(rows),
             }
         )
-        own = self._manifests[self._own].shards
-        file = f"shard{self._writer}-{1 + max((s.number for s in own), default=-1):05d}.safetensors"
-        shard = _Shard(file, list(traces), sum(map(len, rows)), hashlib.sha256(data).hexdigest())
-        self._put(file, data)
-        self._write_manifest(self._own, shards=[*own, shard])
+        number = 1 + max((s.number for s in self._shards.values() if s.file == self._file(s.number)), default=-1)
+        shard = Shard(self._file(number), sum(map(len, rows)), hashlib.sha256(data).hexdigest(), id_array(traces))
+        self._write_manifest()
+        self._put(shard.file, data)
+        self._put(shard.index, index.to_bytes(shard))
+        self._shards[shard.index] = shard
+        self._changed()
 
     def put_aside(self, reasons: dict[str, str]) -> None:
         """Record documents that this source cannot read."""
-        if reasons:
-            self._write_manifest(self._own, set_aside=self._manifests[self._own].set_aside | reasons)
+        if not reasons:
+            return
+        name = f"aside{self._writer}-{len(self._reasons):05d}.json"
+        self._write_manifest()
+        self._put(name, json.dumps(reasons, indent=0).encode())
+        self._reasons[name] = dict(reasons)
+        self._changed()
 
     def read(self, document_id: str) -> SourceTrace:
         """One document's trace, memory-mapped until its rows are decoded.
 
-        Raises ValueError where its shard is gone, or not what was written; every process checks a shard once.
+        Raises KeyError for a document without one, ValueError where its shard is gone, or not what was written; every
+        process checks a shard once.
         """
-        shard, place = self._places[document_id]
+        if (place := self._places.place(document_id)) < 0:
+            raise KeyError(document_id)
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        shard, place = self._in_order[number], place - int(self._starts[number])
         if shard.file not in self._open:
             self._open[shard.file] = self._map(shard)
         opened = self._open[shard.file]
@@ -152,52 +174,66 @@ class TraceStore:
 
     def verify(self) -> None:
         """Check every shard now; ValueError names the first that is gone or not what was written."""
-        for shard in self._shards:
+        for shard in self._in_order:
             self._require_intact(shard)
 
     def drop_broken(self) -> list[str]:
         """Forget the shards that are gone or not what was written, and say which: their documents are missing then."""
-        broken = [shard for shard in self._shards if self._problem(shard)]
-        for name, manifest in list(self._manifests.items()):
-            kept = [s for s in manifest.shards if s not in broken]
-            if kept != manifest.shards:
-                self._write_manifest(name, shards=kept)
+        broken = [shard for shard in self._in_order if self._problem(shard)]
         for shard in broken:
+            self.folder.remove(shard.index)
             self.folder.remove(shard.file)
+            del self._shards[shard.index]
             self._open.pop(shard.file, None)
             self._verified.discard(shard.sha256)
+        self._changed()
         return [shard.file for shard in broken]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # worker processes map the files themselves
+        """Worker processes read the indices and map the shards themselves."""
+        return {name: self.__dict__[name] for name in ("folder", "key", "_writer", "_verified")}
 
-    @property
-    def _own(self) -> str:
-        return f"manifest{self._writer}.json"
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open = {}
+        self._forget()
+        self.refresh()
 
-    @property
-    def _shards(self) -> list[_Shard]:
-        return [shard for manifest in self._manifests.values() for shard in manifest.shards]
+    def _changed(self) -> None:
+        for name in ("set_aside", "_in_order", "_starts", "_places"):
+            self.__dict__.pop(name, None)
+
+    def _file(self, number: int) -> str:
+        return f"shard{self._writer}-{number:05d}.safetensors"
 
     @cached_property
-    def _places(self) -> dict[str, tuple[_Shard, int]]:
-        return {d: (shard, i) for shard in self._shards for i, d in enumerate(shard.documents)}
+    def _in_order(self) -> list[Shard]:
+        return sorted(self._shards.values(), key=lambda shard: shard.file)
 
-    def _map(self, shard: _Shard) -> _OpenShard:
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """How many documents are in the shards before each."""
+        return np.cumsum([0, *(len(shard.ids) for shard in self._in_order[:-1])])
+
+    @cached_property
+    def _places(self) -> IdIndex:
+        return IdIndex(np.concatenate([np.empty(0, ID), *(shard.ids for shard in self._in_order)]))
+
+    def _map(self, shard: Shard) -> _OpenShard:
         self._require_intact(shard)
         file = safe_open(self.folder.local(shard.file, shard.sha256), framework="numpy")
         layout = Layout(*file.get_tensor("layout").tolist())
         return _OpenShard(file.get_slice("rows"), file.get_tensor("offsets"), layout)
 
-    def _require_intact(self, shard: _Shard) -> None:
+    def _require_intact(self, shard: Shard) -> None:
         if problem := self._problem(shard):
             raise ValueError(
                 f"trace shard {shard.file!r} of source {self.source!r} in {str(self.folder)!r} {problem}: run "
                 f"python -m knowfuse.prepare tracing.verify=read_again with this run's settings, which reads its "
-                f"{len(shard.documents)} documents again"
+                f"{len(shard.ids)} documents again"
             )
 
-    def _problem(self, shard: _Shard) -> str | None:
+    def _problem(self, shard: Shard) -> str | None:
         """What is wrong with a shard's file."""
         if shard.sha256 in self._verified:
             return None
@@ -206,17 +242,17 @@ class TraceStore:
         except FileNotFoundError:
             return "is listed but gone"
         if found != shard.sha256:
-            return f"is not what was written (sha256 {found}, the manifest says {shard.sha256})"
+            return f"is not what was written (sha256 {found}, its index says {shard.sha256})"
         self._verified.add(shard.sha256)
         return None
 
-    def _read_manifest(self, name: str) -> _Manifest:
-        again = "remove it and run python -m knowfuse.prepare with this run's settings, which reads its documents again"
-        with undamaged(f"{self.folder}/{name}", again):
+    def _read_manifest(self, name: str) -> None:
+        with undamaged(f"{self.folder}/{name}"):
             found = json.loads(self.folder.read(name))
             self._require_made_as_asked({**found["key"], "codec": found.get("codec")})
-            shards = [_Shard(**shard) for shard in found["shards"]]
-            return _Manifest(found["key"], found["codec"], shards, dict(found["set_aside"]))
+            if "shards" in found:
+                upgrade(self.folder, name, found, MANIFEST)
+        self._has_manifest = True
 
     def _require_made_as_asked(self, made: dict[str, Any]) -> None:
         asked = {**asdict(self.key), "codec": codec.NAME}
@@ -227,20 +263,20 @@ class TraceStore:
                     f"{asked[part]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
                 )
 
-    def _write_manifest(self, name: str, **changes: Any) -> None:
-        manifest = replace(self._manifests[name], **changes)
-        self._put(name, json.dumps(asdict(manifest), indent=1).encode())
-        self._manifests[name] = manifest
-        self.__dict__.pop("_places", None)
+    def _write_manifest(self) -> None:
+        """Say what the traces depend on; the same whoever writes it, and once."""
+        if not self._has_manifest:
+            self._put(MANIFEST, json.dumps({"key": asdict(self.key), "codec": codec.NAME}, indent=1).encode())
+            self._has_manifest = True
 
     def _put(self, file: str, data: bytes) -> None:
         try:
             self.folder.write(file, data)
         except OSError as error:
-            shards = self._shards
+            shards = self._shards.values()
             raise OSError(
                 f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({error}): the "
-                f"{sum(len(s.documents) for s in shards)} documents in {len(shards)} shards written before stay valid. "
+                f"{sum(len(s.ids) for s in shards)} documents in {len(shards)} shards written before stay valid. "
                 "Make room there or set another folder, and run the same command again: it goes on from them"
             ) from error
 

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from filelock import FileLock
 
+from knowfuse.ids import ID_BYTES, IdIndex, hex_names, id_array
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import counting, say
 from knowfuse.ranks import Ranks, ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
-from knowfuse.text.corpus import Document
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.traces.asking import trace_served
 from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
@@ -74,35 +77,37 @@ def read_documents(
             "it in one process first, or with tracing.verify=now"
         )
     lock = cache / "traces" / f"{key.folder_name}{writer and '-'}{writer}.lock"
-    store, share = tracing.store(key, cache, writer), share_of(documents, mine)
+    store, viewed = tracing.store(key, cache, writer), Documents.of(documents)
     if tracing.verify == "now":
         store.verify()
-    with _locked(lock) if tracing.verify == "read_again" or store.missing(d.id for d in share) else nullcontext():
+    with _locked(lock) if tracing.verify == "read_again" or store.missing(viewed.ids).any() else nullcontext():
         store.refresh()
         if tracing.verify == "read_again":
             for file in store.drop_broken():
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
-        missing = store.missing(d.id for d in share)
-        tokens = tokenize_documents(surface, [d for d in share if d.id in missing], llm.context_length())
-        surface.require_rows(tokens.largest_id)
-        if not missing:
+        share = viewed.take(share_of(viewed, mine)) if store.missing(viewed.ids).any() else viewed[:0]
+        tokens: TokenizedDocuments | None = None
+        if (is_missing := store.missing(share.ids)).any():
+            tokens = tokenize_documents(surface, share, llm.context_length(), cache / "tokens").among(is_missing)
+            surface.require_rows(tokens.largest_id)
+            store.put_aside(tokens.set_aside)
+        else:
             say(f"traces {llm.name}: read before ({key.folder_name})")
         if mine.world == 1:
-            report_set_aside("source", surface, store.set_aside | tokens.set_aside, documents)
+            report_set_aside("source", surface, store.set_aside, viewed)
         if tokens:
             _trace(llm, surface, store, tokens, tracing)
-        store.put_aside(tokens.set_aside)
     if mine.world > 1:
-        _wait_for_all(store, [d.id for d in documents])
-        report_set_aside("source", surface, store.set_aside, documents)
+        _wait_for_all(store, viewed.ids)
+        report_set_aside("source", surface, store.set_aside, viewed)
     return store
 
 
-def share_of(documents: Sequence[Document], mine: Ranks) -> list[Document]:
-    """The documents that this process reads: about as many bytes for each, the same whoever has read some before."""
-    by_size = sorted(documents, key=lambda d: (-d.num_bytes, d.id))
+def share_of(documents: Documents, mine: Ranks) -> np.ndarray:
+    """The places of the documents that this process reads: about as many bytes for each, whoever has read some before."""
+    by_size = np.lexsort((documents.ids.view(f"S{ID_BYTES}"), -documents.num_bytes))
     turns = (mine.rank, 2 * mine.world - 1 - mine.rank)  # there and back: 0 1 2 2 1 0 0 1 ...
-    return [d for n, d in enumerate(by_size) if n % (2 * mine.world) in turns]
+    return np.sort(by_size[np.isin(np.arange(len(by_size)) % (2 * mine.world), turns)])
 
 
 def _locked(lock: Path) -> FileLock:
@@ -111,12 +116,12 @@ def _locked(lock: Path) -> FileLock:
     return FileLock(lock)
 
 
-def _wait_for_all(store: TraceStore, document_ids: Sequence[str]) -> None:
+def _wait_for_all(store: TraceStore, ids: np.ndarray) -> None:
     """Until the other ranks have read their shares; the launcher ends this one where one of them fails."""
     store.refresh()
-    if missing := store.missing(document_ids):
-        say(f"traces {store.source}: waiting for other ranks to read {len(missing)} documents")
-    while store.missing(document_ids):
+    if is_missing := int(store.missing(ids).sum()):
+        say(f"traces {store.source}: waiting for other ranks to read {is_missing} documents")
+    while store.missing(ids).any():
         time.sleep(LOOK_AGAIN_S)
         store.refresh()
 
@@ -125,11 +130,11 @@ def report_set_aside(
     role: Literal["source", "target"],
     surface: Surface,
     reasons: Mapping[str, str],
-    documents: Sequence[Document],
+    documents: Documents,
     what: str = "documents",
 ) -> None:
     """One line on the documents that an LLM cannot read; ValueError where it can read none of them. `what` they are."""
-    aside = [d.id for d in documents if d.id in reasons]
+    aside = hex_names(documents.ids[IdIndex(id_array(reasons)).places(documents.ids) >= 0]) if reasons else []
     if not aside:
         return
     changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
@@ -173,7 +178,7 @@ def _trace(
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
-    total = sum(tokens.lengths.values())
+    total = tokens.num_tokens
     with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
         try:
             for batch in _read(llm, surface, tokens, store.key.top_k, tracing, advance):

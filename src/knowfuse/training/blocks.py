@@ -5,14 +5,14 @@ cannot, a block is rows of one document each, of near-equal length, padded on th
 block is asked for.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
@@ -20,9 +20,10 @@ from torch.utils.data import Dataset
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
-from knowfuse.text.corpus import Document
-from knowfuse.traces.reading import length_buckets
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.traces.store import TraceStore
+from knowfuse.training.packing import kept_blocks
 from knowfuse.types import (
     EMPTY,
     IGNORE,
@@ -54,30 +55,6 @@ class SourceReader:
         return self.align(self.store.read(document.id), target, document.text.encode())
 
 
-def pack(lengths: Sequence[int], block_tokens: int) -> list[list[int]]:
-    """Indices of whole documents, block by block, best fit in order of decreasing length; O(N log block_tokens)."""
-    blocks: list[list[int]] = []
-    with_room: dict[int, list[int]] = {}  # free tokens -> blocks
-    rooms: list[int] = []  # the keys of with_room, sorted
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        at = bisect_left(rooms, lengths[index])
-        if at == len(rooms):
-            block, room = len(blocks), block_tokens
-            blocks.append([])
-        else:
-            room = rooms[at]
-            block = with_room[room].pop()
-            if not with_room[room]:
-                del with_room[room], rooms[at]
-        blocks[block].append(index)
-        left = room - lengths[index]
-        if left not in with_room:
-            with_room[left] = []
-            rooms.insert(bisect_left(rooms, left), left)
-        with_room[left].append(block)
-    return blocks
-
-
 class PackedBlocks(Dataset[FusionBatch]):
     """Blocks of whole documents in the target's tokens; each item is a batch of one block, aligned when asked for.
 
@@ -97,21 +74,17 @@ class PackedBlocks(Dataset[FusionBatch]):
         borders: Sequence[int] = (),
     ) -> None:
         longest = block_tokens if max_document_tokens is None else min(block_tokens, max_document_tokens)
-        self.tokens = tokenize_documents(surface, documents, longest, tokens_folder)
-        self.documents = [d for d in documents if d.id in self.tokens]
-        lengths = [self.tokens.lengths[d.id] for d in self.documents]
-        self.blocks = (
-            pack(lengths, block_tokens)
-            if packing == "blocks"
-            else list(length_buckets(dict(enumerate(lengths)), block_tokens, borders))
-        )
-        self.shortest, self.longest = min(lengths, default=0), max(lengths, default=0)
+        self.documents = Documents.of(documents)
+        self.tokens = tokenize_documents(surface, self.documents, longest, tokens_folder)
+        self.blocks = kept_blocks(self.tokens, block_tokens, packing, borders)
+        lengths = self.tokens.sizes[self.tokens.places]
+        self.shortest, self.longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
         self.block_tokens, self.packing, self.sources = block_tokens, packing, list(sources)
 
     def in_shares(self, number: int) -> "PackedBlocks":
         """The same blocks, and so many without a document that their number is a multiple: shares of it are equal."""
         shared = copy(self)
-        shared.blocks = [*self.blocks, *([] for _ in range(-len(self.blocks) % number))]
+        shared.blocks = replace(self.blocks, empty=-len(self.blocks) % number)
         return shared
 
     def __len__(self) -> int:
@@ -123,27 +96,27 @@ class PackedBlocks(Dataset[FusionBatch]):
 
     @property
     def num_tokens(self) -> int:
-        return sum(self.tokens.lengths.values())
+        return self.tokens.num_tokens
 
     @property
     def largest_token_id(self) -> int:
         return self.tokens.largest_id
 
     def __getitem__(self, index: int) -> FusionBatch:
-        documents = [self.documents[i] for i in self.blocks[index]]
+        places = self.blocks[index]
         if self.packing == "blocks":
-            return self._row(documents, self.block_tokens)
-        longest = max((self.tokens.lengths[d.id] for d in documents), default=1)
-        return collate([self._row([d], longest) for d in documents] or [self._row([], longest)])
+            return self._row(places, self.block_tokens)
+        longest = int(self.tokens.sizes[places].max(initial=1))
+        return collate([self._row(places[n : n + 1], longest) for n in range(max(1, len(places)))])
 
-    def _row(self, documents: Sequence[Document], length: int) -> FusionBatch:
+    def _row(self, places: Int[np.ndarray, " d"], length: int) -> FusionBatch:
         """Documents one after another in a row of this length, [1, T]; what is left of it is padding."""
         rows = {name: np.zeros(length, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes")}
         labels = np.full(length, IGNORE, dtype=np.int64)
         said: list[list[tuple[int, AlignedSource | None]]] = [[] for _ in self.sources]
         start = longest = 0
-        for number, document in enumerate(documents, 1):
-            tokens = self.tokens[document.id]
+        for number, document_place in enumerate(places.tolist(), 1):
+            document, tokens = self.documents[document_place], self.tokens.at(document_place)
             place = slice(start, start + len(tokens.input_ids))
             rows["ids"][place] = tokens.input_ids
             rows["positions"][place] = np.arange(len(tokens.input_ids))

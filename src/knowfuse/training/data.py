@@ -15,7 +15,8 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
-from knowfuse.text.corpus import Document
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 
 
@@ -81,8 +82,9 @@ class FusionDataModule(L.LightningDataModule):
         length_borders: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        train = Documents.of(train)
         for source in sources:
-            source.store.require(d.id for d in train)
+            source.store.require(train.ids)
         shape = (max_document_tokens, tokens_folder, packing, length_borders)
         self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, *shape)
         self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), *shape)

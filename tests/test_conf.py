@@ -38,7 +38,10 @@ GROUPS = [
     "experiment",
 ]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-NEEDED = {"text_files": ["corpus.files={mine: [mine.txt]}"]}  # what a choice leaves to the user
+NEEDED = {  # what a choice leaves to the user
+    "text_files": ["corpus.files={mine: [mine.txt]}"],
+    "mixture": ["corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}"],
+}
 
 
 def built(*overrides: str) -> Experiment:

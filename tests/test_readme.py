@@ -27,6 +27,11 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / program, folder)
     texts = [d.text for d in documents(60)]
     (folder / "mine.txt").write_text("\n\n".join(" ".join(text.split()) for text in texts[:30]))
+    (folder / "src").mkdir()
+    (folder / "src" / "a.py").write_text("x = 1")
+    many = [d.text for d in documents(400)]  # of which weights leave some
+    for name, some in (("my notes, 2026 (1).txt", many[:200]), ("b [\u00e9].txt", many[200:])):
+        (folder / name).write_text("\n\n".join(" ".join(text.split()) for text in some))
     (folder / "more.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts[30:]))
     sources, target = [block for kind, block in BLOCKS if kind == "yaml"]
     specs = yaml.safe_load(sources)

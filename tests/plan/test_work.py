@@ -79,10 +79,16 @@ def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder here with a config\.json.*llm_configs/nobody--nothing/"):
         llm_config("target", LLMSpec(path="nobody/nothing"), tmp_path)
     with pytest.raises(ValueError, match="corpus_bytes="):
-        corpus_bytes({"_target_": "knowfuse.text.hub_dataset.hub_dataset", "path": "nobody/nothing"}, {})
+        corpus_bytes({"_target_": "knowfuse.text.mixture.hub_dataset", "path": "nobody/nothing"}, {})
 
 
 def test_a_local_corpus_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("x" * 1000)
-    corpus = {"_target_": "knowfuse.text.text_files.text_files", "files": {"a": [str(tmp_path / "a.txt")]}}
-    assert corpus_bytes({**corpus, "validation_share": 0.05, "test_share": 0.05}, {}) == 900
+    """So far as sizes on disk say how much text there is: packed files and columns do not, nor do weights."""
+    for name in ("a.txt", "b.py", "c.py", "d.jsonl.gz", "e.parquet"):
+        (tmp_path / name).write_text("x" * 1000)
+    corpus = {"_target_": "knowfuse.text.mixture.text_files", "validation_share": 0.05, "test_share": 0.05}
+    corpus |= {"text_field": "text", "weights": None, "files": {"a": [f"{tmp_path}/a.txt"], "b": [f"{tmp_path}/*.py"]}}
+    assert corpus_bytes(corpus, {}) == 2700
+    for unknown in ({"weights": {"a": 1, "b": 1}}, *({"files": {"a": [f"{tmp_path}/{n}"]}} for n in ("d.*", "e.*"))):
+        with pytest.raises(ValueError, match="corpus_bytes="):
+            corpus_bytes({**corpus, **unknown}, {})

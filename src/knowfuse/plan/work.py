@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,10 @@ from transformers import PretrainedConfig
 from knowfuse.plan.gpus import GPU
 from knowfuse.plan.memory import Training
 from knowfuse.plan.simulate import build, reading_pass, shapes_only, size_of
+from knowfuse.text.mixture import text_files
 from knowfuse.text.quickstart import quickstart_corpus
+from knowfuse.text.text_files import domains_of_files
+from knowfuse.text.unpacked import PACKED
 from knowfuse.traces.codec import expected_layout
 from knowfuse.traces.reading import FEWEST_ROWS, GROUP, LOGITS_AT_ONCE
 from knowfuse.types import LLMSpec
@@ -72,19 +74,19 @@ def hours(flops: float, gpu: GPU, gpus: int, utilisation: float) -> float:
 
 
 def corpus_bytes(corpus: Mapping[str, Any], known: Mapping[str, int]) -> int:
-    """Bytes of the text that the sources read. ValueError where that is neither known nor on this machine."""
+    """Bytes of the text that the sources read. ValueError where that is neither known nor to be seen from sizes here."""
     name = corpus["_target_"].rpartition(".")[2]
     if name == quickstart_corpus.__name__:
         return 3 * corpus["fusion_bytes"]
-    if name == "text_files":
-        files = [Path(path) for paths in corpus["files"].values() for path in paths]
-        if missing := [path for path in files if not path.is_file()]:
-            raise ValueError(f"corpus file {str(missing[0])!r} does not exist: set corpus.files, or corpus_bytes")
-        share = 1 - corpus["validation_share"] - corpus["test_share"]
-        return round(sum(path.stat().st_size for path in files) * share)
+    if name == text_files.__name__ and not corpus.get("weights"):
+        domains = domains_of_files(corpus["files"], corpus["text_field"])
+        paths = [path for each in domains for path, _ in each.files]
+        if not any(path.suffix.lower() in (*PACKED, ".parquet") for path in paths):
+            share = 1 - corpus["validation_share"] - corpus["test_share"]
+            return round(sum(path.stat().st_size for path in paths) * share)
     if corpus.get("path") in known:
         return known[corpus["path"]]
     raise ValueError(
-        f"how much text corpus {corpus.get('path', name)!r} has is not known before it is downloaded: set "
+        f"how much text corpus {corpus.get('path', name)!r} has is not known before it is read: set "
         "corpus_bytes=<bytes of its training side>"
     )

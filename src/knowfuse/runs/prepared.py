@@ -66,8 +66,10 @@ def prepare(
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1")
-    left_out = f"; {corpus.duplicates} duplicates left out" if corpus.duplicates else ""
-    say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{left_out}")
+    reasons = {"duplicates": corpus.duplicates, **corpus.skipped}
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    named = f"; left out: {left_out}" if left_out else ""
+    say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{named}")
     require_here(target)
     llms = {name: _source(name, spec, corpus, cache, tracing) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)

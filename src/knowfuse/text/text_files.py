@@ -1,129 +1,131 @@
-"""Which texts are in the user's own files? `.txt` with documents between blank lines, `.jsonl` with an object a line."""
+"""Which texts are in the user's own files? Those of one domain, named one by one or by patterns."""
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from knowfuse.text.corpus import Corpus, Texts, build_corpus, require_sides
-from knowfuse.text.document import RawDocument, Split
+from knowfuse.files import sha256_of
+from knowfuse.text.document import RawDocument
+from knowfuse.text.findings import Findings
+from knowfuse.text.formats import FORMATS, texts_in
+from knowfuse.text.patterns import files_of, is_pattern
+from knowfuse.text.quoting import override
+from knowfuse.text.settings import fields_of, require_domain
+from knowfuse.text.unpacked import suffix_of
+from knowfuse.text.weights import drawn
 
-
-def text_files(
-    files: dict[str, Sequence[str]],
-    max_document_bytes: int,
-    validation_share: float = 0.05,
-    test_share: float = 0.05,
-    jsonl_field: str = "text",
-    cache: str | None = None,
-) -> Corpus:
-    """The user's own text: `files` maps a domain to `.txt` files (documents between blank lines) and `.jsonl` files.
-
-    Raises ValueError that names what is wrong: a setting, a domain's name, a file that is missing, empty, not UTF-8 or
-    lacks the field, or a domain without a document on one of the sides.
-    """
-    _require_lists_of_files(files)
-    shares = _shares(validation_share, test_share)
-    texts = _Files({domain: [Path(path) for path in paths] for domain, paths in files.items()}, jsonl_field)
-    corpus = build_corpus("text_files", texts, shares, max_document_bytes, Path(cache) if cache else None)
-    for domain in files:
-        require_sides(corpus, domain)
-    return corpus
+EXAMPLE = {"wiki": ["wiki.txt"], "math": ["my notes, 2026.jsonl"], "code": ["src/**/*.py"]}
 
 
-class _Files(Texts):
-    """The texts of all files, domain by domain; which they are is told by each file's place, size and time of change."""
+@dataclass(frozen=True)
+class TextFiles:
+    """The files of one domain, in the order in which they are read, each with whether the user wrote its name."""
 
-    def __init__(self, files: dict[str, list[Path]], jsonl_field: str) -> None:
-        super().__init__()
-        self.files, self.jsonl_field = files, jsonl_field
+    domain: str
+    files: list[tuple[Path, bool]]
+    fields: list[str]  # that are read of .jsonl and .parquet
 
     @property
-    def key(self) -> str:
-        state = [
-            (domain, [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths])
-            for domain, paths in self.files.items()
-            if all(_require_file(path) for path in paths)
-        ]
-        return hashlib.sha256(json.dumps([state, self.jsonl_field]).encode()).hexdigest()
+    def is_limited(self) -> bool:
+        return False
 
-    def __iter__(self) -> Iterator[RawDocument]:
-        for domain, paths in self.files.items():
-            for path in paths:
-                yield from (RawDocument(text, domain) for text in _read_file(path, self.jsonl_field))
+    def state(self, memo: Path | None) -> Any:
+        """What decides the texts: the files' content, not their names."""
+        files = [(suffix_of(path), is_named, sha256_of(path, memo)) for path, is_named in self.files]
+        return [self.domain, self.fields, files]
+
+    def held_out(self, findings: Findings) -> Iterator[RawDocument]:
+        """None: the side of every text of a file is decided by its hash."""
+        yield from ()
+
+    def training(self, findings: Findings, seed: str | None) -> Iterator[RawDocument]:
+        """All texts; with a seed the files are in an order by chance, and the texts within each neighbourhood."""
+        files = list(self.files)
+        if seed is not None:
+            random.Random(seed).shuffle(files)
+        texts = (text for path, named in files for text in texts_in(path, self.fields, named, findings))
+        for text in texts if seed is None else drawn(texts, seed):
+            yield RawDocument(text, self.domain)
 
 
-def _require_lists_of_files(files: dict[str, Sequence[str]]) -> None:
-    if not isinstance(files, dict) or not files:
+def domains_of_files(files: Any, text_field: Any) -> list[TextFiles]:
+    """`corpus.files`, checked: the files that each domain's names and patterns mean.
+
+    ValueError that tells all that is wrong with them at once: no mapping of lists, a domain's name, a file that is
+    missing, a directory or of an unknown kind, a pattern that fits nothing.
+    """
+    _require_lists(files)
+    findings = Findings()
+    domains = []
+    for domain, names in files.items():
+        field = text_field.get(domain, "text") if isinstance(text_field, Mapping) else text_field
+        found = [file for name in names for file in _found(name, domain, files, findings)]
+        domains.append(TextFiles(domain, found, fields_of(field, "corpus.text_field")))
+    findings.require_no_faults()
+    return domains
+
+
+def _require_lists(files: Any) -> None:
+    if not isinstance(files, Mapping) or not files:
+        meant = {"mine": [files]} if isinstance(files, str) else {"mine": files} if _are_names(files) else EXAMPLE
         raise ValueError(
-            f"corpus.files is {files!r}: it must map each domain to a list of files, such as "
-            "'corpus.files={wiki: [wiki.txt], math: [gsm8k.jsonl]}'"
+            f"corpus.files is {files!r}: it must map each domain to a list of files, such as {override('corpus.files', meant)}"
         )
-    for domain, paths in files.items():
-        if domain == "mean" or not re.fullmatch(r"\w[\w.-]*", str(domain)):
-            raise ValueError(
-                f"corpus.files has a domain {domain!r}, and domains name columns and files: use letters, digits and "
-                "_ . - after the first of them, and not 'mean', which is the column of their mean"
-            )
-        if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
-            raise ValueError(f"corpus.files.{domain} is {paths!r}: it must be a list of files, such as [{domain}.txt]")
+    for domain, names in files.items():
+        require_domain(domain, "corpus.files")
+        if not _are_names(names):
+            meant = {domain: [names if isinstance(names, str) else f"{domain}.txt"]}
+            example = override("corpus.files", meant) or meant
+            raise ValueError(f"corpus.files.{domain} is {names!r}: it must be a list of files, such as {example}")
 
 
-def _shares(validation: float, test: float) -> dict[Split, float]:
-    for name, share in (("validation_share", validation), ("test_share", test)):
-        if not isinstance(share, int | float) or not 0 < share < 1:
-            raise ValueError(f"corpus.{name} is {share!r}: it must be a number between 0 and 1, such as 0.05")
-    if validation + test >= 1:
-        raise ValueError(
-            f"corpus.validation_share {validation} and corpus.test_share {test} leave nothing to train on: their sum "
-            "must be less than 1"
-        )
-    return {"validation": validation, "test": test, "fusion": 1.0 - validation - test}
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) and name for name in names)
 
 
-def _require_file(path: Path) -> bool:
+def _found(name: str, domain: str, files: Mapping[str, Sequence[str]], findings: Findings) -> list[tuple[Path, bool]]:
+    """The files that one entry means; a name that is there is no pattern, whatever letters it has."""
+    place, path = f"corpus file {name!r}", Path(name).expanduser()
     if path.is_dir():
-        raise ValueError(f"corpus file {str(path)!r} is a directory: list the files in it that are to be read")
-    if not path.is_file():
-        raise ValueError(f"corpus file {str(path)!r} does not exist (looked from {os.getcwd()!r}): set corpus.files")
-    return True
-
-
-def _read_file(path: Path, jsonl_field: str) -> list[str]:
-    _require_file(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".txt", ".jsonl"):
-        raise ValueError(
-            f"corpus file {str(path)!r} ends in {path.suffix!r}, known are .txt (documents between blank lines) and "
-            ".jsonl (a JSON object a line): convert or rename it"
+        example = str(Path(name) / "**" / "*.txt")
+        findings.fault(place, "is a directory", f"list the files in it, or a pattern such as {example!r}")
+    elif path.is_file():
+        if suffix_of(path) in FORMATS:
+            return [(path, True)]
+        known = ", ".join(FORMATS)
+        remedy = "convert or rename it; a pattern, such as 'src/**/*.py', reads each file that it fits as one text"
+        findings.fault(place, f"ends in {path.suffix!r}, known are {known}, each also with .gz or .zst", remedy)
+    elif is_pattern(name):
+        if found := files_of(name):
+            return [(file, False) for file in found]
+        findings.fault(
+            place, f"is a pattern that fits no file (looked from {os.getcwd()!r})", _remedy(name, domain, files)
         )
-    try:
-        content = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"corpus file {str(path)!r} is not UTF-8 (byte {error.start}): convert it first") from error
-    if suffix == ".jsonl":
-        texts = [
-            _json_text(line, n, path, jsonl_field) for n, line in enumerate(content.split("\n"), 1) if line.strip()
-        ]
     else:
-        texts = [text.strip("\n") for text in re.split(r"\n(?:[ \t]*\n)+", f"\n{content}\n")]
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise ValueError(f"corpus file {str(path)!r} is empty: it has no document with text in it")
-    return texts
+        findings.fault(place, f"does not exist (looked from {os.getcwd()!r})", _remedy(name, domain, files))
+    return []
 
 
-def _json_text(line: str, number: int, path: Path, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"corpus file {str(path)!r}, line {number}, is not JSON: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        raise ValueError(
-            f"corpus file {str(path)!r}, line {number}, has no text field {field!r}: set corpus.jsonl_field"
-        )
-    if any("\ud800" <= c <= "\udfff" for c in record[field]):
-        raise ValueError(f"corpus file {str(path)!r}, line {number}, holds half a surrogate pair: remove it")
-    return record[field]
+def _remedy(name: str, domain: str, files: Mapping[str, Sequence[str]]) -> str:
+    """What to set instead: where Hydra has cut a name at its comma, the name in quotes."""
+    names = list(files[domain])
+    whole = _rejoined(name, names)
+    meant = {**files, domain: whole} if whole else EXAMPLE
+    said = "set corpus.files; names with spaces, commas, brackets or letters outside ASCII are in double quotes"
+    line = override("corpus.files", meant)
+    return f"{said}, such as {line}" if line else f"{said}, or write them in a file of conf/data"
+
+
+def _rejoined(name: str, names: list[str]) -> list[str] | None:
+    """The list with the pieces around `name` that are one file put together again."""
+    at = names.index(name)
+    for first in range(at + 1):
+        for end in range(max(at, first + 1) + 1, len(names) + 1):
+            for comma in (", ", ","):
+                whole = comma.join(names[first:end])
+                if Path(whole).expanduser().is_file():
+                    return [*names[:first], whole, *names[end:]]
+    return None

@@ -33,6 +33,17 @@ def test_the_loss_and_memory_that_does_not_grow_with_rows(tmp_path: Path) -> Non
     assert eight["cross_entropy"] > 7 * one["cross_entropy"]
 
 
+def test_a_packed_step_and_the_same_documents_alone(tmp_path: Path) -> None:
+    """The same loss, no mask beyond those of one document, and logits of documents as alone, windows among them."""
+    size = ["--block-tokens", "512", "--rounds", "1", "--width", "64", "--vocabulary", "2048"]
+    some = ["--architectures", "llama", "gemma3", "gpt_oss"]
+    figures = json.loads(run_python("benchmarks/attention.py", *size, *some, cache=tmp_path).splitlines()[-1])
+    assert figures["extra_mask_bytes"] == 0
+    assert figures["packed_vs_alone_max_difference"] < 1e-5
+    assert figures["loss_difference_nats"] < 1e-5
+    assert figures["packed_vs_alone_time"] > 0
+
+
 def test_a_step_from_disk_to_optimizer(tmp_path: Path) -> None:
     """Three readers of traces, a fused fit and both CLM fits, through the Trainer."""
     size = ["--rounds", "1", "--steps", "1", "--texts", "3", "--width", "64", "--vocabulary", "8192"]

@@ -21,6 +21,7 @@ from tokenizers_for_tests import surface
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.runs.experiment import Experiment
+from knowfuse.text.document import Document
 from knowfuse.training.fit import require_devices
 from knowfuse.types import Aligner, LLMSpec
 
@@ -99,7 +100,7 @@ def test_preparing_and_training_agree() -> None:
 
 @pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "alignment"])
 def test_every_alignment_pairs_two_tokenizers(choice: str) -> None:
-    pair = TokenizerPair(surface("neox"), surface("llama"), ["the text to fuse on"])
+    pair = TokenizerPair(surface("neox"), surface("llama"), [Document("the text to fuse on", "text", "fusion")])
     aligner = built(f"alignment={choice}").alignment(pair)
     assert isinstance(aligner, Aligner)
 

@@ -140,7 +140,7 @@ def test_ten_bad_lines_are_told_at_once(tmp_path: Path, name: str, suffix: str) 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": ', r"line 2, is not JSON: "),
+        ('{"text": ', r"line 2, is not JSON: Expecting value at column 11: mend it"),
         ("[" * 99_999, r"line 2, is not JSON: "),
         ('{"n": ' + "9" * 5000 + "}", r"line 2, is not JSON: "),
         ('["text"]', r"line 2, is no JSON object, but list: write an object a line"),

@@ -100,8 +100,11 @@ def _jsonl(path: Path, place: str, fields: Sequence[str], findings: Findings) ->
                     byte = start + len(line) - len(data) + error.start
                     findings.fault(f"{place} {number},", f"is not UTF-8 (byte {byte})", CONVERT, place)
                 except (ValueError, RecursionError) as error:
+                    said = (
+                        f"{error.msg} at column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+                    )
                     remedy = "mend it, or remove that line"
-                    findings.fault(f"{place} {number},", f"is not JSON: {error}", remedy, place)
+                    findings.fault(f"{place} {number},", f"is not JSON: {said}", remedy, place)
                 else:
                     text = _of_line(record, fields, place, number, findings)
                     if text is not None:

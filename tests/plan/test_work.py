@@ -39,6 +39,7 @@ def test_the_parameters_are_the_published_ones(path: str) -> None:
 def test_training_llama_takes_six_flops_a_parameter_and_token() -> None:
     """Source: Kaplan et al., arXiv 2001.08361, 2.1: 6 N a token, N without the embedding, and attention 12 L T H."""
     shape = replace(FULL, weights=torch.bfloat16, trained=torch.bfloat16, compute=torch.bfloat16, block_tokens=2048)
+    shape = replace(shape, document_tokens=2048)  # as long as a block
     planned = training(kept("meta-llama/Llama-2-7b-hf"), replace(shape, batch_blocks=1))
     tokens = planned.shape.tokens
     matrices = PUBLISHED["meta-llama/Llama-2-7b-hf"] - 32000 * 4096

@@ -130,7 +130,7 @@ def test_filled_caches_need_no_lock(
 def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, more = llms["mpt"].spec, Corpus.of("tiny", corpus(TEXTS).documents, duplicates=7)
     prepare(more, spec, {}, 5, tmp_path, TRACING)
-    assert "corpus tiny: 27 documents, domains code; 7 duplicates left out" in capsys.readouterr().out
+    assert "corpus tiny: 27 documents, domains code; left out: 7 duplicates" in capsys.readouterr().out
 
 
 def test_another_source_leaves_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -150,21 +151,20 @@ def report_set_aside(
     say(f"{begins} {surface.name}: {len(aside)} of {len(documents)} {what} ({share:.1%}) set aside; {first}")
 
 
-def _read(
-    llm: LocalLLM | ServedLLM,
-    surface: Surface,
-    tokens: TokenizedDocuments,
-    top_k: int,
-    tracing: Tracing,
-    advance: Callable[[int], None],
-) -> Iterator[dict[str, SourceTrace]]:
-    """What the source says, some documents at a time, by a model that is loaded here or by a server's."""
+def _reader(
+    llm: LocalLLM | ServedLLM, surface: Surface, tokens: TokenizedDocuments, top_k: int, tracing: Tracing
+) -> Callable[[Callable[[int], None]], Iterator[dict[str, SourceTrace]]]:
+    """Says what the source says, some documents at a time, by a model that is loaded here, now, or by a server's.
+
+    It is called with what is told how many tokens were read. While bars are drawn no model is loaded: transformers draws one
+    of its own, and in a notebook the two would call one another without end.
+    """
     if isinstance(llm, ServedLLM):
-        return trace_served(llm, surface, tokens, top_k, advance)
+        return partial(trace_served, llm, surface, tokens, top_k)
     model = llm.load_on_device()
     if tracing.compile:
         model.base_model.compile(dynamic=True)
-    return trace_documents(model, surface, tokens, top_k, tracing.batch_tokens, advance)
+    return partial(trace_documents, model, surface, tokens, top_k, tracing.batch_tokens)
 
 
 def _trace(
@@ -178,10 +178,10 @@ def _trace(
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
-    total = tokens.num_tokens
+    total, read = tokens.num_tokens, _reader(llm, surface, tokens, store.key.top_k, tracing)
     with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
         try:
-            for batch in _read(llm, surface, tokens, store.key.top_k, tracing, advance):
+            for batch in read(advance):
                 shard |= batch
                 waiting += sum(len(t.ends) for t in batch.values())
                 if waiting >= tracing.shard_tokens:

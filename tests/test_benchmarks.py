@@ -52,6 +52,15 @@ def test_a_step_from_disk_to_optimizer(tmp_path: Path) -> None:
     assert 0 < figures["data_wait_share"] < 1
 
 
+def test_a_start_that_opens_what_was_made(tmp_path: Path) -> None:
+    """600 documents: every figure is there; what an index takes for a token does not depend on the machine."""
+    lines = run_python("benchmarks/startup.py", "--documents", "600", "--starts", "1", cache=tmp_path).splitlines()
+    figures = json.loads(lines[-1])
+    assert figures.keys() >= {"seconds_to_first_batch_0.06k", "seconds_to_first_batch_0.6k", "rss_mib_0.6k", "exponent"}
+    assert figures["manifest_bytes_written_per_token"] < 0.1
+    assert figures["build_documents_per_s"] > 0
+
+
 SHORT = ["trainer.max_steps=1", "trainer.val_check_interval=1"]
 
 

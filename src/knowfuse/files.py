@@ -8,7 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,26 @@ def _read_sha256(path: Path) -> str:
 
 
 @contextmanager
-def undamaged(path: str | Path, remedy: str = "remove it and run the same command again") -> Iterator[None]:
-    """ValueError that names the file and the remedy where what the block reads from it is cut off or of another shape."""
+def allowed(path: str | Path) -> Iterator[None]:
+    """PermissionError that names the file and the remedy where this user may not do what the block does there."""
     try:
         yield
+    except PermissionError as error:
+        raise PermissionError(
+            f"{str(error.filename or path)!r} may not be read or written by this user ({error.strerror}): ask its owner for "
+            "`chmod -R a+rX` on the cache folder, or set cache= (or KNOWFUSE_CACHE) to a folder of your own"
+        ) from error
+
+
+@contextmanager
+def undamaged(path: str | Path, remedy: str = "remove it and run the same command again") -> Iterator[None]:
+    """ValueError that names the file and the remedy where what the block reads from it is cut off or of another shape.
+
+    PermissionError, as `allowed` says it, where this user may not read it.
+    """
+    try:
+        with allowed(path):
+            yield
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{str(path)!r} is cut off or damaged ({reason}): {remedy}") from error
@@ -147,14 +163,17 @@ def mapped_array(file: Path, kind: np.dtype, length: int | None = None) -> np.nd
 def make_once(path: Path, make: Callable[[], None]) -> bool:
     """See to it that the path is there; whether `make` had to be called. Of several processes one makes, the others wait.
 
-    Where it is there nothing is written, so a filled folder may be read-only.
+    Where it is there nothing is written, so a filled folder may be read-only. PermissionError, as `allowed` says it, where
+    this user may not look or write there.
     """
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        if path.exists():
-            return False
+    with ExitStack() as locked:
+        with allowed(path):
+            if path.exists():
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+            if path.exists():
+                return False
         make()
     return True
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from knowfuse.files import make_once, mapped_array, undamaged, whole_folder
+from knowfuse.files import make_folder_once, mapped_array, undamaged
 from knowfuse.ids import IdIndex, hex_names
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.text.document import Document
@@ -161,13 +161,13 @@ def tokenize_documents(
     key = hashlib.sha256(f"{FORMAT_VERSION} {surface.fingerprint} {viewed.key}".encode()).hexdigest()
     place = folder / f"{surface.name}-{key[:24]}"
 
-    def write() -> None:
-        with whole_folder(place) as unfinished, ExitStack() as stack:
+    def fill(unfinished: Path) -> None:
+        with ExitStack() as stack:
             files = {key: stack.enter_context((unfinished / f"{key}.bin").open("wb")) for key in ARRAYS}
             about = _write(files, surface, viewed, advance)
             (unfinished / "about.json").write_text(json.dumps(vars(about)), encoding="utf-8")
 
-    make_once(place, write)
+    make_folder_once(place, fill)
     return _mapped(place, viewed, max_tokens, surface.name)
 
 

@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
-from knowfuse.files import make_once, undamaged, whole_folder
+from knowfuse.files import make_folder_once, undamaged
 from knowfuse.text.document import SPLITS, Document, RawDocument, Split, cut_bytes, id_of, side_of_bytes
 from knowfuse.text.documents import Documents
 from knowfuse.text.table import Table, TableWriter, open_table, table_from, table_of, writing_table
@@ -125,18 +124,17 @@ def build_corpus(
         return Corpus(name, table, about_table(table, duplicates, texts.skipped))
     state = json.dumps([FORMAT_VERSION, texts.key, dict(shares), max_document_bytes])
     folder = cache / "corpora" / hashlib.sha256(state.encode()).hexdigest()[:24]
-    make_once(folder, partial(_write, folder, texts, shares, max_document_bytes))
+    make_folder_once(folder, lambda unfinished: _write(unfinished, texts, shares, max_document_bytes))
     table = open_table(folder)
     with undamaged(folder / ABOUT):
         return Corpus(name, table, About(**json.loads((folder / ABOUT).read_text(encoding="utf-8"))))
 
 
 def _write(folder: Path, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int) -> None:
-    with whole_folder(folder) as unfinished:
-        with writing_table(unfinished) as writer:
-            duplicates = _fill(writer, texts, shares, max_document_bytes)
-        about = about_table(open_table(unfinished), duplicates, texts.skipped)
-        (unfinished / ABOUT).write_text(json.dumps(asdict(about), indent=1), encoding="utf-8")
+    with writing_table(folder) as writer:
+        duplicates = _fill(writer, texts, shares, max_document_bytes)
+    about = about_table(open_table(folder), duplicates, texts.skipped)
+    (folder / ABOUT).write_text(json.dumps(asdict(about), indent=1), encoding="utf-8")
 
 
 def _fill(writer: TableWriter, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int) -> int:

@@ -51,7 +51,7 @@ class Table:
         is_complete = bool(self.is_complete[row])
         if id_of(text.encode(), is_complete) != self.ids[row].tobytes():
             raise ValueError(
-                f"document {hex_names(self.ids[row])[0]} in {str(self.folder)!r} is not what was written: remove that "
+                f"document {hex_names(self.ids[row : row + 1])[0]} in {str(self.folder)!r} is not what was written: remove that "
                 "folder and run the same command again, which makes it anew"
             )
         return Document(text, self.domains[self.domain_codes[row]], SPLITS[self.split_codes[row]], is_complete)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from numba import njit
 
-from knowfuse.files import make_once, mapped_array, undamaged, whole_folder
+from knowfuse.files import make_folder_once, mapped_array, undamaged
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface.tokens import TokenizedDocuments
 from knowfuse.traces.reading import length_buckets
@@ -67,13 +67,12 @@ def kept_blocks(
     kind = "-".join(map(str, [packing, block_tokens, tokens.max_tokens, *borders]))
     place = tokens.folder.with_name(f"{tokens.folder.name}-{kind}")
 
-    def write() -> None:
+    def fill(unfinished: Path) -> None:
         blocks = make()
-        with whole_folder(place) as unfinished:
-            blocks.offsets.tofile(unfinished / OFFSETS)
-            blocks.places.tofile(unfinished / PLACES)
+        blocks.offsets.tofile(unfinished / OFFSETS)
+        blocks.places.tofile(unfinished / PLACES)
 
-    make_once(place, write)
+    make_folder_once(place, fill)
     return _mapped(place)
 
 

@@ -99,7 +99,10 @@ def learned(cfg: DictConfig, method: str, steps: int) -> dict[str, Any]:
         enable_model_summary=False,
     ).fit(experiment.module(prepared, method, experiment.learning_rates[0]), experiment.data(prepared, method))
     tokens = cfg.batch_blocks * cfg.block_tokens * cfg.trainer.accumulate_grad_batches
-    shape = training_shape(cfg)
+    plan = OmegaConf.load(ROOT / "conf" / "plan.yaml")
+    shape = training_shape(
+        OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), {"bytes_per_token": plan.bytes_per_token})
+    )
     planned = training(llm_config("target", experiment.target, ROOT / "conf"), shape).memory().total
     figures = {"step_seconds": watch.seconds, "tokens_per_second": tokens / watch.seconds, "planned_bytes": planned}
     return figures | {"peak_bytes": watch.peak, "peak_vs_plan": watch.peak / planned if watch.peak else None}

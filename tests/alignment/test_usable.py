@@ -15,12 +15,15 @@ from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.types import EMPTY, Aligner
 
 METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
     its.__name__: its for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched)
 }
 TEXTS = [text for text in training_text() if len(text) > 10][:40]
+DOCUMENTS = Documents.of([Document(text, "code", "fusion") for text in TEXTS[:5]])
 PAIRS = [("unigram", "neox"), ("neox", "llama"), ("llama", "llama"), ("neox", "neox")]
 
 
@@ -36,7 +39,7 @@ def test_nothing_is_said_of_ids_without_a_row(
     tokens = whole.tokenize(text)
     rows = min(int(tokens.input_ids.max()) + 1 + spare, whole.vocabulary_size)
     few = replace(whole, rows=rows)
-    align = METHODS[method](TokenizerPair(surface(source), few, TEXTS[:5]))
+    align = METHODS[method](TokenizerPair(surface(source), few, DOCUMENTS))
     aligned = align(random_trace(surface(source), text, 0, seed=seed), tokens, text.encode())
     is_filled = (aligned.topk.log_probs > EMPTY) & aligned.is_aligned[:, None]
     assert aligned.topk.ids[is_filled].max(initial=0) < rows

@@ -27,6 +27,7 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus, Document
+from knowfuse.text.documents import Documents
 from knowfuse.traces import server
 from knowfuse.traces.asking import trace_served
 from knowfuse.traces.reading import trace_documents
@@ -219,7 +220,7 @@ def test_killed_in_the_middle_and_started_again(
         store = make(near, f"http://127.0.0.1:{port}/v1", tmp_path).sources["far"].store
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert before.items() < after.items()
-    store.require(d.id for d in [*TEXTS, LONG])
+    store.require(Documents.of([*TEXTS, LONG]).ids)
     store.verify()
     here = prepare(CORPUS, near.spec, {"near": near.spec}, TOP_K, tmp_path, TRACING).sources["near"].store
     for document in TEXTS:

@@ -33,6 +33,7 @@ from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.packed import packed_logits
 from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
+from knowfuse.text.documents import Documents
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
@@ -290,7 +291,7 @@ def test_a_target_of_fewer_rows_than_its_tokenizer_has_tokens_learns(
     short = [d for d in documents(200, max_bytes=24) if whole.tokenize(d.text, d.is_complete).input_ids.max() < rows]
     texts, validation = short[:24], [replace(d, split="validation") for d in short[24:30]]
     assert len(validation) == 6
-    pair = TokenizerPair(surface(family), replace(whole, rows=rows), [d.text for d in texts])
+    pair = TokenizerPair(surface(family), replace(whole, rows=rows), Documents.of(texts))
     store = trace_store(tmp_path / "traces", family, texts, peak=0.0)
     if family == "llama":
         assert max(store.read(d.id).topk.ids.max() for d in texts) >= rows

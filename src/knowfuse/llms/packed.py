@@ -58,7 +58,7 @@ def _ends(document_ids: Int[Tensor, "B T"]) -> list[int]:
     """The places in all rows, one after another, before which a document or a stretch of padding ends."""
     is_last = torch.ones_like(document_ids, dtype=torch.bool)
     is_last[:, :-1] = document_ids[:, 1:] != document_ids[:, :-1]
-    return (is_last.flatten().nonzero()[:, 0] + 1).tolist()
+    return (is_last.flatten().nonzero()[:, 0] + 1).cpu().tolist()
 
 
 def _document_mask(document_ids: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:

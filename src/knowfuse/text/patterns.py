@@ -31,11 +31,11 @@ def _fitting(folder: Path, parts: list[str]) -> Iterator[Path]:
         yield folder
         return
     part, rest = parts[0], parts[1:]
-    if part == ANY_DEPTH:
+    if os.path.lexists(folder / part):
+        yield from _fitting(folder / part, rest)
+    elif part == ANY_DEPTH:
         for inner in _folders_under(folder):
             yield from _fitting(inner, rest or ["*"])
-    elif os.path.lexists(folder / part):
-        yield from _fitting(folder / part, rest)
     elif is_pattern(part):
         for entry in _entries(folder):
             is_hidden = entry.name[0] == "." and part[0] != "."

@@ -3,15 +3,13 @@
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from knowfuse.llms.by_document import by_document, documents_ending
-
-Said = TypeVar("Said")
 
 
 def packed_logits(

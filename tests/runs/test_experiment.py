@@ -15,7 +15,8 @@ from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.losses import fused_linear_loss
 from knowfuse.runs.experiment import Experiment, headroom
 from knowfuse.runs.folder import open_run
-from knowfuse.types import LLMSpec, Recipe, require_choices
+from knowfuse.settings import require_choices
+from knowfuse.types import LLMSpec, Recipe
 
 
 def experiment(*overrides: str) -> Experiment:

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from knowfuse.files import swap
-from knowfuse.types import require_choices
+from knowfuse.settings import require_choices
 
 ComputeDtype = Literal["float32", "bfloat16"]
 

@@ -23,13 +23,14 @@ from knowfuse.losses import require_lm_weight
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, prepare, require_here
+from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import Fit, best_checkpoint, fit, require_validations
 from knowfuse.training.module import Fusion, FusionModule, Schedule
-from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK, require_choices, require_types
+from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
 LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}

@@ -16,6 +16,7 @@ from knowfuse.ids import ID_BYTES, IdIndex, hex_names, id_array
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import counting, say
 from knowfuse.ranks import Ranks, ranks
+from knowfuse.settings import require_choices
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.document import Document
@@ -24,7 +25,7 @@ from knowfuse.traces.asking import trace_served
 from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
 from knowfuse.traces.store import TraceKey, TraceStore
-from knowfuse.types import SourceTrace, require_choices
+from knowfuse.types import SourceTrace
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 

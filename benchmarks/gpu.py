@@ -30,7 +30,7 @@ from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import trace_documents
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNELS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 ALWAYS = ("eager", "sdpa")  # kernels that every machine has
 WARM_UP = 3  # steps that are not counted
 
@@ -140,18 +140,21 @@ def tracing(asked: Asked) -> dict[str, Any]:
 
 
 def attention(asked: Asked) -> dict[str, Any]:
-    """A CLM step by each attention kernel; one that this machine lacks says why, and those that all have must run."""
+    """A CLM step by each attention kernel, weights in bfloat16, which flash attention asks for.
+
+    One that this machine lacks says why; those that all machines have must run.
+    """
     found: dict[str, Any] = {}
     for kernel in KERNELS:
         cfg = asked.settings()
         OmegaConf.set_struct(cfg, False)
-        cfg.target = OmegaConf.merge(cfg.target, {"attention": kernel})
+        cfg.target = OmegaConf.merge(cfg.target, {"attention": kernel, "dtype": "bfloat16"})
         try:
             found[kernel] = learned(cfg, "clm", asked.steps)
         except Exception as error:
             if kernel in ALWAYS:
                 raise
-            found[kernel] = {"refused": str(error).strip().splitlines()[0]}
+            found[kernel] = {"refused": " ".join(str(error).split())}
     return found
 
 

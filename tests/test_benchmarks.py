@@ -95,7 +95,7 @@ def test_the_gpu_script_runs_its_parts_and_names_those_that_fail(tiny_cache: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("part", ["steps", "tracing", "qlora"])
+@pytest.mark.parametrize("part", ["steps", "tracing", "attention", "qlora"])
 def test_a_part_of_the_gpu_script(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     """On the folder of a model, which is target and source."""
     monkeypatch.setenv("KNOWFUSE_CACHE", str(tiny_cache))
@@ -107,7 +107,14 @@ def test_a_part_of_the_gpu_script(tiny_cache: Path, tmp_path: Path, monkeypatch:
     if part == "attention":
         assert list(found) == list(gpu.KERNELS)
         assert all(found[kernel]["tokens_per_second"] > 0 for kernel in gpu.ALWAYS)
-        assert "flash_attn" in found["flash_attention_2"]["refused"].replace("-", "_")
+        assert (
+            "'target' cannot attend by flash_attention_2: the package flash_attn is"
+            in found["flash_attention_2"]["refused"]
+        )
+        assert (
+            "'target' cannot attend by flex_attention: on the CPU it has no backward"
+            in found["flex_attention"]["refused"]
+        )
     elif part == "steps":
         clm, fused = found["clm"], found["fused"]
         assert found["fused_step_vs_clm_step"] == fused["step_seconds"] / clm["step_seconds"]

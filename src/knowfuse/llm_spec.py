@@ -40,6 +40,10 @@ class Recipe:
             )
 
 
+# Kernels of transformers by which an LLM attends.
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
 @dataclass(frozen=True)
 class LLMSpec:
     """Where an LLM comes from, and how it is loaded.
@@ -54,6 +58,9 @@ class LLMSpec:
     `bos: null`: no row would predict the first token, and its bytes would count for some LLMs and not for others. They say
     how texts are read; an exported target keeps its tokenizer's own.
 
+    `attention` is the kernel by which it attends, here alone: as a source and as a target, packed blocks too. None is what
+    transformers chooses. A kernel that this machine, the architecture or the dtype rules out is refused, never replaced.
+
     A source may be served elsewhere, by vLLM or SGLang: then `path` names only its tokenizer and configuration, no weight
     comes here, and `dtype` and `revision` say what the server has loaded, which does not say so itself.
     """
@@ -64,6 +71,7 @@ class LLMSpec:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
+    attention: Attention | None = None
     tokenizer: str | None = None
     bos: str | None = OWN
     eos: str | None = OWN
@@ -89,7 +97,12 @@ class LLMSpec:
             )
 
 
-NOT_SERVED = ("recipe", "gguf_file", "quantization")  # what a server has decided itself when it loaded the LLM
+NOT_SERVED = (
+    "recipe",
+    "gguf_file",
+    "quantization",
+    "attention",
+)  # what a server has decided itself when it loaded the LLM
 
 
 def _require_server(spec: LLMSpec) -> None:

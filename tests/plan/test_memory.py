@@ -1,5 +1,6 @@
 """The plan's memory against the memory that real trainings take."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from experiments_for_tests import data_module, documents, fusion_module, readers, trainer
+from experiments_for_tests import documents, fusion_module, readers, trainer
+from tokenizers_for_tests import surface
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +24,8 @@ from transformers import (
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.plan.memory import Memory, training
 from knowfuse.plan.settings import TrainingShape
+from knowfuse.text.document import Document
+from knowfuse.training.data import FusionDataModule
 from knowfuse.types import LLMSpec
 
 VOCABULARY, BLOCK_TOKENS, BATCH_BLOCKS, CHUNK_ROWS = 2048, 256, 2, 128
@@ -41,6 +45,7 @@ FULL = TrainingShape(
     weights=torch.float32,
     trained=torch.float32,
     compute=torch.float32,
+    attention=None,
     finetune="full",
     lora_rank=0,
     lora_targets=(),
@@ -103,15 +108,17 @@ class Measured(L.Callback):
         self.peak = self.weights + self.optimizer + most
 
 
-def measured(config: PretrainedConfig, shape: TrainingShape, folder: Path) -> Measured:
+def measured(
+    config: PretrainedConfig, shape: TrainingShape, folder: Path, texts: Sequence[Document] | None = None
+) -> Measured:
     """A real fit of a FusionModule by Lightning's Trainer, on documents with aligned sources."""
-    texts = documents(200)
-    data = data_module(
-        readers(folder / "traces", texts), number=200, block_tokens=BLOCK_TOKENS, batch_blocks=BATCH_BLOCKS
-    )
+    texts = texts or documents(200)
+    sources, validation = readers(folder / "traces", texts), documents(8, "validation")
+    blocks = {"block_tokens": BLOCK_TOKENS, "batch_blocks": BATCH_BLOCKS, "seed": 1}
+    data = FusionDataModule(texts, validation, surface("llama"), sources, **blocks)
 
     def build() -> PreTrainedModel:
-        model = AutoModelForCausalLM.from_config(config, dtype=shape.weights)
+        model = AutoModelForCausalLM.from_config(config, dtype=shape.weights, attn_implementation=shape.attention)
         if shape.is_checkpointed:
             checkpoint_activations(model)
         return model
@@ -188,3 +195,20 @@ def test_gradients_that_wait_for_a_step_are_planned(tmp_path: Path) -> None:
     print(f"\naccumulated: measured {real.peak / 1e6:.2f} MB, planned {plan.total / 1e6:.2f} MB")
     assert plan.parts["gradients"] == real.gradients
     assert plan.total == pytest.approx(real.peak, rel=0.15)
+
+
+def test_the_scores_of_eager_attention_are_planned(tmp_path: Path) -> None:
+    """Those of each document, [heads, T, T] in every layer, which fused kernels do not keep: a tenth of all and more.
+
+    The plan takes all documents for as long as they may be.
+    """
+    long = replace(FULL, document_tokens=BLOCK_TOKENS, attention="eager")
+    real = measured(CONFIGS["llama"], long, tmp_path, documents(24, max_bytes=700)).peak
+    eager, fused, flash = (
+        planned(CONFIGS["llama"], replace(long, attention=kernel)).total
+        for kernel in ("eager", "sdpa", "flash_attention_2")
+    )
+    print(f"\neager: measured {real / 1e6:.2f} MB, planned {eager / 1e6:.2f} MB, without scores {fused / 1e6:.2f} MB")
+    assert eager == pytest.approx(real, rel=0.05)
+    assert fused < 0.9 * real
+    assert flash == fused

@@ -33,7 +33,7 @@ def kept(path: str) -> PretrainedConfig:
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_the_parameters_are_the_published_ones(path: str) -> None:
     with shapes_only():
-        assert size_of(build(kept(path), torch.bfloat16, None)).parameters == PUBLISHED[path]
+        assert size_of(build(kept(path), torch.bfloat16, None, None)).parameters == PUBLISHED[path]
 
 
 def test_training_llama_takes_six_flops_a_parameter_and_token() -> None:

@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 SUFFIX = "_by_document"
-SERVED = ("sdpa", "eager")  # the others find packed documents by themselves, or keep no mask
+SERVED = ("sdpa", "eager")  # flash and flex attention find the documents of a row by themselves, from positions
 
 _ENDS: ContextVar[Sequence[int]] = ContextVar("where each document of the row being read ends", default=())
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from knowfuse.llms.attention import reading_anywhere
 from knowfuse.surface import require_rows
 
 
@@ -16,12 +17,12 @@ def require_causal(model: PreTrainedModel, name: str) -> None:
     ids = torch.arange(1, 9, device=model.device).repeat(2, 1)
     ids[1, 4:] += 1
     try:
-        with torch.no_grad():
+        with torch.no_grad(), reading_anywhere(model):
             one, other = model(input_ids=ids % embedding_rows(model), use_cache=False).logits[:, :4].float()
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"LLM {name!r} cannot read a text of 8 tokens on {model.device.type} ({reason(error)}): check its files, and "
-            "whether its quantisation runs here"
+            "whether its quantisation and its attention run here"
         ) from error
     moved, largest = float((one - other).abs().max()), float(one.abs().max())
     # Equal but for the order of sums; half precision keeps 8 to 11 bits.

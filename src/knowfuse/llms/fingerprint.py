@@ -20,7 +20,8 @@ def fingerprint(folder: Path, spec: LLMSpec, files: LLMFiles, memo: Path | None)
     """The hash of an LLM in a folder with these files; checksums of large ones are remembered in `memo`.
 
     Not in it: the name and place of the folder, generation_config.json, chat templates, notes, what else lies beside it, and
-    code that is not trusted.
+    code that is not trusted; nor the device and the attention kernel, by which what it says differs in the rounding of sums
+    alone, where dtype and quantisation decide what its weights are.
     """
     # Before its products were in its dtype, a 4-bit LLM said something else.
     quantization = f"4bit in {spec.dtype}" if spec.quantization == "4bit" else spec.quantization

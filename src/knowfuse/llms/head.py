@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from knowfuse.llms.attention import reading_anywhere
 from knowfuse.llms.packed import read_packed
 from knowfuse.losses import CHUNK_ROWS, LinearHead, head_logits, token_nll
 
@@ -171,7 +172,7 @@ def _probe(model: PreTrainedModel, head: nn.Linear) -> tuple[Float[Tensor, "N H"
     ids = torch.arange(1, 9, device=head.weight.device)[None] % len(head.weight)
     was_training = model.training
     model.eval()
-    with torch.no_grad(), head.register_forward_pre_hook(enlarge):
+    with torch.no_grad(), reading_anywhere(model), head.register_forward_pre_hook(enlarge):
         logits = model(input_ids=ids, use_cache=False).logits
     model.train(was_training)
     if len(seen) != 1 or seen[0].shape[:2] != logits.shape[:2]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from knowfuse.llms.by_document import by_document
 from knowfuse.llms.checks import embedding_rows, reason
 from knowfuse.llms.head import OutputHead, hidden_states, packed_hidden_states
 
@@ -71,7 +72,7 @@ def require_read_alone(
             together = read(model, head, texts)
             alone = [hidden_states(model, head, text[None])[0] for text in texts]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{_cannot(model, packing)}: {reason(error)}{_remedy(packing)}") from error
+        raise ValueError(f"{_cannot(model, packing)}: {reason(error)}{_remedy(model, packing)}") from error
     finally:
         model.train(was_training)
     if not all(bool(torch.isfinite(rows).all()) for rows in (*together, *alone)):
@@ -80,7 +81,7 @@ def require_read_alone(
     if moved > MOST_MOVED.get(together[0].dtype, MOST_MOVED_HALF):
         raise ValueError(
             f"{_cannot(model, packing)}: documents of {', '.join(map(str, lengths))} tokens move what it computes of them by "
-            f"{moved:.2g} of its size{_remedy(packing)}"
+            f"{moved:.2g} of its size{_remedy(model, packing)}"
         )
 
 
@@ -116,7 +117,8 @@ def _cannot(model: PreTrainedModel, packing: Packing) -> str:
     return f"{type(model).__name__} does not read documents {how} as it reads each alone"
 
 
-def _remedy(packing: Packing) -> str:
+def _remedy(model: PreTrainedModel, packing: Packing) -> str:
     if packing == "blocks":
-        return ": set packing=one_document, a document a row"
+        by_itself = by_document(model) or not type(model)._supports_sdpa
+        return f": set packing=one_document, a document a row{'' if by_itself else ', or attention: sdpa'}"
     return ": it cannot be a target"

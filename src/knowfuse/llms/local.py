@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from knowfuse.llms.attention import require_attending, require_attention, require_kernel
 from knowfuse.llms.checks import reason, require_causal, require_said_rows
 from knowfuse.llms.files import files_in
 from knowfuse.llms.fingerprint import fingerprint
@@ -83,7 +84,7 @@ class LocalLLM:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.spec.trust_remote_code)
 
     def load(self) -> PreTrainedModel:
-        """The model in evaluation mode, in the spec's dtype and quantisation, on the CPU.
+        """The model in evaluation mode, in the spec's dtype, quantisation and attention, on the CPU.
 
         ValueError for one that cannot be read, or that is not causal.
         """
@@ -118,6 +119,7 @@ class LocalLLM:
                 output_loading_info=True,
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
+                **({"attn_implementation": spec.attention} if spec.attention else {}),
                 **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
             )
         model, info = loaded
@@ -126,6 +128,7 @@ class LocalLLM:
                 f"LLM {self.name!r}: {len(missing)} weights that its configuration asks for are not in {self.folder}, the first "
                 f"{missing[0]!r}, and would be random: its `path:` must hold all the files of a causal LLM, whole"
             )
+        require_attending(model, self.name, spec.attention)
         require_said_rows(model, self.name, self.rows())
         for module in model.modules():
             # In evaluation on a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights anew, rounds their scales to bfloat16,
@@ -152,13 +155,19 @@ def auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForCausalLM
 
 
+def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of the model of a configuration; None where its code, which is its own, has to be loaded to know."""
+    return auto_class(config)._model_mapping.get(type(config), None)
+
+
 def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:
     """The LLM of a spec with a path: a folder as it is, a hub id downloaded to the hub's cache, a GGUF file converted to ours.
 
-    ValueError where one of them cannot be had, where the folder lacks files that it names, or for a GGUF file without a
-    cache; without one, checksums of weights are not remembered either.
+    ValueError where one of them cannot be had, where the folder lacks files that it names, where it cannot attend as the spec
+    says, or for a GGUF file without a cache; without one, checksums of weights are not remembered either.
     """
     assert spec.path is not None
+    require_attention(name, spec)
     folder = Path(spec.path).expanduser()
     if folder.is_file():
         raise ValueError(
@@ -182,7 +191,10 @@ def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:
             f"LLM {name!r}: its files cannot be read from {folder} ({error}): its `path:` must hold all the files of a causal LLM, "
             "whole"
         ) from error
-    return LocalLLM(name, spec, content)
+    llm = LocalLLM(name, spec, content)
+    if spec.attention is not None:
+        require_kernel(name, spec.attention, architecture_of(llm._config()))
+    return llm
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -149,7 +149,8 @@ def assumptions(plan: Plan, cfg: DictConfig) -> list[str]:
     lines = [
         f"training: {shape.fits} fits of {shape.steps} steps, each {shape.tokens:,} tokens and {_figure(training_flops(plan.training) / 1e15)} PFLOP",
         f"a source's token is {cfg.bytes_per_token} bytes (bytes_per_token); documents are as long as they may be",
-        "memory is that of tensors, from the second step on; attention is a fused kernel where the LLM asks for one",
+        "memory is that of tensors, from the second step on",
+        f"attention: {shape.attention or 'the kernel that transformers chooses'}; eager keeps the scores of each document, fused ones none",
         f"{1 - cfg.room:.0%} of a GPU is left to CUDA and to what lies between tensors (room)",
     ]
     if shape.compute.itemsize > 2:

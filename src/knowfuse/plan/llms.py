@@ -6,8 +6,10 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PretrainedConfig
 
+from knowfuse.llms.attention import require_kernel
 from knowfuse.llms.gguf import require_gguf
 from knowfuse.llms.gguf_parts import part_names
+from knowfuse.llms.local import architecture_of
 from knowfuse.llms.recipes import config_of
 from knowfuse.types import LLMSpec
 
@@ -17,8 +19,14 @@ FOLDER = "llm_configs"  # in conf: config.json of LLMs on the hub, by <organisat
 def llm_config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
     """From its recipe, its folder, the hub's cache on this machine, or `conf/llm_configs`; nothing is downloaded.
 
-    ValueError where none of them has it, naming where to put it.
+    ValueError where none of them has it, naming where to put it, and where it does not attend by the spec's kernel.
     """
+    found = _config(name, spec, conf)
+    require_kernel(name, spec.attention, architecture_of(found))
+    return found
+
+
+def _config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
     if spec.recipe is not None:
         return config_of(spec.recipe, spec.recipe.vocabulary_size)
     assert spec.path is not None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from knowfuse.llm_spec import Attention
 from knowfuse.llms.sharding import decoder_layers
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.plan.simulate import PassUse, Size, build, shapes_only, size_of, training_pass
@@ -162,6 +163,7 @@ def training(config: PretrainedConfig, shape: TrainingShape) -> Training:
         config.to_json_string(),
         _Config(config),
         dtype,
+        shape.attention,
         autocast,
         adapt,
         shape.batch_blocks,
@@ -191,6 +193,7 @@ def _simulated(
     key: str,
     config: _Config,
     dtype: torch.dtype,
+    attention: Attention | None,
     autocast: torch.dtype | None,
     adapters: tuple[int, str | tuple[str, ...], torch.dtype] | None,
     blocks: int,
@@ -200,7 +203,7 @@ def _simulated(
     keeps: bool,
 ) -> tuple[Size, PassUse]:
     with shapes_only():
-        model = build(config.config, dtype, None if adapters is None else lora(*adapters))
+        model = build(config.config, dtype, attention, None if adapters is None else lora(*adapters))
         options = {"autocast": autocast, "is_checkpointed": is_checkpointed, "keeps_gradients": keeps}
         used = training_pass(model, blocks, tokens, document_tokens, **options)
         return size_of(model), used

@@ -8,6 +8,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from knowfuse.llm_spec import Attention
 from knowfuse.types import LLMSpec
 
 Finetune = Literal["full", "lora", "qlora"]
@@ -32,6 +33,7 @@ class TrainingShape:
     weights: torch.dtype  # of the weights that are kept
     trained: torch.dtype  # of those that are trained, their gradients and the optimizer's states
     compute: torch.dtype  # of the products: autocast's, or of the weights that FSDP2 gathers
+    attention: Attention | None  # the kernel; None: what transformers chooses
     finetune: Finetune
     lora_rank: int
     lora_targets: str | tuple[str, ...]  # names of modules, or peft's `all-linear`
@@ -92,6 +94,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         if finetune == "full" or str(trainer.get("precision")) in ("bf16-true", "16-true")
         else torch.float32,
         compute=compute,
+        attention=target.attention,
         finetune=finetune,
         lora_rank=rank,
         lora_targets=targets,

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from knowfuse.llm_spec import Attention
 from knowfuse.llms.head import OutputHead, packed_hidden_states
-from knowfuse.llms.local import auto_class, checkpoint_activations
+from knowfuse.llms.local import architecture_of, auto_class, checkpoint_activations
 from knowfuse.llms.sharding import decoder_layers
 
 aten = torch.ops.aten
@@ -129,9 +130,20 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def build(config: PretrainedConfig, dtype: torch.dtype, adapt: Callable[[nn.Module], object] | None) -> PreTrainedModel:
-    """The model of a configuration, inside `shapes_only`; `adapt` freezes it and adds what is trained instead."""
-    model = auto_class(config).from_config(config, dtype=dtype)
+def build(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    attention: Attention | None,
+    adapt: Callable[[nn.Module], object] | None,
+) -> PreTrainedModel:
+    """The model of a configuration, inside `shapes_only`; `adapt` freezes it and adds what is trained instead.
+
+    Flash and flex attention, which take GPUs or a compiler, are planned as sdpa where the LLM has it: none of them keeps scores.
+    """
+    if attention not in (None, "eager", "sdpa"):
+        architecture = architecture_of(config)
+        attention = "sdpa" if architecture is not None and architecture._supports_sdpa else None
+    model = auto_class(config).from_config(config, dtype=dtype, attn_implementation=attention)
     if adapt is not None:
         adapt(model)
     return model

@@ -44,7 +44,7 @@ def reading(
     documents = max(1, batch_tokens // document_tokens)
     dtype = getattr(torch, spec.dtype)
     with shapes_only():
-        model = build(config, dtype, lambda model: model.requires_grad_(False))
+        model = build(config, dtype, spec.attention, lambda model: model.requires_grad_(False))
         size, used = size_of(model), reading_pass(model, documents, document_tokens)
     width = {None: dtype.itemsize, "8bit": 1, "4bit": 0.5}[spec.quantization]
     weights = int(size.linear * width) + (size.parameters - size.linear) * dtype.itemsize

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
+from knowfuse.llms.attention import require_attention
 from knowfuse.llms.finetune import require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.local import LocalLLM
@@ -104,7 +105,18 @@ class Experiment:
             require_validations(self.trainer.keywords)
             if isinstance(self.trainer.keywords.get("strategy"), FSDP2) and isinstance(self.optimizer, partial):
                 require_shardable(self.optimizer.func)
+        self._require_attention()
         self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
+
+    def _require_attention(self) -> None:
+        """ValueError for a kernel that cannot be where, and in the dtype in which, its LLM is to run."""
+        trainer = self.trainer.keywords if isinstance(self.trainer, partial) else {}
+        strategy = trainer.get("strategy")
+        device = "cpu" if trainer.get("accelerator") == "cpu" else None
+        gathered = strategy.compute_dtype if isinstance(strategy, FSDP2) else None
+        require_attention("target", self.target, is_trained=True, device=device, gathered=gathered)
+        for name, spec in self.sources.items():
+            require_attention(name, spec)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import lightning as L
 import torch
 
 from knowfuse.files import make_folder_once
-from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.llms.recipes import make_model, make_tokenizer
+from knowfuse.llms.attention import require_attention, require_kernel
+from knowfuse.llms.local import LocalLLM, architecture_of, localize
+from knowfuse.llms.recipes import config_of, make_model, make_tokenizer
 from knowfuse.losses import fused_linear_loss
 from knowfuse.progress import say
 from knowfuse.surface import surface_of
@@ -27,6 +28,8 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
     """The LLM of a recipe, from the cache or made now; keyed by the recipe and the text it learns from."""
     recipe = spec.recipe
     assert recipe is not None
+    require_attention(name, spec)
+    require_kernel(name, spec.attention, architecture_of(config_of(recipe, recipe.vocabulary_size)))
     texts = [d.id for d in corpus.split("sources", domain=recipe.domain)]
     if not texts:
         raise ValueError(

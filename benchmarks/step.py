@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.packed import read_packed
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.progress import quiet_libraries
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
@@ -68,8 +68,9 @@ def module(
     return kind(
         LocalLLM("llama", LLMSpec(path="."), "random"),
         fusion=min_ce if is_fused else None,
-        loss=partial(fused_linear_loss, lm_weight=0.9 if is_fused else 1.0),
+        loss=fused_linear_loss,
         optimizer=partial(torch.optim.AdamW, lr=1e-4, fused=True),
+        lm_weight=LmWeight(0.9 if is_fused else 1.0),
         source_names=FAMILIES if is_fused else (),
         build=build,
         vocabulary_size=vocabulary_size,

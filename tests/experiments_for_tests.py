@@ -23,7 +23,7 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.text.document import Document, Split, cut
 from knowfuse.text.documents import Documents
 from knowfuse.traces.store import TraceKey, TraceStore
@@ -125,14 +125,15 @@ def data_module(sources: Sequence[SourceReader] = (), number: int = 30, **option
     return FusionDataModule(documents(number), documents(8, "validation"), surface("llama"), sources, **options)
 
 
-def fusion_module(llm: LocalLLM, is_fused: bool = True, lm_weight: float = 0.3, **options: Any) -> FusionModule:
+def fusion_module(llm: LocalLLM, is_fused: bool = True, **options: Any) -> FusionModule:
     """A target that learns by MinCE, or by plain CLM."""
     return FusionModule(
         llm,
         fusion=min_ce if is_fused else None,
-        loss=partial(fused_linear_loss, lm_weight=lm_weight if is_fused else 1.0),
+        loss=fused_linear_loss,
         optimizer=partial(torch.optim.AdamW, lr=options.pop("learning_rate", 2e-3)),
         **{
+            "lm_weight": LmWeight(0.3 if is_fused else 1.0),
             "weight_decay": 0.1,
             "warmup_steps": 2,
             "source_names": ("neox", "unigram"),

@@ -1,6 +1,7 @@
 """Rows of every kind, and the losses of them the slow way: dense, row by row and token by token, in float64."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,9 @@ def oracle(
     form: str,
     gate: str,
     vocabulary_size: int | None = None,
+    **more: Any,
 ) -> Tensor:
-    """The total, row by row and token by token; columns from `vocabulary_size` on are padding."""
+    """The total, row by row and token by token; columns from `vocabulary_size` on are padding. `more` are `divergence_of`'s."""
     log_q = logits.log_softmax(-1)
     clm = kl = logits.new_zeros(())
     for n, label in enumerate(labels.tolist()):
@@ -69,9 +71,39 @@ def oracle(
         tail = float(fused.tail[0, n])
         if form == "renormalised":
             p, tail = {i: x / sum(p.values()) for i, x in p.items()}, 0.0
-        for i, x in p.items():
-            kl = kl + x * (math.log(x) - log_q[n, i])
-        rest = [i for i in range(vocabulary_size or logits.shape[-1]) if i not in p]
-        if tail > 0 and rest:
-            kl = kl + tail * (math.log(tail) - log_q[n, rest].exp().sum().log())
+        kl = kl + divergence_of(p, tail, logits[n], vocabulary_size or logits.shape[-1], **more)
     return (lm_weight * clm + (1 - lm_weight) * kl) / (labels != IGNORE).sum()
+
+
+def divergence_of(
+    p: dict[int, float],
+    tail: float,
+    logits: Tensor,
+    vocabulary_size: int,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+) -> Tensor:
+    """Of one row, times the square of the temperature and `scale`: over the slots, and all other ids as one bucket."""
+    rest = [i for i in range(vocabulary_size) if i not in p]
+    tail = tail if rest else 0.0
+    power = 1 / temperature
+    weights = {i: x**power for i, x in p.items()}
+    others = len(rest) * (tail / len(rest)) ** power if tail else 0.0  # as if each of them had as much
+    total = 1.0 if temperature == 1 else sum(weights.values()) + others
+    q = (logits / temperature).softmax(-1)
+    padding = -q[:vocabulary_size].sum().log()
+    buckets = [(x / total, q[i]) for i, x in weights.items()] + ([(others / total, q[rest].sum())] if rest else [])
+    value = logits.new_zeros(())
+    for x, y in buckets:
+        if divergence == "forward_kl":
+            value = value + (x * (math.log(x) - y.log()) if x > 0 else 0.0)
+            continue
+        y = y / q[:vocabulary_size].sum()
+        if divergence == "reverse_kl":
+            value = value + y * (y.log() - math.log(max(x, 1e-6)))
+            continue
+        m = beta * x + (1 - beta) * y
+        value = value + (beta * x * (math.log(x) - m.log()) if x > 0 else 0.0) + (1 - beta) * y * (y.log() - m.log())
+    return scale * temperature**2 * (value if divergence == "forward_kl" else value + padding)

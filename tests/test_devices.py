@@ -31,7 +31,7 @@ from knowfuse.types import LLMSpec
 
 LEARNED: dict[str, dict[str, Any]] = {  # name -> what the module has
     "min_ce": {},
-    "avg_ce": {"fusion": avg_ce, "loss": partial(fused_linear_loss, lm_weight=0.3, form="renormalised", gate="better")},
+    "avg_ce": {"fusion": avg_ce, "loss": partial(fused_linear_loss, form="renormalised", gate="better")},
     "ranks": {},
     "checkpointed": {"activation_checkpointing": True},
 }

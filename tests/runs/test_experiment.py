@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.fusion.avg_ce import avg_ce
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.runs.experiment import Experiment, headroom
 from knowfuse.runs.folder import open_run
 from knowfuse.settings import require_choices
@@ -59,6 +59,7 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "fusion=avg_ce fusion.temperature=hot": "temperature is 'hot': it must be a number",
         "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number of at least 1",
         "sources.llama2.recipe.learning_rate=fast": "learning_rate is 'fast': it must be a number",
+        "lm_weight_schedule=step": "lm_weight_schedule is 'step': choose one of ['constant', 'linear', 'cosine']",
         "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",
         "schedule=reduce_lr_on_plateau": "schedule is 'reduce_lr_on_plateau': choose one of ['linear', 'cosine'",
         "+sources.z={path:x}": "LLM 'z' is {'path': 'x'}: give an LLMSpec, such as {_target_: knowfuse.types",
@@ -97,6 +98,23 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         ("+optimizer.lr=0.5", r"optimizer\.lr would be overridden: set learning_rates instead"),
         ("optimizer=adamw_8bit trainer=fsdp", r"optimizer AdamW8bit of bitsandbytes .*: set optimizer=adamw, whose"),
         ("loss.gate=worse", r"gate is 'worse': choose one of \['none', 'better'\]"),
+        ("loss.divergence=kl", r"divergence is 'kl': choose one of \['forward_kl', 'reverse_kl', 'jensen_shannon'\]"),
+        (
+            "loss.divergence=reverse_kl loss.form=renormalised",
+            r"form=renormalised gives no probability outside the slots",
+        ),
+        ("loss.beta=1.0", r"loss\.beta is 1\.0: .* at its ends set loss\.divergence to forward_kl \(0\) or reverse_kl"),
+        ("loss.temperature=0.0", r"loss\.temperature is 0\.0: it divides logits, and must be above 0"),
+        ("loss.balance=equal", r"balance is 'equal': choose one of \['fixed', 'match_clm'\]"),
+        (
+            "lm_weight_schedule=linear",
+            r"lm_weight_schedule is linear and lm_weight_end is not set: set it to the lm_weight of",
+        ),
+        (
+            "lm_weight_end=1.0",
+            r"lm_weight_end is 1\.0 and lm_weight_schedule is constant, which has no end: set lm_weight_",
+        ),
+        ("lm_weight_schedule=cosine lm_weight_end=1.5", r"lm_weight_end .* must lie in \[0, 1\], got 1\.5"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused_with_the_choices(override: str, message: str) -> None:
@@ -155,7 +173,7 @@ def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path,
     assert not clm.train_blocks.sources
     modules = [made.module(prepared, method, 1e-3) for method in ("clm", "fused")]
     assert [module.fusion is None for module in modules] == [True, False]
-    assert [module.loss.keywords["lm_weight"] for module in modules if isinstance(module.loss, partial)] == [1.0, 0.3]
+    assert [module.lm_weight for module in modules] == [LmWeight(1.0), LmWeight(0.3)]
     assert {module.optimizer.keywords["lr"] for module in modules if isinstance(module.optimizer, partial)} == {1e-3}
 
 

@@ -20,6 +20,7 @@ from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
 from knowfuse.llms.local import LocalLLM
+from knowfuse.losses import LmWeight
 from knowfuse.training.fit import Fit, fit, load_best
 from knowfuse.training.resuming import RandomStates, Steps
 
@@ -46,7 +47,7 @@ def with_dropout(architecture: str) -> PreTrainedModel:
 
 
 class Job:
-    """One fit of a target with dropout on fused batches, as often as it takes."""
+    """One fit of a target with dropout on fused batches, its lm_weight rising, as often as it takes."""
 
     def __init__(self, target: LocalLLM, traces: Path, num_workers: int = 0, architecture: str = "llama") -> None:
         self.target, self.traces = target, traces
@@ -55,7 +56,7 @@ class Job:
     def run(self, folder: Path, ckpt_path: Path | None = None, stop: L.Callback | None = None, **options: Any) -> Fit:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers)
-        module = fusion_module(self.target, build=self.build)
+        module = fusion_module(self.target, build=self.build, lm_weight=LmWeight(0.1, "cosine", 0.9))
         make = trainer(STEPS, also=[stop] if stop else [], **options)
         return fit("job", folder, module, data, make, 2e-3, ckpt_path=ckpt_path)
 

@@ -32,7 +32,7 @@ from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.packed import packed_logits
-from knowfuse.losses import FusedLoss, LinearHead, fused_linear_loss
+from knowfuse.losses import FusedLoss, LinearHead, LmWeight, fused_linear_loss
 from knowfuse.text.documents import Documents
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 from knowfuse.training.data import FusionDataModule
@@ -159,6 +159,17 @@ def test_ranks_are_those_of_the_target_as_it_is_now(target: LocalLLM, tmp_path: 
     assert logged["train/kl_nats"] == pytest.approx(total / count, rel=1e-4)
 
 
+def test_the_weights_and_rates_of_each_step_are_logged_as_used(target: LocalLLM, tmp_path: Path) -> None:
+    """A line from .2 to .8 over four steps, and its loss; the rate that the optimizer was given for that step."""
+    module = fusion_module(target, lm_weight=LmWeight(0.2, "linear", 0.8), learning_rate=1e-3, schedule="linear")
+    logged = learn(module, data_module(readers(tmp_path, documents(30))), 4).logged
+    assert [step["train/lm_weight"] for step in logged] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    for step in logged:
+        loss, clm, kl, share = (step[f"train/{name}"] for name in ("loss_nats", "clm_nats", "kl_nats", "lm_weight"))
+        assert loss == pytest.approx(share * clm + (1 - share) * kl, rel=1e-6)
+    assert [step["train/learning_rate"] for step in logged] == pytest.approx([0.0, 5e-4, 1e-3, 5e-4])
+
+
 def test_plain_clm_logs_no_source(target: LocalLLM) -> None:
     logged = learn(fusion_module(target, is_fused=False), data_module(), 2).logged[0]
     assert not [name for name in logged if name.startswith(("share/", "coverage/", "mass/"))]
@@ -179,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(target: Local
     """The third batch gives NaN or infinity: its number is said, and the weights are those that two steps made."""
 
     def spoiled(*arguments: Any, **options: Any) -> Any:
-        loss = fused_linear_loss(*arguments, lm_weight=1.0, **options)
+        loss = fused_linear_loss(*arguments, **options)
         calls.append(loss)
         if len(calls) == 3:
             loss.total = loss.total * value
@@ -372,7 +383,7 @@ def loss_of(module: FusionModule, batch: FusionBatch) -> torch.Tensor:
     assert module.fusion is not None
     assert batch.sources is not None
     fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-    return module.loss(*module.hidden_states(batch), batch.labels.flatten(), fused).total
+    return module.loss(*module.hidden_states(batch), batch.labels.flatten(), fused, lm_weight=0.3).total
 
 
 def gradients(module: FusionModule) -> torch.Tensor:
@@ -437,7 +448,7 @@ def test_activation_checkpointing_keeps_less_and_learns_the_same(
         assert module.fusion is not None
         assert batch.sources is not None
         fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-        loss = module.loss(hidden, head, batch.labels.flatten(), fused).total
+        loss = module.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=0.3).total
         loss.backward()
         losses.append(loss)
         grads.append(gradients(module))

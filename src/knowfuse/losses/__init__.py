@@ -7,17 +7,23 @@ makes the logits of some rows at a time; `linear` puts them together, so that th
 
 from knowfuse.losses.chunked_head import CHUNK_ROWS, LinearHead, head_logits, linear_token_nll
 from knowfuse.losses.linear import FusedLoss, fused_linear_loss
-from knowfuse.losses.sparse_kl import Form, Gate, require_lm_weight, token_nll
+from knowfuse.losses.lm_weight import LmWeight, WeightSchedule
+from knowfuse.losses.options import Balance, Divergence, Form, Gate, LossOptions
+from knowfuse.losses.sparse_kl import token_nll
 
 __all__ = [
     "CHUNK_ROWS",
+    "Balance",
+    "Divergence",
     "Form",
     "FusedLoss",
     "Gate",
     "LinearHead",
+    "LmWeight",
+    "LossOptions",
+    "WeightSchedule",
     "fused_linear_loss",
     "head_logits",
     "linear_token_nll",
-    "require_lm_weight",
     "token_nll",
 ]

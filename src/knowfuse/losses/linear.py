@@ -11,7 +11,7 @@ tensor cores.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,23 +20,34 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from knowfuse.losses.chunked_head import CHUNK_ROWS, ChunkedHead, LinearHead
-from knowfuse.losses.sparse_kl import Form, Gate, require_lm_weight, sparse_loss_
+from knowfuse.losses.lm_weight import require_lm_weight
+from knowfuse.losses.options import Balance, Divergence, Form, Gate, LossOptions
+from knowfuse.losses.softened import softened_loss_
+from knowfuse.losses.sparse_kl import RowLosses, rows_of, sparse_loss_
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 Resolve = Callable[[FusedTarget, Tensor], FusedTarget]
+BALANCED_ROWS = 256  # rows that `balance="match_clm"` looks at
+LEAST_KL = 1e-6  # nats; what is below is rounding, and no number to divide by
 
 
 @dataclass
 class FusedLoss:
     """The loss to minimise and its parts, all in nats per labelled row; shares are of the labelled rows.
 
-    Only `total` has a gradient.
+    `total = lm_weight * clm + (1 - lm_weight) * kl_scale * kl`; it alone has a gradient.
     """
 
     total: Float[Tensor, ""]
     clm: Float[Tensor, ""]
-    kl: Float[Tensor, ""]
+    kl: Float[Tensor, ""]  # or the divergence in its place, with its T^2
     fused_share: Float[Tensor, ""]  # rows on which the KL acts
+    kl_scale: float | Float[Tensor, ""] = 1.0
+
+    def metrics(self) -> dict[str, float | Tensor]:
+        """What a run logs of it beside the total."""
+        parts = {"clm_nats": self.clm, "kl_nats": self.kl, "fused_share": self.fused_share}
+        return {f"train/{name}": value for name, value in {**parts, "kl_scale": self.kl_scale}.items()}
 
 
 @dataclass
@@ -46,17 +57,26 @@ class _Task:
     labels: Int[Tensor, " N"]
     fused: FusedTarget | None  # [1, N]
     resolve: Resolve | None
-    options: dict[str, Any]  # of sparse_loss_
+    lm_weight: float
+    kl_weight: float | Tensor
+    options: LossOptions
+    vocabulary_size: int
     chunk_rows: int
 
     def fused_on(self, rows: slice, logits: Float[Tensor, "n V"]) -> FusedTarget | None:
         """The fused target of these rows, whose logits may decide its ids."""
         if self.fused is None:
             return None
-        fused = self.fused
-        topk = TopK(fused.topk.ids[:, rows], fused.topk.log_probs[:, rows])
-        part = FusedTarget(topk, fused.tail[:, rows], fused.weights[..., rows], fused.has_target[:, rows])
-        return self.resolve(part, logits[None, :, : self.options["vocabulary_size"]]) if self.resolve else part
+        part = rows_of(self.fused, rows)
+        return self.resolve(part, logits[None, :, : self.vocabulary_size]) if self.resolve else part
+
+    def losses_(self, rows: slice, logits: Float[Tensor, "n V"]) -> RowLosses:
+        """Those of these rows, whose logits become their gradient."""
+        fused, labels = self.fused_on(rows, logits), self.labels[rows]
+        how = {"lm_weight": self.lm_weight, "kl_weight": self.kl_weight, "options": self.options}
+        if fused is None or self.options.temperature == 1.0:
+            return sparse_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
+        return softened_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
 
 
 def fused_linear_loss(
@@ -68,6 +88,10 @@ def fused_linear_loss(
     lm_weight: float,
     form: Form = "tail",
     gate: Gate = "none",
+    divergence: Divergence = "forward_kl",
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    balance: Balance = "fixed",
     chunk_rows: int = CHUNK_ROWS,
     resolve: Resolve | None = None,
 ) -> FusedLoss:
@@ -76,25 +100,48 @@ def fused_linear_loss(
     `fused` has N rows as [B, T]; None, and rows without a target, carry only `lm_weight * CLM`.
     `form="renormalised"` is the paper's: the top-k of the fused target scaled to sum to 1, the tail dropped.
     `gate="better"` lets the KL act only where the fused target gives the true token more probability than the target
-    LLM does now; a true token that no slot holds counts as given none. `resolve` gets the fused target of each chunk
-    and its logits, both as [1, n, ...], and gives the fused target with its ids: of one that is by rank, they depend on
-    the logits.
+    LLM does now; a true token that no slot holds counts as given none.
+    `divergence` stands in the place of the forward KL, over the same buckets; `beta` is of `jensen_shannon` alone.
+    `temperature` softens both distributions, the tail as if spread evenly over the ids it stands for, and weighs what
+    comes of it by its square. `balance="match_clm"` scales the KL by the ratio CLM / KL, which has no gradient.
+    `resolve` gets the fused target of each chunk and its logits, both as [1, n, ...], and gives the fused target with its
+    ids: of one that is by rank, they depend on the logits.
 
     Products are in the weight's dtype (autocast's, where it is on), everything else in float32; float64 stays.
-    Raises ValueError where `lm_weight` is outside [0, 1], the fused target is not float32, a label or a slot is no token
-    of the vocabulary, or a chunk does not fit into memory.
+    Raises ValueError where `lm_weight` is outside [0, 1], options are refused by `LossOptions`, the fused target is not
+    float32, a label or a slot is no token of the vocabulary, or a chunk does not fit into memory.
     """
+    options = LossOptions(form, gate, divergence, beta, temperature, balance)
     require_lm_weight(lm_weight)
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     vocabulary_size = head.weight.shape[0] if head.vocabulary_size is None else head.vocabulary_size
     flat = None if fused is None else _flat(fused)
     _require_targets(labels, flat, vocabulary_size)
-    options = {"lm_weight": lm_weight, "form": form, "gate": gate, "vocabulary_size": vocabulary_size}
-    task = _Task(labels, flat, resolve, options, chunk_rows)
+    task = _Task(labels, flat, resolve, lm_weight, 1.0 - lm_weight, options, vocabulary_size, chunk_rows)
+    kl_scale = 1.0
+    if balance == "match_clm" and flat is not None:
+        kl_scale = _clm_over_kl(hidden.detach(), head, task)
+        task = replace(task, kl_weight=task.kl_weight * kl_scale)
     is_training = torch.is_grad_enabled()
     total, clm, kl, share = _FusedLinearLoss.apply(hidden, head.weight, head.bias, head, task, is_training)
-    return FusedLoss(total, clm, kl, share)
+    return FusedLoss(total, clm, kl, share, kl_scale)
+
+
+@torch.no_grad()
+def _clm_over_kl(hidden: Float[Tensor, "N H"], head: LinearHead, task: _Task) -> Float[Tensor, ""]:
+    """The ratio of the two means over `BALANCED_ROWS` labelled rows, evenly spaced, or all where there are fewer.
+
+    Source: X-Token, arXiv 2605.21699 (the loss scale of its section on training). Differs: there the ratio is that of all rows. Gradients
+    are made in the one pass that makes the losses, before all of these are known; to know them first would take a third
+    more of the products.
+    """
+    labelled = torch.nonzero(task.labels != IGNORE)[:, 0]
+    rows = labelled[:: max(1, -(-len(labelled) // BALANCED_ROWS))]
+    assert task.fused is not None
+    some = replace(task, labels=task.labels[rows], fused=rows_of(task.fused, rows))
+    _, clm, kl, _ = _FusedLinearLoss.apply(hidden[rows], head.weight, head.bias, head, some, False)
+    return clm / kl.clamp(min=LEAST_KL)
 
 
 class _FusedLinearLoss(torch.autograd.Function):
@@ -117,16 +164,15 @@ class _FusedLinearLoss(torch.autograd.Function):
         clm, kl, acting = (torch.zeros((), **precise) for _ in range(3))
         for rows in chunked.chunks:
             logits = chunked.logits(rows)
-            losses = sparse_loss_(logits, task.labels[rows], task.fused_on(rows, logits), **task.options)
+            losses = task.losses_(rows, logits)
             clm, kl, acting = clm + losses.clm.sum(), kl + losses.kl.sum(), acting + losses.acts.sum()
             chunked.backward_(logits, rows, grad_hidden, grad_weight, grad_bias)
         count = (task.labels != IGNORE).sum().clamp(min=1)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, count)
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
-        lm_weight = task.options["lm_weight"]
         clm, kl, share = clm / count, kl / count, acting.float() / count
         ctx.mark_non_differentiable(clm, kl, share)
-        return lm_weight * clm + (1.0 - lm_weight) * kl, clm, kl, share
+        return task.lm_weight * clm + task.kl_weight * kl, clm, kl, share
 
     @staticmethod
     @once_differentiable

@@ -3,21 +3,19 @@
 The KL is sparse: `sum_k p_k log(p_k / q_k)` over the slots of the fused target plus a tail bucket
 `p_tail log(p_tail / q_tail)`; it is never negative, at most the full KL, and zero only for q = p. One log-sum-exp over
 the vocabulary serves CLM and KL. It is computed over what the slots leave and joined with the slots', so that
-`log q_tail` needs no subtraction.
+`log q_tail` needs no subtraction. `divergences` holds what may stand in the KL's place, over the same buckets.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from knowfuse.types import EMPTY, IGNORE, FusedTarget
-
-Form = Literal["tail", "renormalised"]
-Gate = Literal["none", "better"]
+from knowfuse.losses.divergences import LEAST_TAIL, forward_kl, jensen_shannon, reverse_kl
+from knowfuse.losses.options import LossOptions
+from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 
 @dataclass
@@ -25,7 +23,7 @@ class RowLosses:
     """What each row costs, in nats; 0 where a row has no label."""
 
     clm: Float[Tensor, " N"]
-    kl: Float[Tensor, " N"]
+    kl: Float[Tensor, " N"]  # or the divergence in its place
     acts: Bool[Tensor, " N"]  # the rows on which the KL acts
 
 
@@ -46,17 +44,17 @@ def sparse_loss_(
     fused: FusedTarget | None,
     *,
     lm_weight: float,
-    form: Form,
-    gate: Gate,
+    kl_weight: float | Tensor,
+    options: LossOptions,
     vocabulary_size: int,
 ) -> RowLosses:
-    """The losses of each row; `logits` become the gradient of `sum(lm_weight * clm + (1 - lm_weight) * kl)`, in place.
+    """The losses of each row; `logits` become the gradient of `sum(lm_weight * clm + kl_weight * kl)`, in place.
 
-    `logits` are float32 or float64, and `fused` has N rows as [1, N]. Columns from `vocabulary_size` on are padding: the
-    softmax runs over them as the LLM's own does, but no label, slot or tail is theirs, so they only lose.
-    With `G` the target mass of a row (lm_weight and the KL's weight) the gradient is `q * G - weight * p` in the slots,
-    `(q_tail * G - weight * p_tail) * softmax over the rest` outside them, and `-lm_weight` more at the label.
-    Everything is finite however small `q_tail` is.
+    `logits` are float32 or float64, already divided by the temperature, and `fused` has N rows as [1, N]. Columns from
+    `vocabulary_size` on are padding: the softmax runs over them as the LLM's own does, but no label, slot or tail is theirs,
+    so they only lose. With `G` the target mass of a row (lm_weight and the KL's weight) the gradient is
+    `q * G - weight * pull` in the slots, `(q_tail * G - weight * pull_tail) * softmax over the rest` outside them, and
+    `-lm_weight` more at the label. Everything is finite however small `q_tail` is.
     """
     is_labelled = labels != IGNORE
     gold = labels.clamp(min=0)[:, None]
@@ -74,27 +72,37 @@ def sparse_loss_(
     log_q, log_q_tail, log_q_gold = slot_logits - lse, (log_rest - lse)[:, 0], (gold_logits - lse)[:, 0]
 
     acts = is_labelled & slots.has_target
-    if gate == "better":
-        acts = acts & (torch.where(slots.ids == gold, slots.log_p, EMPTY).amax(1) > log_q_gold)
-    p, p_tail = _target_probs(slots, form, vocabulary_size)
+    if options.gate == "better":
+        acts = acts & gives_more(TopK(slots.ids, slots.log_p), gold, log_q_gold)
+    log_p, p, p_tail = _target_probs(slots, options, vocabulary_size)
     p, p_tail = p.masked_fill(~acts[:, None], 0.0).to(lse.dtype), p_tail.masked_fill(~acts, 0.0).to(lse.dtype)
-    losses = RowLosses(-torch.where(is_labelled, log_q_gold, 0.0), _sparse_kl(p, p_tail, log_q, log_q_tail), acts)
+    log_known = torch.cat(parts, 1).logsumexp(1) - lse[:, 0] if padding.shape[1] else None
+    kl, pull, pull_tail = forward_kl(p, p_tail, log_q, log_q_tail), p, p_tail
+    if options.divergence != "forward_kl":
+        is_bucket = slots.is_counted & acts[:, None]
+        kl, pull, pull_tail = _instead(is_bucket, log_p, p_tail, log_q, log_q_tail, log_known, options)
+    losses = RowLosses(-torch.where(is_labelled, log_q_gold, 0.0), kl, acts)
 
-    weight, lm_weights = 1.0 - lm_weight, lm_weight * is_labelled.to(lse.dtype)
-    mass = (lm_weights + weight * (p.sum(1) + p_tail))[:, None]
-    rest.mul_((log_q_tail.exp()[:, None] * mass - weight * p_tail[:, None]) / total)
+    lm_weights = lm_weight * is_labelled.to(lse.dtype)
+    mass = (lm_weights + kl_weight * (pull.sum(1) + pull_tail))[:, None]
+    rest.mul_((log_q_tail.exp()[:, None] * mass - kl_weight * pull_tail[:, None]) / total)
     if padding.shape[1]:
         padding.sub_(lse).exp_().mul_(mass)
-    in_slots = (log_q.exp() * mass - weight * p).masked_fill(~slots.is_counted, 0.0)
+    in_slots = (log_q.exp() * mass - kl_weight * pull).masked_fill(~slots.is_counted, 0.0)
     logits.scatter_add_(1, slots.ids, in_slots)
     logits.scatter_add_(1, gold, -lm_weights[:, None])
     return losses
 
 
-def require_lm_weight(lm_weight: float) -> None:
-    """ValueError unless the weight lies in [0, 1]."""
-    if not 0.0 <= lm_weight <= 1.0:
-        raise ValueError(f"lm_weight (the paper's lambda) must lie in [0, 1], got {lm_weight}")
+def rows_of(fused: FusedTarget, rows: slice | Int[Tensor, " n"]) -> FusedTarget:
+    """Some rows of a fused target whose rows are [1, N]."""
+    topk = TopK(fused.topk.ids[:, rows], fused.topk.log_probs[:, rows])
+    return FusedTarget(topk, fused.tail[:, rows], fused.weights[..., rows], fused.has_target[:, rows])
+
+
+def gives_more(topk: TopK[Tensor], gold: Int[Tensor, "N 1"], log_q_gold: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Where the slots give the true token more probability than `log_q_gold`; one that no slot holds is given none."""
+    return torch.where(topk.ids == gold, topk.log_probs, EMPTY).amax(-1) > log_q_gold
 
 
 def token_nll(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float32[Tensor, " N"]:
@@ -123,18 +131,49 @@ def _slots(fused: FusedTarget | None, gold: Int[Tensor, "N 1"]) -> _Slots:
 
 
 def _target_probs(
-    slots: _Slots, form: Form, vocabulary_size: int
-) -> tuple[Float32[Tensor, "N K"], Float32[Tensor, " N"]]:
-    """The probabilities of the slots and of the tail bucket; NaN in rows without slots under `renormalised`."""
-    if form == "renormalised":
-        return slots.log_p.softmax(1), torch.zeros_like(slots.tail)
-    covers_all = (slots.log_p > EMPTY).sum(1) >= vocabulary_size  # nothing is left that a rounded tail could be of
-    return slots.log_p.exp(), slots.tail.masked_fill(covers_all, 0.0)
+    slots: _Slots, options: LossOptions, vocabulary_size: int
+) -> tuple[Float32[Tensor, "N K"], Float32[Tensor, "N K"], Float32[Tensor, " N"]]:
+    """Log-probabilities and probabilities of the slots, softened, and that of the tail; NaN in rows without a target.
+
+    The tail is softened as if spread evenly over the ids it stands for, those of the vocabulary that no slot has: of `n` ids
+    `n (tail / n)^(1 / T)` is left before all is scaled to sum to 1. How it is really spread, no trace holds.
+    """
+    log_p, temperature = slots.log_p, options.temperature
+    if options.form == "renormalised":
+        softened = log_p if temperature == 1.0 else log_p / temperature
+        return softened.log_softmax(1), softened.softmax(1), torch.zeros_like(slots.tail)
+    left = vocabulary_size - (log_p > EMPTY).sum(1)
+    tail = slots.tail.masked_fill(left <= 0, 0.0)  # nothing is left that a rounded tail could be of
+    if temperature == 1.0:
+        return log_p, log_p.exp(), tail
+    log_left = left.clamp(min=1).log()
+    log_tail = log_left + (tail.log() - log_left) / temperature
+    softened = torch.cat([log_p / temperature, log_tail[:, None]], 1).log_softmax(1)
+    return softened[:, :-1], softened[:, :-1].exp(), softened[:, -1].exp()
 
 
-def _sparse_kl(
-    p: Float[Tensor, "N K"], p_tail: Float[Tensor, " N"], log_q: Float[Tensor, "N K"], log_q_tail: Float[Tensor, " N"]
-) -> Float[Tensor, " N"]:
-    """Nats; exactly 0 where `p` and `p_tail` are."""
-    negative_entropy = torch.xlogy(p, p).sum(1) + torch.xlogy(p_tail, p_tail)
-    return negative_entropy - (p * log_q).sum(1) - p_tail * log_q_tail
+def _instead(
+    is_bucket: Bool[Tensor, "N K"],
+    log_p: Float[Tensor, "N K"],
+    p_tail: Float[Tensor, " N"],
+    log_q: Float[Tensor, "N K"],
+    log_q_tail: Float[Tensor, " N"],
+    log_known: Float[Tensor, " N"] | None,
+    options: LossOptions,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
+    """What stands in the forward KL's place, in nats, and its pull in the slots and on the tail; 0 on rows without a bucket.
+
+    The target LLM counts as if it had no padding, and pays `-log(1 - padding)` beside, as it does in the forward KL.
+    """
+    log_q = torch.cat([log_q.masked_fill(~is_bucket, EMPTY), log_q_tail[:, None]], 1)
+    log_q = log_q if log_known is None else log_q - log_known[:, None]
+    log_p = log_p.masked_fill(~is_bucket, EMPTY).to(log_q.dtype)
+    if options.divergence == "reverse_kl":
+        log_p = torch.cat([log_p, p_tail.clamp(min=LEAST_TAIL).log()[:, None]], 1)
+        nats, pull = reverse_kl(log_p, log_q)
+    else:
+        log_p = torch.cat([log_p, p_tail.log()[:, None]], 1)
+        nats, pull = jensen_shannon(log_p, log_q, options.beta)
+    nats, acts = nats if log_known is None else nats - log_known, is_bucket.any(1)
+    pull = pull.masked_fill(~acts[:, None], 0.0)
+    return nats.masked_fill(~acts, 0.0), pull[:, :-1], pull[:, -1]

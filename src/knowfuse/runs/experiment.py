@@ -20,7 +20,7 @@ from knowfuse.llms.finetune import require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
-from knowfuse.losses import require_lm_weight
+from knowfuse.losses import LinearHead, LmWeight, WeightSchedule
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, prepare, require_here
@@ -64,6 +64,8 @@ class Experiment:
     logger: Callable[..., Logger]
     top_k: int
     lm_weight: float
+    lm_weight_schedule: WeightSchedule
+    lm_weight_end: float | None  # at the last step; None: there is no schedule
     learning_rates: Sequence[float]
     clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
     schedule: Schedule
@@ -80,7 +82,7 @@ class Experiment:
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
         require_choices(type(self), vars(self))
-        require_lm_weight(self.lm_weight)
+        lm_weight = self._fused_lm_weight()
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
@@ -106,7 +108,9 @@ class Experiment:
             if isinstance(self.trainer.keywords.get("strategy"), FSDP2) and isinstance(self.optimizer, partial):
                 require_shardable(self.optimizer.func)
         self._require_attention()
-        self.fusion(*_no_words())  # a setting that it refuses is refused now, not once the baseline has trained
+        # A setting that they refuse is refused now, not once the baseline has trained.
+        self.loss(*_no_rows(), lm_weight=lm_weight.start)
+        self.fusion(*_no_words())
 
     def _require_attention(self) -> None:
         """ValueError for a kernel that cannot be where, and in the dtype in which, its LLM is to run."""
@@ -129,6 +133,9 @@ class Experiment:
     def _rates(self, method: str) -> Sequence[float]:
         return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
 
+    def _fused_lm_weight(self) -> LmWeight:
+        return LmWeight(self.lm_weight, self.lm_weight_schedule, self.lm_weight_end)
+
     def prepare(self) -> Prepared:
         """Corpus, LLMs and traces, made where they are missing."""
         cache = Path(self.cache).expanduser()
@@ -140,8 +147,9 @@ class Experiment:
         return FusionModule(
             prepared.target,
             fusion=self.fusion if is_fused else None,
-            loss=partial(self.loss, lm_weight=self.lm_weight if is_fused else 1.0),
+            loss=self.loss,
             optimizer=partial(self.optimizer, lr=learning_rate),
+            lm_weight=self._fused_lm_weight() if is_fused else LmWeight(1.0),
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
@@ -261,6 +269,11 @@ def _no_words() -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
     topk = TopK(torch.zeros(1, 1, 1, 1, dtype=torch.int64), torch.full((1, 1, 1, 1), EMPTY))
     number = torch.ones(1, 1, dtype=torch.int64)
     return AlignedSources(topk, rows, rows, rows, rows > 0), number, number
+
+
+def _no_rows() -> tuple[torch.Tensor, LinearHead, torch.Tensor, None]:
+    """Of a loss: no hidden states, a head of one token, no labels, no fused target."""
+    return torch.zeros(0, 1), LinearHead(torch.zeros(1, 1)), torch.zeros(0, dtype=torch.int64), None
 
 
 def _fit_name(method: str, learning_rate: float) -> str:

@@ -14,7 +14,7 @@ from knowfuse.files import make_folder_once
 from knowfuse.llms.attention import require_attention, require_kernel
 from knowfuse.llms.local import LocalLLM, architecture_of, localize
 from knowfuse.llms.recipes import config_of, make_model, make_tokenizer
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.progress import say
 from knowfuse.surface import surface_of
 from knowfuse.text.corpus import Corpus
@@ -61,8 +61,9 @@ def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     module = FusionModule(
         LocalLLM(name, LLMSpec(path=str(folder)), fingerprint=name),
         fusion=None,
-        loss=partial(fused_linear_loss, lm_weight=1.0),
+        loss=fused_linear_loss,
         optimizer=partial(torch.optim.AdamW, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True),
+        lm_weight=LmWeight(1.0),
         schedule="cosine",
         warmup_steps=recipe.max_steps // 20,
         weight_decay=0.1,

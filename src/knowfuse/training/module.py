@@ -19,17 +19,17 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
-from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full
 from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
 from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
-from knowfuse.losses import FusedLoss, LinearHead, linear_token_nll
-from knowfuse.types import IGNORE, MASS_CLASSES, AlignedSources, FusedTarget, FusionBatch
+from knowfuse.losses import FusedLoss, LinearHead, LmWeight, linear_token_nll
+from knowfuse.training.metrics import dear_metrics, source_metrics
+from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
 
-LOG_SOURCES_EVERY = 20  # steps, and the mass budgets: it costs one more mixture
+LOG_SOURCES_EVERY = 20  # steps, what costs one more mixture
 # Those of transformers that need nothing but the number of steps.
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
@@ -40,7 +40,7 @@ Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
 class FusionModule(L.LightningModule):
     """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
 
-    Without `fusion` it is plain causal language modelling on the same batches. `llm` is loaded in `configure_model`,
+    Without `fusion` it is plain causal language modelling on the same batches. `lm_weight` goes over `trainer.max_steps`. `llm` is loaded in `configure_model`,
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
     `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
@@ -54,6 +54,7 @@ class FusionModule(L.LightningModule):
         fusion: Fusion | None,
         loss: Callable[..., FusedLoss],
         optimizer: Callable[..., Optimizer],
+        lm_weight: LmWeight,
         schedule: Schedule = "cosine",
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
@@ -65,7 +66,7 @@ class FusionModule(L.LightningModule):
         packing: Packing = "blocks",
     ) -> None:
         super().__init__()
-        self.llm, self.fusion, self.loss, self.optimizer = llm, fusion, loss, optimizer
+        self.llm, self.fusion, self.loss, self.optimizer, self.lm_weight = llm, fusion, loss, optimizer, lm_weight
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
         self.build = build or partial(full, llm)
@@ -158,8 +159,11 @@ class FusionModule(L.LightningModule):
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
             if batch.sources.is_by_rank:
                 resolve = ranks_to_ids
-            self._log_sources(batch, fused)
-        loss = self.loss(hidden, head, batch.labels.flatten(), fused, resolve=resolve)
+            self.log_dict(source_metrics(batch, fused, self.source_names))
+            if self.global_step % LOG_SOURCES_EVERY == 0:
+                self.log_dict(dear_metrics(batch, self.source_names))
+        lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps)
+        loss = self.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=lm_weight, resolve=resolve)
         if not bool(torch.isfinite(loss.total)):
             raise ValueError(
                 f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "
@@ -169,9 +173,9 @@ class FusionModule(L.LightningModule):
         on_all_ranks = self.trainer.strategy.reduce(labelled.clone(), reduce_op="sum")
         self.tokens_seen += int(on_all_ranks)
         self.log("train/loss_nats", loss.total, prog_bar=True)
-        self.log("train/clm_nats", loss.clm)
-        self.log("train/kl_nats", loss.kl)
-        self.log("train/fused_share", loss.fused_share)
+        self.log_dict(loss.metrics())
+        self.log("train/lm_weight", lm_weight)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("train/tokens", float(self.tokens_seen))
         # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
         return loss.total * (labelled * self.trainer.world_size / on_all_ranks)
@@ -185,22 +189,6 @@ class FusionModule(L.LightningModule):
             rows = (batch.input_ids, batch.position_ids, batch.document_ids)
             hidden = packed_hidden_states(self.network, self.head, *rows)
         return hidden.flatten(0, 1), self.head.linear()
-
-    def _log_sources(self, batch: FusionBatch, fused: FusedTarget) -> None:
-        assert batch.sources is not None
-        is_labelled = batch.labels != IGNORE
-        count = is_labelled.sum().clamp(min=1)
-        shares = (fused.weights * is_labelled[:, None]).sum((0, 2)) / count
-        coverage = (batch.sources.is_aligned & is_labelled[:, None]).sum((0, 2)) / count
-        for name, share, covered in zip(self.source_names, shares, coverage, strict=True):
-            self.log(f"share/{name}", share)
-            self.log(f"coverage/{name}", covered)
-        if self.global_step % LOG_SOURCES_EVERY == 0:
-            self.log("train/disagreement_nats", (disagreement(batch.sources) * is_labelled).sum() / count)
-            if batch.sources.budget is not None:
-                rows = batch.sources.is_aligned.sum((0, 2)).clamp(min=1)
-                for name, budget in zip(self.source_names, batch.sources.budget.sum(0) / rows[:, None], strict=True):
-                    self.log_dict({f"mass/{name}/{kind}": m for kind, m in zip(MASS_CLASSES, budget, strict=True)})
 
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)

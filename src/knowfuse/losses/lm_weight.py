@@ -1,0 +1,52 @@
+"""How much of the loss is CLM, at each step of a fit?"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from knowfuse.settings import require_choices
+
+WeightSchedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class LmWeight:
+    """The paper's lambda: `start` throughout, or from `start` at the first step to `end` at the last.
+
+    `linear` goes there evenly, `cosine` slowly at both ends. Raises ValueError for a weight outside [0, 1], a schedule
+    without an end, and an end without a schedule.
+    """
+
+    start: float
+    schedule: WeightSchedule = "constant"
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        require_choices(type(self), vars(self))
+        require_lm_weight(self.start)
+        if self.end is not None:
+            require_lm_weight(self.end, "lm_weight_end")
+        if self.schedule == "constant" and self.end is not None:
+            raise ValueError(
+                f"lm_weight_end is {self.end} and lm_weight_schedule is constant, which has no end: set lm_weight_schedule to "
+                "linear or cosine, or leave lm_weight_end out"
+            )
+        if self.schedule != "constant" and self.end is None:
+            raise ValueError(
+                f"lm_weight_schedule is {self.schedule} and lm_weight_end is not set: set it to the lm_weight of the last step"
+            )
+
+    def at(self, step: int, max_steps: int) -> float:
+        """The weight of step `step`, the first of which is 0, of `max_steps`."""
+        if self.end is None:
+            return self.start
+        done = min(step / max(max_steps - 1, 1), 1.0)
+        if self.schedule == "cosine":
+            done = (1.0 - math.cos(math.pi * done)) / 2.0
+        return (1.0 - done) * self.start + done * self.end
+
+
+def require_lm_weight(lm_weight: float, name: str = "lm_weight") -> None:
+    """ValueError unless the weight lies in [0, 1]."""
+    if not 0.0 <= lm_weight <= 1.0:
+        raise ValueError(f"{name} (the paper's lambda) must lie in [0, 1], got {lm_weight}")

@@ -1,0 +1,52 @@
+"""The weight of CLM at each step, against its definition by hand; what is no schedule is refused."""
+
+import math
+
+import pytest
+
+from knowfuse.losses import LmWeight
+
+
+def test_a_constant_weight_is_the_number_itself() -> None:
+    assert [LmWeight(0.9).at(step, 7) for step in (0, 3, 6, 100)] == [0.9] * 4
+
+
+def test_a_line_from_the_first_step_to_the_last() -> None:
+    assert [LmWeight(0.2, "linear", 1.0).at(step, 5) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert LmWeight(0.9, "linear", 0.1).at(4, 5) == 0.1
+
+
+def test_half_a_cosine_from_the_first_step_to_the_last() -> None:
+    wanted = [0.5 + (0.1 - 0.5) * (1 - math.cos(math.pi * step / 8)) / 2 for step in range(9)]
+    assert [LmWeight(0.5, "cosine", 0.1).at(step, 9) for step in range(9)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_fit_of_one_step_starts_and_nothing_goes_beyond_the_end(schedule: str) -> None:
+    weight = LmWeight(0.2, schedule, 0.8)  # type: ignore[arg-type]
+    assert weight.at(0, 1) == 0.2
+    assert weight.at(9, 5) == weight.at(4, 5) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "end", "message"),
+    [
+        ("constant", -0.1, None, r"lm_weight \(the paper's lambda\) must lie in \[0, 1\], got -0\.1"),
+        ("linear", 0.1, math.nan, r"lm_weight_end \(the paper's lambda\) must lie in \[0, 1\], got nan"),
+        (
+            "linear",
+            0.1,
+            None,
+            r"lm_weight_schedule is linear and lm_weight_end is not set: set it to the lm_weight of the last",
+        ),
+        (
+            "constant",
+            0.1,
+            0.9,
+            r"lm_weight_end is 0\.9 and lm_weight_schedule is constant, which has no end: set lm_weight_sch",
+        ),
+    ],
+)
+def test_what_is_no_schedule_is_refused(schedule: str, start: float, end: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LmWeight(start, schedule, end)  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ GROUPS = [
 ]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {  # what a choice leaves to the user
+    "static": ["fusion.weights={llama2: 0.2, mpt: 0.3, openllama: 0.5}"],
     "text_files": ["corpus.files={mine: [mine.txt]}"],
     "mixture": ["corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}"],
 }

@@ -105,6 +105,15 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         ),
         ("loss.beta=1.0", r"loss\.beta is 1\.0: .* at its ends set loss\.divergence to forward_kl \(0\) or reverse_kl"),
         ("loss.temperature=0.0", r"loss\.temperature is 0\.0: it divides logits, and must be above 0"),
+        ("fusion=static fusion.weights={llama2:0.5,mpt:0.5}", r"fusion\.weights has no weight for source 'openllama'"),
+        (
+            "fusion=static fusion.weights={x:1}",
+            r"names 'x', which is no source: the sources are \['llama2', 'mpt', 'openllama'\]",
+        ),
+        (
+            "fusion=static fusion.weights={llama2:0.5,mpt:0.4,openllama:0.3}",
+            r"fusion\.weights sum to 1\.2: they must sum to 1",
+        ),
         ("loss.balance=equal", r"balance is 'equal': choose one of \['fixed', 'match_clm'\]"),
         (
             "lm_weight_schedule=linear",
@@ -169,7 +178,7 @@ def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path,
     one, other = (data.train_blocks.blocks for data in (clm, fused))
     assert len(one) == len(other) > 1
     assert all(map(np.array_equal, one, other))
-    assert [s.name for s in fused.train_blocks.sources] == list(prepared.sources)
+    assert [s.name for s in fused.train_blocks.sources] == list(prepared.sources) == list(made.sources)
     assert not clm.train_blocks.sources
     modules = [made.module(prepared, method, 1e-3) for method in ("clm", "fused")]
     assert [module.fusion is None for module in modules] == [True, False]

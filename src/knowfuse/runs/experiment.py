@@ -110,7 +110,7 @@ class Experiment:
         self._require_attention()
         # A setting that they refuse is refused now, not once the baseline has trained.
         self.loss(*_no_rows(), lm_weight=lm_weight.start)
-        self.fusion(*_no_words())
+        self.fusion(*_no_words(len(self.sources)))
 
     def _require_attention(self) -> None:
         """ValueError for a kernel that cannot be where, and in the dtype in which, its LLM is to run."""
@@ -263,10 +263,10 @@ def _require_llms(target: Any, sources: Any) -> None:
             )
 
 
-def _no_words() -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
-    """One row of which one source said nothing, as a fusion rule is called with."""
-    rows = torch.zeros(1, 1, 1)
-    topk = TopK(torch.zeros(1, 1, 1, 1, dtype=torch.int64), torch.full((1, 1, 1, 1), EMPTY))
+def _no_words(num_sources: int) -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
+    """One row of which no source said anything, as a fusion rule is called with."""
+    rows = torch.zeros(1, num_sources, 1)
+    topk = TopK(torch.zeros(*rows.shape, 1, dtype=torch.int64), torch.full((*rows.shape, 1), EMPTY))
     number = torch.ones(1, 1, dtype=torch.int64)
     return AlignedSources(topk, rows, rows, rows, rows > 0), number, number
 

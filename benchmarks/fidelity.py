@@ -25,9 +25,9 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
-from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
-from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
 from knowfuse.surface import Surface
@@ -45,6 +45,7 @@ METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
     "mapping_statistics": mapping_statistics,
     "rank_matched": rank_matched,
 }
+FIGURES = ("alignment_loss_bits_per_byte", "own_tokenizer_bits_per_byte", "coverage", "top1_fidelity")
 DOCUMENT_BYTES = 1500  # a text is cut into documents of at most so many, which every LLM can hold
 BATCH_TOKENS = 2048
 
@@ -92,6 +93,7 @@ def summary(by_text: Mapping[str, AlignmentQuality]) -> dict:
     worst = max(by_text, key=lambda name: abs(by_text[name].loss_bits_per_byte))
     figures = {
         "alignment_loss_bits_per_byte": round(fmean(q.loss_bits_per_byte for q in qualities), 5),
+        "own_tokenizer_bits_per_byte": round(fmean(q.identity_bits_per_byte or 0.0 for q in qualities), 5),
         "coverage": round(fmean(q.coverage for q in qualities), 5),
         "top1_fidelity": round(fmean(q.top1_fidelity for q in qualities), 5),
         "worst": {worst: round(by_text[worst].loss_bits_per_byte, 5)},
@@ -100,6 +102,13 @@ def summary(by_text: Mapping[str, AlignmentQuality]) -> dict:
     if len(budgets) == len(qualities):
         figures["mass"] = {kind: round(fmean(b[kind] for b in budgets), 6) for kind in budgets[0]}
     return figures
+
+
+def quality_of(
+    method: Callable[[TokenizerPair], Aligner] | None, pair: TokenizerPair, seen: Sequence[SeenDocument]
+) -> AlignmentQuality:
+    """Of one method; None: the identity, the source's own tokenizer for the target's."""
+    return with_own_tokenizer(byte_exact, pair, seen) if method is None else judged(method, pair, seen)[1]
 
 
 def main() -> None:
@@ -123,22 +132,32 @@ def main() -> None:
         llm, target, texts = quickstart()
     source = llm.surface()
     documents = seen(llm, source, target, texts, arguments.top_k)
+    made: dict[str, Arrays] = {}
     pair = TokenizerPair(
-        source, target, [Document(piece, name, "fusion") for name, pieces in texts.items() for piece in pieces]
+        source,
+        target,
+        [Document(piece, name, "fusion") for name, pieces in texts.items() for piece in pieces],
+        keep=lambda name, make: made[name] if name in made else made.setdefault(name, make()),
     )
 
     table = Table(title=f"{source.name} -> {target.name}, K = {arguments.top_k}")
-    for column in ("method", *(f"loss, {name}" for name in texts), "loss, mean", "coverage", "top-1 fidelity"):
+    for column in (
+        "method",
+        *(f"loss, {name}" for name in texts),
+        "loss, mean",
+        "own tokenizer",
+        "coverage",
+        "top-1 fidelity",
+    ):
         table.add_column(column, justify="left" if column == "method" else "right")
     methods = {}
-    for name, method in METHODS.items():
-        align = method(pair)
-        by_text = {text: alignment_quality(align, seen) for text, seen in documents.items()}
+    for name, method in {"identity": None, **METHODS}.items():
+        by_text = {text: quality_of(method, pair, seen) for text, seen in documents.items()}
         methods[name] = summary(by_text)
         table.add_row(
             name,
             *(f"{quality.loss_bits_per_byte:.4f}" for quality in by_text.values()),
-            *(f"{methods[name][key]:.4f}" for key in ("alignment_loss_bits_per_byte", "coverage", "top1_fidelity")),
+            *(f"{methods[name][key]:.4f}" for key in FIGURES),
         )
     Console(width=140).print(table)
     print(json.dumps({"source": source.name, "target": target.name, "top_k": arguments.top_k, "methods": methods}))

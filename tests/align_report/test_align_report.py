@@ -24,7 +24,10 @@ def test_the_command_writes_figures_page_and_picture(tiny_cache: Path, tmp_path:
     figures = json.loads((folder / "alignment.json").read_text())
     assert set(figures) == set(SOURCES)
     for source, methods in figures.items():
-        assert set(methods) == METHODS, "every choice of the group"
+        assert set(methods) == {"identity", *METHODS}, "every choice of the group"
+        assert next(iter(methods)) == "identity"
+        assert abs(methods["identity"]["loss_bits_per_byte"]) < 1e-6
+        assert methods["identity"]["loss_bits_per_byte"] == methods["byte_exact"]["identity_bits_per_byte"]
         assert methods["byte_exact"]["coverage"] == 1.0
         assert abs(sum(methods["byte_exact"]["budget"].values()) - 1.0) < 1e-6
         assert source in shown

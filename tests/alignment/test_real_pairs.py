@@ -5,12 +5,13 @@ from functools import cache
 import numpy as np
 import pytest
 from real_tokenizers import real_surface
-from test_byte_exact import slow_rows
+from test_byte_exact import paid_too_much, slow_rows
 from tokenizers_for_tests import random_trace
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import SeenDocument, alignment_quality
+from knowfuse.surface.hard_texts import HARD_TEXTS
 from knowfuse.types import Aligner
 
 PLAIN = "the text, and 12 more words"  # what a lower-casing WordPiece spells too
@@ -59,7 +60,18 @@ def test_rows_are_those_of_the_slow_rules(source: str, target: str, texts: list[
 @pytest.mark.parametrize(("source", "target", "texts"), BOTH_WAYS)
 def test_a_certain_source_stays_certain(source: str, target: str, texts: list[str]) -> None:
     """Of the true next target token, at every row; and a source that is nearly so pays nearly the same."""
-    quality = alignment_quality(aligner(source, target), [seen(source, target, text, peak=25.0) for text in texts])
+    documents = [seen(source, target, text, peak=25.0) for text in texts]
+    quality = alignment_quality(aligner(source, target), documents, real_surface(target).usable)
     assert quality.coverage == 1.0
     assert quality.top1_fidelity == 1.0
     assert abs(quality.loss_bits_per_byte) < 1e-3
+
+
+@pytest.mark.parametrize(("source", "target"), [("mistral1", "llama3"), ("qwen", "mistral3"), ("deepseek", "mistral1")])
+def test_hard_unicode_costs_no_more_than_the_source_paid(source: str, target: str) -> None:
+    """Characters cut inside, joined emoji, right to left: no stretch between two boundaries of both."""
+    for name in ("emoji with joiners", "CJK", "right to left", "Devanagari and Thai", "composed accents"):
+        for one, other in ((source, target), (target, source)):
+            document = seen(one, other, HARD_TEXTS[name], peak=6.0)
+            its = (document.trace, document.target, document.data)
+            assert paid_too_much(aligner(one, other), *its) < 1e-4, (name, one, other)

@@ -1,27 +1,21 @@
 """No mass on a target token that the target LLM has no row for, by any method; and none of it is lost."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from alignments_for_tests import METHODS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers_for_tests import random_trace, surface, training_text
 
 from knowfuse.alignment.byte_exact import UNMAPPED, byte_exact
-from knowfuse.alignment.exact_match import exact_match
-from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
-from knowfuse.types import EMPTY, Aligner
+from knowfuse.types import EMPTY
 
-METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
-    its.__name__: its for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched)
-}
 TEXTS = [text for text in training_text() if len(text) > 10][:40]
 DOCUMENTS = Documents.of([Document(text, "code", "fusion") for text in TEXTS[:5]])
 PAIRS = [("unigram", "neox"), ("neox", "llama"), ("llama", "llama"), ("neox", "neox")]

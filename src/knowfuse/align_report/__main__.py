@@ -18,8 +18,9 @@ from rich.table import Table
 from knowfuse.align_report.example import example_of
 from knowfuse.align_report.page import page
 from knowfuse.align_report.picture import picture
+from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.evaluation import AlignmentQuality, SeenDocument, alignment_quality
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.prepared import Prepared, prepare
 from knowfuse.surface import UnspellableDocument
@@ -48,11 +49,12 @@ def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocumen
 def show(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> None:
     """The figures on the screen."""
     table = Table(title="What each alignment keeps of what the sources said")
-    for column in ("source", "method", "loss, bits/byte", "coverage", "top-1 fidelity"):
+    for column in ("source", "method", "loss, bits/byte", "own tokenizer", "coverage", "top-1 fidelity"):
         table.add_column(column, justify="left" if column in ("source", "method") else "right")
     for source, methods in qualities.items():
         for method, q in methods.items():
-            table.add_row(source, method, f"{q.loss_bits_per_byte:.4f}", f"{q.coverage:.3f}", f"{q.top1_fidelity:.3f}")
+            figures = (f"{q.loss_bits_per_byte:.4f}", f"{q.identity_bits_per_byte:.4f}", f"{q.coverage:.3f}")
+            table.add_row(source, method, *figures, f"{q.top1_fidelity:.3f}")
     console.print(table)
 
 
@@ -71,11 +73,15 @@ def main(cfg: DictConfig) -> None:
     qualities, examples = {}, []
     for name, source in prepared.sources.items():
         documents = seen_documents(prepared, name, settings["num_documents"])
-        aligners = {method: make(prepared.pair(name)) for method, make in methods.items()}
-        qualities[name] = {method: alignment_quality(align, documents) for method, align in aligners.items()}
+        pair = prepared.pair(name)
+        found = {method: judged(make, pair, documents) for method, make in methods.items()}
+        qualities[name] = {
+            "identity": with_own_tokenizer(byte_exact, pair, documents),
+            **{m: q for m, (_, q) in found.items()},
+        }
         chosen = documents[min(settings["example"], len(documents) - 1)]
-        for method, align in aligners.items():
-            if qualities[name][method].budget is not None:  # its rows can be shown in the colours of their mass
+        for align, quality in found.values():
+            if quality.budget is not None:  # its rows can be shown in the colours of their mass
                 examples.append(example_of(align, chosen, source.surface, prepared.target_surface))
     show(qualities)
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -52,11 +52,13 @@ def page(qualities: Mapping[str, Mapping[str, AlignmentQuality]], examples: Sequ
 
 
 def _figures(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> str:
-    head = ("source", "method", "alignment loss, bits per byte", "coverage", "top-1 fidelity", *MASS_CLASSES)
+    head = ("source", "method", "alignment loss, bits per byte", "own tokenizer", "coverage", "top-1 fidelity")
+    head += MASS_CLASSES
     rows = [f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>"]
     for source, methods in qualities.items():
         for method, quality in methods.items():
             cells = [escape(source), escape(method), f"{quality.loss_bits_per_byte:.4f}"]
+            cells += ["" if quality.identity_bits_per_byte is None else f"{quality.identity_bits_per_byte:.4f}"]
             cells += [f"{quality.coverage:.3f}", f"{quality.top1_fidelity:.3f}"]
             cells += [f"{quality.budget[kind]:.4f}" if quality.budget else "" for kind in MASS_CLASSES]
             rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")

@@ -50,7 +50,7 @@ def _bars(axes: Axes, title: str, values: Mapping[str, Mapping[str, float]]) -> 
 
 
 def _budgets(axes: Axes, qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> None:
-    budgets = {s: q.budget for s, by in qualities.items() for q in by.values() if q.budget is not None}
+    budgets = {s: by["byte_exact"].budget or {} for s, by in qualities.items() if "byte_exact" in by}
     left = [0.0] * len(budgets)
     for kind in MASS_CLASSES:
         masses = [budget[kind] for budget in budgets.values()]

@@ -1,6 +1,12 @@
 """How good is an LLM on held-out text, and how good is an alignment, before anyone trains?"""
 
-from knowfuse.evaluation.alignment_quality import AlignmentQuality, SeenDocument, alignment_quality
+from knowfuse.evaluation.alignment_quality import (
+    AlignmentQuality,
+    SeenDocument,
+    alignment_quality,
+    judged,
+    with_own_tokenizer,
+)
 from knowfuse.evaluation.bits_per_byte import (
     DocumentScores,
     ScoreTable,
@@ -22,9 +28,11 @@ __all__ = [
     "alignment_quality",
     "bits_per_byte",
     "cached_scores",
+    "judged",
     "oracle",
     "score_documents",
     "score_served",
     "score_table",
     "score_trained",
+    "with_own_tokenizer",
 ]

@@ -1,21 +1,25 @@
 """How good is an alignment, before anyone trains?
 
 Three numbers and a budget, over documents that a source has read. *Alignment loss*: the bits per byte that the aligned
-distribution pays on the true next target tokens, minus what the source itself pays on the same bytes, both over one
-floor. *Coverage*: the share of rows that are aligned. *Top-1 fidelity*: of a source that is certain of its true next
+distribution pays on the true next target tokens, minus what the source itself pays on the same bytes. A true token that no
+slot holds is charged the tail's share, `tail / (V - slots)`, for every method: V are the tokens that the target LLM can say,
+over which the tail counts as spread evenly. What the source pays needs no share: of it the trace holds every true token.
+So with the source's own tokenizer, the identity, a method that keeps the true token loses 0, and one that keeps the K best
+alone loses what the tail's share charges beyond it. *Coverage*: the share of rows that are aligned. *Top-1 fidelity*: of a source that is certain of its true next
 token, the share of rows whose most probable aligned token is the target's true next one.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int
 
+from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
-FLOOR = 1e-12  # the least probability that a token is charged for
+LEAST_TAIL = 2.0**-24  # what float32 can tell from none beside a sum of 1
 
 
 @dataclass
@@ -35,10 +39,30 @@ class AlignmentQuality:
     coverage: float
     top1_fidelity: float
     budget: dict[str, float] | None  # the mean over aligned rows by `MASS_CLASSES`; None: the method has no classes
+    identity_bits_per_byte: float | None = None  # what it loses where the target has the source's own tokenizer
 
 
-def alignment_quality(align: Aligner, documents: Sequence[SeenDocument]) -> AlignmentQuality:
-    """The quality of one source's alignment over these documents.
+def judged(
+    method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair, documents: Sequence[SeenDocument]
+) -> tuple[Aligner, AlignmentQuality]:
+    """The aligner of a method for this pair, and its quality, what it loses with the source's own tokenizer among it."""
+    align = method(pair)
+    lost = with_own_tokenizer(method, pair, documents).loss_bits_per_byte
+    return align, replace(alignment_quality(align, documents, pair.target.usable), identity_bits_per_byte=lost)
+
+
+def with_own_tokenizer(
+    method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair, documents: Sequence[SeenDocument]
+) -> AlignmentQuality:
+    """The quality of a method where the target has the source's own tokenizer: the identity, which need not lose anything."""
+    alone = replace(pair, target=pair.source, documents=pair.documents[: len(documents)])
+    own = [SeenDocument(d.trace, TokenizedDocument(d.trace.input_ids, d.trace.ends), d.data) for d in documents]
+    quality = alignment_quality(method(alone), own, pair.source.usable)
+    return replace(quality, identity_bits_per_byte=quality.loss_bits_per_byte)
+
+
+def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabulary_size: int) -> AlignmentQuality:
+    """The quality of one source's alignment over these documents, for a target that can say `vocabulary_size` tokens.
 
     Ranks (`rank_matched`) name no token before a target LLM ranks its own: here they rank by how often a token occurs in
     the documents, which a tokenizer alone can tell.
@@ -52,9 +76,8 @@ def alignment_quality(align: Aligner, documents: Sequence[SeenDocument]) -> Alig
         labels = document.target.input_ids[1:]
         aligned = align(document.trace, document.target, document.data)
         is_aligned = aligned.is_aligned[:-1]
-        probs = np.maximum(_label_probs(aligned, labels, by_count), FLOOR)
-        paid -= float(np.log(probs[is_aligned]).sum())
-        spent += float(np.minimum(aligned.nll[:-1][is_aligned].astype(np.float64), -math.log(FLOOR)).sum())
+        paid -= float(np.log(_label_probs(aligned, labels, by_count, vocabulary_size)[is_aligned]).sum())
+        spent += float(aligned.nll[:-1][is_aligned].sum(dtype=np.float64))
         num_bytes += int(np.diff(document.target.ends)[is_aligned].sum())
         rows, aligned_rows = rows + len(labels), aligned_rows + int(is_aligned.sum())
         has_budget = has_budget and aligned.budget is not None
@@ -89,11 +112,14 @@ def _ids(aligned: AlignedSource, by_count: Int[np.ndarray, " V"]) -> Int[np.ndar
 
 
 def _label_probs(
-    aligned: AlignedSource, labels: Int[np.ndarray, " rows"], by_count: Int[np.ndarray, " V"]
+    aligned: AlignedSource, labels: Int[np.ndarray, " rows"], by_count: Int[np.ndarray, " V"], vocabulary_size: int
 ) -> Float64[np.ndarray, " rows"]:
-    """The probability of each true next token; 0 where no slot holds it."""
-    is_label = _ids(aligned, by_count)[:-1] == labels[:, None]
-    return np.where(is_label, np.exp(aligned.topk.log_probs[:-1], dtype=np.float64), 0.0).sum(-1)
+    """The probability of each true next token; the tail's share where no slot holds it."""
+    log_probs = aligned.topk.log_probs[:-1].astype(np.float64)
+    is_label = (_ids(aligned, by_count)[:-1] == labels[:, None]) & (log_probs > EMPTY)
+    others = np.maximum(vocabulary_size - (log_probs > EMPTY).sum(-1), 1)
+    share = np.maximum(aligned.tail[:-1].astype(np.float64), LEAST_TAIL) / others
+    return np.where(is_label.any(-1), np.where(is_label, np.exp(log_probs), 0.0).sum(-1), share)
 
 
 def _top1(aligned: AlignedSource, by_count: Int[np.ndarray, " V"]) -> Int[np.ndarray, " T"]:

@@ -125,16 +125,16 @@ def tracing(asked: Asked) -> dict[str, Any]:
     prepared = hydra.utils.instantiate(cfg, _convert_="all").prepare()
     source = next(iter(prepared.sources.values()))
     tokens = tokenize_documents(source.surface, prepared.corpus.split("fusion"), source.llm.context_length())
-    model = source.llm.load_on_device()
-    read = partial(trace_documents, model, source.surface, tokens, cfg.top_k, cfg.tracing.batch_tokens)
-    if asked.accelerator == "gpu":
-        for _ in read():  # kernels are chosen and compiled at first use
+    with source.llm.to_read(prepared.cache) as model:
+        read = partial(trace_documents, model, source.surface, tokens, cfg.top_k, cfg.tracing.batch_tokens)
+        if asked.accelerator == "gpu":
+            for _ in read():  # kernels are chosen and compiled at first use
+                pass
+        _synchronize()
+        began = time.perf_counter()
+        for _ in read():
             pass
-    _synchronize()
-    began = time.perf_counter()
-    for _ in read():
-        pass
-    _synchronize()
+        _synchronize()
     count = sum(tokens.lengths.values())
     return {"tokens": count, "tokens_per_second": count / (time.perf_counter() - began)}
 

@@ -1,7 +1,7 @@
 """Where does an LLM come from, and how is it to be loaded?"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -61,6 +61,10 @@ class LLMSpec:
     `attention` is the kernel by which it attends, here alone: as a source and as a target, packed blocks too. None is what
     transformers chooses. A kernel that this machine, the architecture or the dtype rules out is refused, never replaced.
 
+    A source larger than one GPU is spread by accelerate with `device_map: auto`: over the GPUs of this machine, the memory of
+    its CPU, and disk. `max_memory` says how much of a device its weights may take, a GPU by its number; a device that is not
+    named then takes none. None of it changes what the LLM says.
+
     A source may be served elsewhere, by vLLM or SGLang: then `path` names only its tokenizer and configuration, no weight
     comes here, and `dtype` and `revision` say what the server has loaded, which does not say so itself.
     """
@@ -76,6 +80,8 @@ class LLMSpec:
     bos: str | None = OWN
     eos: str | None = OWN
     trust_remote_code: bool = False
+    device_map: Literal["auto"] | None = None
+    max_memory: Mapping[int | str, int | str] | None = None  # such as {0: 70GiB, cpu: 200GiB}, or bytes
     server: str | None = None  # http://<host>:<port>/v1
     served_model: str | None = None  # its name there; None: the only one, or the one of this path
     server_kind: Literal["vllm", "sglang"] | None = None  # None: the server says
@@ -90,6 +96,7 @@ class LLMSpec:
                 "LLM was trained, its EOS where texts followed one another, or leave it out: bos: auto"
             )
         _require_server(self)
+        _require_placing(self)
         if (self.path is None) == (self.recipe is None):
             raise ValueError(
                 f"an LLM comes from either a path or a recipe, got path={self.path!r} and recipe={self.recipe!r}: "
@@ -97,12 +104,25 @@ class LLMSpec:
             )
 
 
-NOT_SERVED = (
-    "recipe",
-    "gguf_file",
-    "quantization",
-    "attention",
-)  # what a server has decided itself when it loaded the LLM
+# What a server has decided itself when it loaded the LLM.
+NOT_SERVED = ("recipe", "gguf_file", "quantization", "attention", "device_map", "max_memory")
+SIZE = re.compile(r"\d+(\.\d+)? ?[KMG]i?B")
+
+
+def _require_placing(spec: LLMSpec) -> None:
+    """ValueError for a `max_memory` that accelerate would not read, or that nothing asks for."""
+    if spec.max_memory is None:
+        return
+    if spec.device_map is None:
+        raise ValueError("max_memory is set and device_map is not: set device_map to auto as well")
+    example = "give GPUs by their number and the CPU by its name, such as max_memory={0: 70GiB, cpu: 200GiB}"
+    if not isinstance(spec.max_memory, Mapping) or not spec.max_memory:
+        raise ValueError(f"max_memory is {spec.max_memory!r}: {example}")
+    for device, size in spec.max_memory.items():
+        if device != "cpu" and not (type(device) is int and device >= 0):
+            raise ValueError(f"max_memory names a device {device!r}: {example}; what has no room there stays on disk")
+        if not (type(size) is int and size >= 0) and not (isinstance(size, str) and SIZE.fullmatch(size)):
+            raise ValueError(f"max_memory gives device {device!r} {size!r}: give bytes, or a size such as 70GiB")
 
 
 def _require_server(spec: LLMSpec) -> None:

@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from knowfuse.progress import quiet_libraries
-from knowfuse.runs.prepared import prepare
+from knowfuse.runs.prepared import prepare, require_here
 
 
 @hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="prepare")
@@ -18,6 +18,7 @@ def main(cfg: DictConfig) -> None:
     quiet_libraries()
     settings = hydra.utils.instantiate(cfg, _convert_="all")
     cache = Path(settings["cache"]).expanduser()
+    require_here(settings["target"])
     prepare(
         settings["corpus"](cache=str(cache)),
         settings["target"],

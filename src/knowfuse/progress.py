@@ -34,6 +34,9 @@ def quiet_libraries() -> None:
     """Leave the screen to our own lines and tables: no advertisement, no bar for each model loaded."""
     disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("accelerate.big_modeling").setLevel(
+        logging.ERROR
+    )  # that some weights are elsewhere: our own line says where
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)

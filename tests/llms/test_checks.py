@@ -52,9 +52,10 @@ def test_an_llm_that_looks_ahead_is_refused_by_name(tmp_path: Path, precision: d
         r"^LLM 'mine' is not causal: a token that comes later moves the logits before it, by [0-9.]+ where the largest is "
         r"[0-9.]+ \(BertLMHeadModel\)\. Give an LLM that reads from left to right, or set is_decoder in its config\.json"
     )
-    for load in (llm.load, llm.load_on_device):
-        with pytest.raises(ValueError, match=message):
-            load()
+    with pytest.raises(ValueError, match=message):
+        llm.load()
+    with pytest.raises(ValueError, match=message), llm.to_read(tmp_path):
+        pass
     bert(tmp_path / "decoder", is_decoder=True)
     assert not localize("mine", LLMSpec(path=str(tmp_path / "decoder"), **precision)).load().training
 

@@ -58,6 +58,10 @@ def test_of_a_served_source_only_disk_is_needed() -> None:
     assert "- served elsewhere, needs nothing here but disk for its traces: llama2" in " ".join(out.split())
 
 
+def test_a_target_that_cannot_train_is_not_planned() -> None:
+    assert "the target has device_map=auto" in printed("experiment=fusellm_7b", "+target.device_map=auto")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

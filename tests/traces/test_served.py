@@ -1,11 +1,13 @@
 """Which LLM a server serves, under which key its traces are kept, and what is said of servers that cannot be used."""
 
+import re
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands_for_tests import ended
 from experiments_for_tests import TRACING, composed, documents, local_llm
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -320,10 +322,10 @@ def test_a_target_must_be_here(target: LocalLLM, folder: Path, tmp_path: Path) -
     with pytest.raises(InstantiationException, match=message):
         instantiate(settings, _convert_="all")
     with serving(target.load()) as tiny:
-        spec = spec_of(tiny, folder)
-        with pytest.raises(ValueError, match=message):
-            prepare(CORPUS, spec, {"far": spec}, 5, tmp_path, TRACING)
+        done = ended("-m", "knowfuse.prepare", "target=llama2_7b", f"+target.server={tiny.address}", cache=tmp_path)
+        assert re.search(message, " ".join(done.stderr.split()))
         assert not tiny.asked
+    assert not list(tmp_path.iterdir())
 
 
 def test_requests_at_a_time() -> None:

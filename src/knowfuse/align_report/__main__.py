@@ -22,7 +22,7 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
-from knowfuse.runs.prepared import Prepared, prepare
+from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.surface import UnspellableDocument
 from knowfuse.types import Aligner
 
@@ -68,6 +68,7 @@ def main(cfg: DictConfig) -> None:
             raise ValueError(f"{name} is {settings[name]!r}: it must be a whole number of at least {least}")
     cache = Path(settings["cache"]).expanduser()
     corpus = settings["corpus"](cache=str(cache))
+    require_here(settings["target"])
     prepared = prepare(corpus, settings["target"], settings["sources"], settings["top_k"], cache, settings["tracing"])
     methods: dict[str, Callable[[TokenizerPair], Aligner]] = settings["methods"]
     qualities, examples = {}, []

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.llms.checks import require_embedded
+from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import row_logits
 from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE, Ranks
@@ -57,9 +58,9 @@ def score_documents(
     scores = DocumentScores({}, tokens.set_aside)
     was_training = model.training
     model.eval()
-    llm = row_logits(model)
+    llm, device = row_logits(model), input_device(model)
     for batch in batches_of(tokens, batch_tokens, mine, length_borders(model.config)):
-        ids, labels = (rows.to(model.device) for rows in in_rows(tokens, batch))
+        ids, labels = (rows.to(device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
             paid = llm.label_nll(ids, labels)
         for name, nats in zip(batch, paid.cpu(), strict=True):

@@ -12,7 +12,7 @@ from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, sco
 from knowfuse.files import make_once, undamaged, write_whole
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import say
-from knowfuse.ranks import Ranks, ranks, wait_for
+from knowfuse.ranks import ALONE, Ranks, ranks, wait_for
 from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
 from knowfuse.traces.served import ServedLLM
@@ -27,18 +27,21 @@ def cached_scores(
     """The nats of an LLM on these documents; cached by its content and theirs.
 
     Under torchrun or SLURM, and among processes that Lightning has started, each reads its share and the first puts them
-    together.
+    together; of an LLM that takes all devices of a machine the first reads all.
     """
     ids = "\n".join(sorted(d.id for d in documents))
     state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}"
     key = hashlib.sha256(state.encode()).hexdigest()[:24]
     whole, mine = cache / "scores" / f"{llm.name}-{key}.json", ranks()
-    if mine.world == 1:
-        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, mine)))
+    takes_all = llm.spec.device_map is not None
+    if mine.world == 1 or (takes_all and mine.rank == 0):
+        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, cache, ALONE)))
+    elif takes_all:
+        wait_for(whole.exists)
     elif not whole.exists():
         shares = [whole.with_suffix(f".{rank:04d}-of-{mine.world:04d}.json") for rank in range(mine.world)]
         if not shares[mine.rank].exists():
-            _write(shares[mine.rank], _scores(llm, surface, documents, mine))
+            _write(shares[mine.rank], _scores(llm, surface, documents, cache, mine))
         say(f"scores {llm.name}: waiting for the other ranks")
         if mine.rank == 0:
             _put_together(shares, whole)
@@ -46,11 +49,13 @@ def cached_scores(
     return _read(whole)
 
 
-def _scores(llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], mine: Ranks) -> DocumentScores:
+def _scores(
+    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path, mine: Ranks
+) -> DocumentScores:
     if isinstance(llm, ServedLLM):
         return score_served(llm, surface, documents[mine.rank :: mine.world])
-    model = llm.load_on_device()
-    return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine)
+    with llm.to_read(cache) as model:
+        return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine)
 
 
 def _put_together(shares: Sequence[Path], whole: Path) -> None:

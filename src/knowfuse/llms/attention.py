@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from knowfuse.llm_spec import Attention
+from knowfuse.llms.dispatched import input_device
 from knowfuse.types import LLMSpec
 
 FLASH = {  # the package that has each, how it is installed, and the generation of GPUs that it is for
@@ -102,7 +103,7 @@ def require_attending(model: PreTrainedModel, name: str, asked: Attention | None
 def reading_anywhere(model: PreTrainedModel) -> Iterator[None]:
     """Inside, a model that is not yet on its GPU reads too, for checks whose answer does not depend on the kernel."""
     chosen = model.config.get_text_config()._attn_implementation
-    if model.device.type != "cpu" or chosen not in FLASH:
+    if input_device(model).type != "cpu" or chosen not in FLASH:
         yield
         return
     model.set_attn_implementation("sdpa" if type(model)._supports_sdpa else "eager")

@@ -5,6 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from knowfuse.llms.attention import reading_anywhere
+from knowfuse.llms.dispatched import input_device
 from knowfuse.surface import require_rows
 
 
@@ -14,14 +15,15 @@ def require_causal(model: PreTrainedModel, name: str) -> None:
     Both texts are in one batch: what a quantised layer decides for a batch is the same for both. Logits that are not
     finite pass: who reads documents names the one where that happens.
     """
-    ids = torch.arange(1, 9, device=model.device).repeat(2, 1)
+    device = input_device(model)
+    ids = torch.arange(1, 9, device=device).repeat(2, 1)
     ids[1, 4:] += 1
     try:
         with torch.no_grad(), reading_anywhere(model):
             one, other = model(input_ids=ids % embedding_rows(model), use_cache=False).logits[:, :4].float()
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"LLM {name!r} cannot read a text of 8 tokens on {model.device.type} ({reason(error)}): check its files, and "
+            f"LLM {name!r} cannot read a text of 8 tokens on {device.type} ({reason(error)}): check its files, and "
             "whether its quantisation and its attention run here"
         ) from error
     moved, largest = float((one - other).abs().max()), float(one.abs().max())

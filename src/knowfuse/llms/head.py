@@ -6,7 +6,7 @@ FSDP2 the root's hooks run too, which leave the head's weight whole until the ba
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.llms.attention import reading_anywhere
+from knowfuse.llms.dispatched import at_hand, input_device
 from knowfuse.llms.packed import read_packed
 from knowfuse.losses import CHUNK_ROWS, LinearHead, head_logits, token_nll
 
@@ -74,19 +75,26 @@ class RowLogits:
     head: OutputHead | None
 
     def read(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T H"]:
-        """What `logits` takes rows of."""
+        """What `logits` takes rows of, on the device of the head."""
         if self.head is None:
             return self.model(input_ids=input_ids, use_cache=False).logits
-        return _hidden_states(self.model, self.head.module, input_ids=input_ids, use_cache=False)
+        hidden = _hidden_states(self.model, self.head.module, input_ids=input_ids, use_cache=False)
+        return hidden.to(input_device(self.head.module))
 
-    def logits(self, hidden: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
-        """Without gradient; rows of padding of the vocabulary too."""
-        return hidden if self.head is None else head_logits(hidden, self.head.linear())
+    def logits(self, hidden: Float[Tensor, "N H"], at_once: int) -> Iterator[Float[Tensor, "n V"]]:
+        """Of so many rows after another, without gradient; rows of padding of the vocabulary too."""
+        if self.head is None:
+            yield from hidden.split(at_once)
+            return
+        with at_hand(self.head.module):
+            head = self.head.linear()
+            for rows in hidden.split(at_once):
+                yield head_logits(rows, head)
 
     def token_nll(self, hidden: Float[Tensor, "N H"], labels: Int[Tensor, " N"]) -> Float32[Tensor, " N"]:
         """Nats of each label, without gradient; 0 on rows without one."""
-        chunks = zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True)
-        return torch.cat([token_nll(self.logits(rows), wanted) for rows, wanted in chunks])
+        chunks = zip(self.logits(hidden, CHUNK_ROWS), labels.to(hidden.device).split(CHUNK_ROWS), strict=True)
+        return torch.cat([token_nll(logits, wanted) for logits, wanted in chunks])
 
     def label_nll(self, input_ids: Int[Tensor, "B T"], labels: Int[Tensor, "B T"]) -> Float32[Tensor, "B T"]:
         """Nats of each label of documents that stand in rows, one in each, padded on the right."""
@@ -141,7 +149,8 @@ def output_head(model: PreTrainedModel, tokens: int) -> OutputHead:
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"the logits of {name} are NaN or infinite: check its weights and dtype")
     largest = logits.abs().max().clamp(min=torch.finfo(logits.dtype).tiny)
-    differences = [float((head_logits(probe, h.linear()) - logits).abs().max() / largest) for h in heads]
+    with at_hand(module):
+        differences = [float((head_logits(probe, h.linear()) - logits).abs().max() / largest) for h in heads]
     best = min(differences)
     if not best <= (
         1e-3 if module.weight.dtype == torch.float32 else 2e-2
@@ -165,11 +174,13 @@ def _probe(model: PreTrainedModel, head: nn.Linear) -> tuple[Float[Tensor, "N H"
     seen = []
 
     def enlarge(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        largest = nn.functional.linear(arguments[0], head.weight, head.bias).abs().max()
-        seen.append(arguments[0] * (PROBE_LOGIT / largest) if largest > 0 else arguments[0])
+        hidden = arguments[0].to(input_device(head))
+        with at_hand(head):
+            largest = nn.functional.linear(hidden, head.weight, head.bias).abs().max()
+        seen.append(hidden * (PROBE_LOGIT / largest) if largest > 0 else hidden)
         return (seen[-1],)
 
-    ids = torch.arange(1, 9, device=head.weight.device)[None] % len(head.weight)
+    ids = torch.arange(1, 9, device=input_device(model))[None] % len(head.weight)
     was_training = model.training
     model.eval()
     with torch.no_grad(), reading_anywhere(model), head.register_forward_pre_hook(enlarge):
@@ -179,4 +190,5 @@ def _probe(model: PreTrainedModel, head: nn.Linear) -> tuple[Float[Tensor, "N H"
         raise ValueError(
             f"{type(model).__name__} calls its LM head {len(seen)} times, not once on all tokens: it cannot be a target"
         )
+    logits = logits.to(seen[0].device)
     return seen[0].flatten(0, 1), logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))

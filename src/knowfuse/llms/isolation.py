@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.llms.by_document import by_document
 from knowfuse.llms.checks import embedding_rows, reason
+from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import OutputHead, hidden_states, packed_hidden_states
 
 Packing = Literal["blocks", "one_document"]
@@ -62,7 +63,7 @@ def require_read_alone(
         if packing == "blocks"
         else [longest, max([longest // 2, 1, *(b + 1 for b in length_borders(model.config) if b < longest)])]
     )
-    device, rows = next(model.parameters()).device, embedding_rows(model)
+    device, rows = input_device(model), embedding_rows(model)
     texts = [(torch.arange(n, device=device) * 7 + 5 * d + 1) % rows for d, n in enumerate(lengths)]
     was_training = model.training
     model.eval()

@@ -22,10 +22,12 @@ from transformers import (
 
 from knowfuse.llms.attention import require_attending, require_attention, require_kernel
 from knowfuse.llms.checks import reason, require_causal, require_said_rows
+from knowfuse.llms.dispatched import offload_folder, whereabouts
 from knowfuse.llms.files import files_in
 from knowfuse.llms.fingerprint import fingerprint
 from knowfuse.llms.gguf import converted
 from knowfuse.llms.hub import download, download_tokenizer
+from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.loading import load_tokenizer
@@ -88,21 +90,38 @@ class LocalLLM:
 
         ValueError for one that cannot be read, or that is not causal.
         """
-        model = self._load(torch.device("cpu"))
+        model = self._load(self._on(torch.device("cpu")))
         require_causal(model, self.name)
         return model
 
-    def load_on_device(self) -> PreTrainedModel:
-        """The same on this process's accelerator, if there is one."""
-        device = torch.device("cuda", ranks().local) if torch.cuda.is_available() else torch.device("cpu")
-        model = self._load(device)
-        if self.spec.quantization is None:
-            model = model.to(device)  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
-        require_causal(model, self.name)
-        return model
+    @contextmanager
+    def to_read(self, cache: Path) -> Iterator[PreTrainedModel]:
+        """The same on this process's accelerator, if there is one; with a `device_map` where accelerate puts its layers.
 
-    def _load(self, device: torch.device) -> PreTrainedModel:
-        """On the CPU; what is quantised while it is loaded, on `device`."""
+        Then weights that no memory has room for stay on disk, in a folder of the cache where they are not there as they are
+        used; it is gone after the block.
+        """
+        if self.spec.device_map is None:
+            device = torch.device("cuda", ranks().local) if torch.cuda.is_available() else torch.device("cpu")
+            model = self._load(self._on(device))
+            if self.spec.quantization is None:
+                model = model.to(device)  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
+            require_causal(model, self.name)
+            yield model
+            return
+        with offload_folder(cache, self.name) as folder:
+            room = self.spec.max_memory and dict(self.spec.max_memory)  # accelerate writes into it
+            model = self._load({"device_map": self.spec.device_map, "max_memory": room, "offload_folder": folder})
+            say(f"LLM {self.name}: {whereabouts(model)}")
+            require_causal(model, self.name)
+            yield model
+
+    def _on(self, device: torch.device) -> dict[str, Any]:
+        """What makes transformers load it on a device: quantised weights are where they were made, others are moved."""
+        return {} if self.spec.quantization is None else {"device_map": {"": device}}
+
+    def _load(self, placing: dict[str, Any]) -> PreTrainedModel:
+        """Where `placing`, of `from_pretrained`, puts it; on the CPU where it says nothing."""
         spec = self.spec
         dtype = getattr(torch, spec.dtype)
         quantization = None
@@ -120,7 +139,8 @@ class LocalLLM:
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
                 **({"attn_implementation": spec.attention} if spec.attention else {}),
-                **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
+                **placing,
+                **({"quantization_config": quantization} if quantization else {}),
             )
         model, info = loaded
         if missing := sorted(info["missing_keys"]):

@@ -24,6 +24,7 @@ from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.folder import register_resolvers, require_complete
+from knowfuse.runs.prepared import require_here
 from knowfuse.types import LLMSpec
 
 GIB = 2**30
@@ -159,6 +160,11 @@ def assumptions(plan: Plan, cfg: DictConfig) -> list[str]:
         )
     if cfg.trainer.accelerator == "cpu":
         lines.append("trainer.accelerator=cpu: the memory is the machine's, the hours are those that GPUs would take")
+    if spread := [name for name in plan.readings if cfg.sources[name].get("device_map")]:
+        lines.append(
+            f"spread by accelerate over GPUs, CPU memory and disk: {', '.join(spread)}; what no GPU holds comes anew for each "
+            "batch, which these hours leave out: tracing.batch_tokens higher means fewer"
+        )
     if served := [name for name, r in plan.readings.items() if r.parameters is None]:
         lines.append(f"served elsewhere, needs nothing here but disk for its traces: {', '.join(served)}")
     if shape.optimizer == "paged_adamw_8bit":
@@ -190,11 +196,8 @@ def warnings(plan: Plan, cfg: DictConfig, target: PretrainedConfig) -> list[str]
             total = training(target, shape).memory().total
             found.append(f"{start}; with {' '.join(overrides)} it does: {total / GIB:.1f} GiB")
     for name, r in plan.readings.items():
-        if r.memory > plan.usable:
-            found.append(
-                f"source {name} does not fit: {r.memory / GIB:.1f} GiB on a GPU of {plan.usable / GIB:.1f} usable; set "
-                f"tracing.batch_tokens lower, or sources.{name}.quantization=4bit"
-            )
+        if r.memory > plan.usable and not cfg.sources[name].get("device_map"):
+            found.append(_too_large(name, r, plan.usable))
     place = cfg.tracing.place or cfg.cache
     if "://" not in place:
         disk, free = sum(r.disk for r in plan.readings.values()), _free(Path(place).expanduser())
@@ -204,6 +207,16 @@ def warnings(plan: Plan, cfg: DictConfig, target: PretrainedConfig) -> list[str]
                 "or URL with room, or top_k lower"
             )
     return found
+
+
+def _too_large(name: str, r: Reading, usable: float) -> str:
+    """`++` sets what a source's file says, and adds what it does not."""
+    lower = "set tracing.batch_tokens lower, " if r.weights < usable else "set "
+    return (
+        f"source {name} needs {r.memory / GIB:.1f} GiB and one GPU holds {usable / GIB:.1f}: {lower}++sources.{name}.device_map=auto "
+        f"to spread it over all GPUs, CPU memory and disk, or ++sources.{name}.quantization=4bit; or serve it where it fits and set "
+        f"++sources.{name}.server=http://<host>:<port>/v1"
+    )
 
 
 def _free(folder: Path) -> int:
@@ -218,6 +231,7 @@ def main(cfg: DictConfig) -> None:
     quiet_libraries()
     require_complete(cfg)
     specs: dict[str, LLMSpec] = hydra.utils.instantiate(cfg.sources, _convert_="all")
+    require_here(hydra.utils.instantiate(cfg.target, _convert_="all"))
     target = llm_config("target", hydra.utils.instantiate(cfg.target), CONF)
     plan = make_plan(cfg, target, {name: llm_config(name, spec, CONF) for name, spec in specs.items()})
     show(plan)

@@ -25,7 +25,8 @@ class Reading:
 
     parameters: int | None  # None: they are on a server
     flops: float
-    memory: int  # bytes on a GPU
+    weights: int  # bytes
+    memory: int  # bytes on a GPU, the weights and a batch
     disk: float  # bytes of its traces
 
 
@@ -39,7 +40,7 @@ def reading(
     """
     if spec.server is not None:
         row = expected_layout(top_k, config.get_text_config().vocab_size).row_bytes
-        return Reading(parameters=None, flops=0.0, memory=0, disk=row * tokens)
+        return Reading(parameters=None, flops=0.0, weights=0, memory=0, disk=row * tokens)
     document_tokens = min(document_tokens, batch_tokens)
     documents = max(1, batch_tokens // document_tokens)
     dtype = getattr(torch, spec.dtype)
@@ -54,6 +55,7 @@ def reading(
     return Reading(
         parameters=size.parameters,
         flops=a_token * tokens,
+        weights=weights,
         memory=weights + max(used.peak, used.at_loss + logits),
         disk=expected_layout(top_k, size.vocabulary).row_bytes * tokens,
     )

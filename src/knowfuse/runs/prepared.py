@@ -70,7 +70,7 @@ def prepare(
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     named = f"; left out: {left_out}" if left_out else ""
     say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{named}")
-    require_here(target)
+    _require_uncompiled(sources, tracing)
     llms = {name: _source(name, spec, corpus, cache, tracing) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)
     its_own = llms[same] if same else None
@@ -101,11 +101,29 @@ def prepare(
 
 
 def require_here(target: LLMSpec) -> None:
-    """ValueError for a target on a server: what is trained must be on this machine."""
+    """ValueError for a target on a server, or spread by accelerate: what is trained must be on this machine, in shards.
+
+    Asked by whoever reads the settings, before anything is made.
+    """
+    if target.device_map is not None:
+        raise ValueError(
+            f"the target has device_map={target.device_map}, by which an LLM can be read and not be trained: leave device_map "
+            "out of it and set trainer=fsdp, which trains it in shards over all GPUs (a source may keep its device_map)"
+        )
     if target.server is not None:
         raise ValueError(
             f"the target is served at {target.server}, and what is trained must be here: give it a path to its weights and no "
             "server (a source may stay served)"
+        )
+
+
+def _require_uncompiled(sources: Mapping[str, LLMSpec], tracing: Tracing) -> None:
+    """ValueError where a source that accelerate spreads would be compiled: its hooks move weights that the code was made for."""
+    spread = [name for name, spec in sources.items() if spec.device_map is not None]
+    if tracing.compile and spread:
+        raise ValueError(
+            f"tracing.compile=true, and source {spread[0]!r} has a device_map, whose hooks torch.compile cannot see through: set "
+            "tracing.compile=false"
         )
 
 

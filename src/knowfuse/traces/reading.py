@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from knowfuse.llms.checks import require_embedded
+from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import RowLogits, row_logits
 from knowfuse.llms.isolation import length_borders
 from knowfuse.surface import Surface
@@ -60,7 +61,7 @@ def trace_documents(
     largest = max((int(t.input_ids.max(initial=-1)) for t in documents.values()), default=-1)
     require_embedded(model, surface.name, largest)
     model.eval()
-    has_entry = torch.tensor([bool(s) for s in surface.token_strings[: surface.usable]], device=model.device)
+    has_entry = torch.tensor([bool(s) for s in surface.token_strings[: surface.usable]], device=input_device(model))
     with torch.inference_mode():
         llm = row_logits(model)
         lengths = {d: len(t.input_ids) for d, t in documents.items()}
@@ -79,17 +80,17 @@ def _said(
     for n, document in enumerate(documents):
         padded[n, : len(document.input_ids)] = torch.from_numpy(document.input_ids)
         is_token[n, : len(document.input_ids)] = True
-    padded, is_token = padded.to(has_entry.device), is_token.to(has_entry.device)
-    nexts = padded.roll(-1, 1)[is_token]
     # Causal attention never looks right, so padding on the right needs no mask; the head sees none of it.
-    hidden = llm.read(padded)[is_token]
+    read = llm.read(padded.to(has_entry.device))
+    padded, is_token, has_entry = (part.to(read.device) for part in (padded, is_token, has_entry))
+    hidden, nexts = read[is_token], padded.roll(-1, 1)[is_token]
     is_gpu = hidden.device.type == "cuda"
     rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
     in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
     kept = [
         _keep(logits, some_nexts, has_entry, top_k)
-        for chunk, chunk_nexts in zip(hidden.split(rows), nexts.split(rows), strict=True)
-        for logits, some_nexts in zip(llm.logits(chunk).split(in_cache), chunk_nexts.split(in_cache), strict=True)
+        for chunk, chunk_nexts in zip(llm.logits(hidden, rows), nexts.split(rows), strict=True)
+        for logits, some_nexts in zip(chunk.split(in_cache), chunk_nexts.split(in_cache), strict=True)
     ]
     return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def read_documents(
         if tracing.verify == "read_again":
             for file in store.drop_broken():
                 say(f"traces {llm.name}: {file} is broken, its documents are read again")
-        share = viewed.take(share_of(viewed, mine)) if store.missing(viewed.ids).any() else viewed[:0]
+        share = _share(llm, viewed, mine) if store.missing(viewed.ids).any() else viewed[:0]
         tokens: TokenizedDocuments | None = None
         if (is_missing := store.missing(share.ids)).any():
             tokens = tokenize_documents(surface, share, llm.context_length(), cache / "tokens").among(is_missing)
@@ -98,11 +98,18 @@ def read_documents(
         if mine.world == 1:
             report_set_aside("source", surface, store.set_aside, viewed)
         if tokens:
-            _trace(llm, surface, store, tokens, tracing)
+            _trace(llm, surface, store, tokens, cache, tracing)
     if mine.world > 1:
         _wait_for_all(store, viewed.ids)
         report_set_aside("source", surface, store.set_aside, viewed)
     return store
+
+
+def _share(llm: LocalLLM | ServedLLM, documents: Documents, mine: Ranks) -> Documents:
+    """Those that this process reads: all or none of them where the LLM takes all devices of a machine."""
+    if llm.spec.device_map is not None:
+        return documents if mine.rank == 0 else documents[:0]
+    return documents.take(share_of(documents, mine))
 
 
 def share_of(documents: Documents, mine: Ranks) -> np.ndarray:
@@ -152,24 +159,31 @@ def report_set_aside(
     say(f"{begins} {surface.name}: {len(aside)} of {len(documents)} {what} ({share:.1%}) set aside; {first}")
 
 
+@contextmanager
 def _reader(
-    llm: LocalLLM | ServedLLM, surface: Surface, tokens: TokenizedDocuments, top_k: int, tracing: Tracing
-) -> Callable[[Callable[[int], None]], Iterator[dict[str, SourceTrace]]]:
+    llm: LocalLLM | ServedLLM, surface: Surface, tokens: TokenizedDocuments, top_k: int, cache: Path, tracing: Tracing
+) -> Iterator[Callable[[Callable[[int], None]], Iterator[dict[str, SourceTrace]]]]:
     """Says what the source says, some documents at a time, by a model that is loaded here, now, or by a server's.
 
     It is called with what is told how many tokens were read. While bars are drawn no model is loaded: transformers draws one
     of its own, and in a notebook the two would call one another without end.
     """
     if isinstance(llm, ServedLLM):
-        return partial(trace_served, llm, surface, tokens, top_k)
-    model = llm.load_on_device()
-    if tracing.compile:
-        model.base_model.compile(dynamic=True)
-    return partial(trace_documents, model, surface, tokens, top_k, tracing.batch_tokens)
+        yield partial(trace_served, llm, surface, tokens, top_k)
+        return
+    with llm.to_read(cache) as model:
+        if tracing.compile:
+            model.base_model.compile(dynamic=True)
+        yield partial(trace_documents, model, surface, tokens, top_k, tracing.batch_tokens)
 
 
 def _trace(
-    llm: LocalLLM | ServedLLM, surface: Surface, store: TraceStore, tokens: TokenizedDocuments, tracing: Tracing
+    llm: LocalLLM | ServedLLM,
+    surface: Surface,
+    store: TraceStore,
+    tokens: TokenizedDocuments,
+    cache: Path,
+    tracing: Tracing,
 ) -> None:
     """Read the documents; each shard is written by another thread while the next is read.
 
@@ -179,8 +193,9 @@ def _trace(
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
-    total, read = tokens.num_tokens, _reader(llm, surface, tokens, store.key.top_k, tracing)
-    with ThreadPoolExecutor(max_workers=1) as writer, counting(f"traces {llm.name}", total) as advance:
+    reader = _reader(llm, surface, tokens, store.key.top_k, cache, tracing)
+    bar = counting(f"traces {llm.name}", tokens.num_tokens)
+    with ThreadPoolExecutor(max_workers=1) as writer, reader as read, bar as advance:
         try:
             for batch in read(advance):
                 shard |= batch

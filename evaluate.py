@@ -1,10 +1,13 @@
-"""Score a finished run again, from its own saved configuration, on the devices that it trained on or on others.
+"""Score a finished run again, on its own text or on other, or compare several runs.
 
 python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00
-python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00 trainer=cpu
+python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00 'corpus.files={forgetting: [wiki.txt]}' trainer=cpu
+python evaluate.py compare=[outputs/quickstart/2026-01-31_12-00-00,outputs/quickstart/2026-01-31_12-30-00]
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse import report
 from knowfuse.progress import is_first_rank, quiet_libraries
+from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.folder import load_run, register_resolvers
+from knowfuse.text.corpus import Corpus
+from knowfuse.text.documents import Documents
+from knowfuse.text.held_out import held_out
 from knowfuse.training.fit import require_devices
 
 register_resolvers()
@@ -20,18 +27,51 @@ register_resolvers()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """Writes what `train.py` wrote to a folder of its own; the run is left as it is."""
+    """Writes to a folder of its own; the runs are left as they are."""
     quiet_libraries()
+    if (cfg.run is None) == (cfg.compare is None):
+        raise ValueError("say what to evaluate: run=outputs/<name>/<date_time>, or compare=[<a run>, <another>]")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    score(cfg, folder) if cfg.compare is None else compare(cfg, folder)
+
+
+def score(cfg: DictConfig, folder: Path) -> None:
+    """What `train.py` wrote at the end of the run: of another split, of other text or on other devices."""
     run, settings, fits = load_run(cfg.run)
     if "trainer" in cfg:
         settings["trainer"] = OmegaConf.to_container(cfg.trainer, resolve=True)
     experiment = hydra.utils.instantiate(settings, _convert_="all")
     require_devices(experiment.trainer)
     prepared = experiment.prepare()
-    results = experiment.score(prepared, fits, run, cfg.split)
-    report.show(f"{run}: {cfg.split}", results)
+    asked: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["split", "corpus"]), resolve=True)
+    documents, where = texts(prepared.corpus, asked, prepared.cache)
+    results = experiment.score(prepared, fits, run, documents)
+    report.show(f"{run}: {where}", results)
     if is_first_rank():
-        report.write_results(Path(HydraConfig.get().runtime.output_dir), results, fits, cfg.split)
+        report.write_results(folder, results, fits, where)
+        save_evaluated(folder, settings, asked)
+
+
+def compare(cfg: DictConfig, folder: Path) -> None:
+    """One table of several runs, and of other LLMs on the text of the first."""
+    table = compared(cfg.compare, texts_of, cfg.baseline)
+    report.show_comparison(table)
+    report.write_comparison(folder, table)
+
+
+def texts_of(run: Judged) -> tuple[Documents, Path]:
+    """The documents that a run or an evaluation was measured on, and its cache."""
+    experiment = hydra.utils.instantiate(run.settings, _convert_="all")
+    cache = Path(experiment.cache).expanduser()
+    return texts(experiment.corpus(cache=str(cache)), run.evaluated, cache)[0], cache
+
+
+def texts(corpus: Corpus, asked: Mapping[str, Any], cache: Path) -> tuple[Documents, str]:
+    """A side of the run's corpus, or other text that is named, and what to call it."""
+    if asked["corpus"]["files"] is None:
+        return corpus.split(asked["split"]), f"the {asked['split']} split"
+    other = held_out(**asked["corpus"], cache=str(cache), never=corpus.split("fusion"))
+    return other.split("test"), ", ".join(other.domains)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ def main(cfg: DictConfig) -> float:
         prepared = experiment.prepare()
         report.show("Headroom: validation, before anyone trains", headroom(prepared))
         fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
-        results = experiment.score(prepared, fits, run, "test")
+        results = experiment.score(prepared, fits, run, prepared.corpus.split("test"))
         report.show("Results: test", results)
         if is_first_rank():
-            report.write_results(run, results, fits, "test")
+            report.write_results(run, results, fits, "the test split")
     return fits["fused"].best_bits_per_byte
 
 

@@ -169,7 +169,7 @@ def test_another_alignment_and_fusion_run_no_source(run: Path, tiny_cache: Path,
         headroom(prepared)
         assert not passes
         fused = experiment.train(prepared, "fused", tmp_path, {})
-        experiment.score(prepared, {"fused": fused}, tmp_path, "test")
+        experiment.score(prepared, {"fused": fused}, tmp_path, prepared.corpus.split("test"))
     assert set(passes) == {400}
     assert passes[400] > 8, "the hook counts"
     assert fused.history != [tuple(point) for point in results(run)["fits"]["fused"]["history"]]
@@ -265,3 +265,40 @@ def test_a_run_in_shards_is_scored_again(tiny_cache: Path, folder: Path, tmp_pat
 def test_an_unknown_key_or_group_is_hydras_error(override: str, message: str) -> None:
     with pytest.raises(hydra.errors.HydraException, match=message):
         composed("train", override)
+
+
+def test_a_run_is_evaluated_on_other_text_and_compared(run: Path, folder: Path, tiny_cache: Path) -> None:
+    """What it must not forget, beside its own text; a hub folder reads the same; text that was trained on is refused."""
+    (folder / "other.txt").write_text("Some other text, of no domain.\n\nAnd another one, which is longer than that.\n")
+    other = "corpus.files={forgetting: [other.txt]}"
+    printed = run_python(EVALUATE, f"run={run}", other, "hydra.run.dir=elsewhere", cache=tiny_cache, cwd=folder)
+    assert "forgetting" in printed
+    got = results(folder / "elsewhere")
+    assert got["unit"] == "bits per byte on forgetting"
+    assert list(got["rows"]) == NAMES
+    printed = run_python(EVALUATE, f"compare=[{run}]", "hydra.run.dir=compared", cache=tiny_cache, cwd=folder)
+    assert "more than target clm" in " ".join(printed.split())
+    compared = json.loads((folder / "compared" / "comparison.json").read_text())
+    for name, row in compared["rows"].items():
+        assert row["bits_per_byte"]["mean"]["value"] == pytest.approx(results(run)["rows"][name]["mean"])
+    llm = next((tiny_cache / "recipes").glob("*/config.json")).parent
+    asked = [f"compare=[elsewhere,{llm}]", "baseline=target before", "hydra.run.dir=both"]
+    run_python(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
+    both = json.loads((folder / "both" / "comparison.json").read_text())
+    assert list(both["rows"]) == [*NAMES, str(llm)]
+    assert both["baseline"] == "target before"
+    with (run / "documents.csv").open() as file:
+        assert {row["domain"] for row in csv.DictReader(file)} == {"code", "docs", "prose"}
+    corpus = hydra.utils.instantiate(composed("train", *TINY_TRAINING).corpus)(cache=str(tiny_cache))
+    learnt = next(
+        d.text for d in corpus.split("fusion") if d.is_complete and d.text == d.text.strip() and "\n\n" not in d.text
+    )
+    (folder / "other.txt").write_text(learnt)
+    failed = ended(EVALUATE, f"run={run}", other, cache=tiny_cache, cwd=folder)
+    assert "documents that the run was trained on, so nothing is held out" in failed.stderr
+
+
+@pytest.mark.parametrize("asked", [[], ["run=a", "compare=[b]"]])
+def test_what_to_evaluate_is_said_once(asked: list[str], folder: Path, tiny_cache: Path) -> None:
+    failed = ended(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
+    assert "say what to evaluate: run=outputs/<name>/<date_time>, or compare=[" in failed.stderr

@@ -7,7 +7,7 @@ import torch
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import surface
 
-from knowfuse.evaluation import DocumentScores, bits_per_byte, oracle, score_documents, score_table
+from knowfuse.evaluation import DocumentScores, by_document, oracle, score_documents, score_table
 from knowfuse.text.corpus import Document
 
 DOCUMENTS = [
@@ -48,9 +48,11 @@ def test_a_uniform_llm_pays_the_log_of_its_vocabulary_per_token() -> None:
     llm = tiny_llm("llama", its.vocabulary_size)
     llm.get_output_embeddings().weight.data.zero_()
     nats = score_documents(llm, its, DOCUMENTS, 500, 100).nats
-    tokens = sum(len(its.tokenize(d.text, d.is_complete).input_ids) - 1 - d.is_complete for d in DOCUMENTS)
-    want = tokens * math.log2(its.vocabulary_size) / sum(len(d.text.encode()) for d in DOCUMENTS)
-    assert bits_per_byte(nats, DOCUMENTS) == pytest.approx(want, rel=1e-6)
+    for domain, bits in by_document({"llm": nats}, DOCUMENTS).bits_per_byte("llm").items():
+        texts = [d for d in DOCUMENTS if d.domain == domain]
+        tokens = sum(len(its.tokenize(d.text, d.is_complete).input_ids) - 1 - d.is_complete for d in texts)
+        want = tokens * math.log2(its.vocabulary_size) / sum(len(d.text.encode()) for d in texts)
+        assert bits == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("was_training", [True, False])

@@ -147,3 +147,10 @@ def test_duplicates_are_counted_over_files_and_domains(tmp_path: Path) -> None:
     corpus = text_files({"one": [one, one], "two": [two]}, 1000, 0.3, 0.3)
     assert len(corpus.documents) == 100
     assert corpus.duplicates == 60 + 5 + 2
+
+
+def test_a_side_that_does_not_exist_is_refused() -> None:
+    corpus = Corpus.of("two", [Document("one", "docs", "fusion"), Document("two", "docs", "test")])
+    sides = r"\['sources', 'fusion', 'validation', 'test'\]"
+    with pytest.raises(ValueError, match=rf"split is 'tset': choose one of {sides}"):
+        Corpus.split.__wrapped__(corpus, "tset")  # type: ignore[attr-defined]

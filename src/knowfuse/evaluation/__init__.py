@@ -10,29 +10,37 @@ from knowfuse.evaluation.alignment_quality import (
 from knowfuse.evaluation.bits_per_byte import (
     DocumentScores,
     ScoreTable,
-    bits_per_byte,
     oracle,
     score_documents,
     score_served,
     score_table,
 )
+from knowfuse.evaluation.by_document import DOCUMENTS, ByDocument, by_document, read_by_document, write_by_document
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
+from knowfuse.evaluation.comparison import Compared, Interval, compare
 from knowfuse.evaluation.trained import score_trained
 
 __all__ = [
     "BATCH_TOKENS",
+    "DOCUMENTS",
     "AlignmentQuality",
+    "ByDocument",
+    "Compared",
     "DocumentScores",
+    "Interval",
     "ScoreTable",
     "SeenDocument",
     "alignment_quality",
-    "bits_per_byte",
+    "by_document",
     "cached_scores",
+    "compare",
     "judged",
     "oracle",
+    "read_by_document",
     "score_documents",
     "score_served",
     "score_table",
     "score_trained",
     "with_own_tokenizer",
+    "write_by_document",
 ]

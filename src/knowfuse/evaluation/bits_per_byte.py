@@ -5,7 +5,6 @@ on. The EOS of a complete document is no byte of it: what that costs says where 
 knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apart.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
+from knowfuse.evaluation.by_document import ByDocument, by_document
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import row_logits
@@ -101,11 +101,6 @@ def score_served(llm: ServedLLM, surface: Surface, documents: Sequence[Document]
     return scores
 
 
-def bits_per_byte(nats: dict[str, float], documents: Sequence[Document]) -> float:
-    """Bits per byte over these documents, all of which must have nats."""
-    return sum(nats[d.id] for d in documents) / (math.log(2) * sum(d.num_bytes for d in documents))
-
-
 @dataclass
 class ScoreTable:
     """Bits per byte of named LLMs by domain, over the documents that all of them can read.
@@ -116,12 +111,12 @@ class ScoreTable:
 
     domains: list[str]
     rows: dict[str, dict[str, float]]  # name -> domain -> bits per byte
+    by_document: ByDocument  # of all documents, those too that some LLM cannot read
     left_out: int  # documents that some LLM could not read
     eos_nats: dict[str, float] = field(default_factory=dict)  # by name
     first_nats: dict[str, float] = field(default_factory=dict)  # by name
-    set_aside: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # by name: why it cannot read each document that it cannot
+    # by name: why it cannot read each document that it cannot
+    set_aside: dict[str, list[str]] = field(default_factory=dict)
 
     def mean(self, name: str) -> float:
         """The mean over the domains, each weighing the same."""
@@ -130,28 +125,23 @@ class ScoreTable:
 
 def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]) -> ScoreTable:
     """One row per LLM, one column per domain, all over the same documents; ValueError where there is none."""
-    shared = [d for d in documents if all(d.id in s.nats for s in scores.values())]
-    if not shared:
+    every = by_document({name: s.nats for name, s in scores.items()}, documents)
+    shared = every.shared()
+    if not shared.ids:
         read = {name: len(s.nats) for name, s in scores.items()}
         raise ValueError(
             f"no document can be read by all of these LLMs, so nothing compares; of {len(documents)} documents each can "
             f"read {read}: leave out the LLM that cannot, or set corpus.max_document_bytes lower"
         )
-    domains = sorted({d.domain for d in shared})
-    rows = {
-        name: {domain: bits_per_byte(s.nats, [d for d in shared if d.domain == domain]) for domain in domains}
-        for name, s in scores.items()
-    }
-    ids = {d.id for d in shared}
+    ids = set(shared.ids)
     return ScoreTable(
-        domains,
-        rows,
-        left_out=len(documents) - len(shared),
+        sorted(set(shared.domains)),
+        {name: shared.bits_per_byte(name) for name in scores},
+        every,
+        left_out=len(every.ids) - len(shared.ids),
         eos_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.eos_nats, ids)) is not None},
         set_aside={
-            name: why
-            for name, s in scores.items()
-            if (why := [s.set_aside[d.id] for d in documents if d.id in s.set_aside])
+            name: why for name, s in scores.items() if (why := [s.set_aside[i] for i in every.ids if i in s.set_aside])
         },
         first_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.first_nats, ids)) is not None},
     )

@@ -26,6 +26,7 @@ from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
+from knowfuse.text.document import Document
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
@@ -216,13 +217,13 @@ class Experiment:
         logger.log_hyperparams(hyperparameters)
         return [logger]
 
-    def score(self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, split: Split) -> ScoreTable:
+    def score(
+        self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, documents: Sequence[Document]
+    ) -> ScoreTable:
         """Bits per byte of every source, of the target before, and of the target as each method trained it.
 
         All ranks of the Trainer ask together, and all get the table.
         """
-        require_choices(self.score, {"split": split})
-        documents = prepared.corpus.split(split)
         scores = prepared.source_scores(documents) | {"target before": prepared.target_scores(documents)}
         for method, kept in fits.items():
             scores[f"target {method}"] = score_trained(

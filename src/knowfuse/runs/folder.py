@@ -103,7 +103,7 @@ def _alone(run: Path) -> Iterator[None]:
 def _opened(run: Path, cfg: DictConfig) -> Path:
     saved = run / "config.yaml"
     if saved.exists():
-        before, now = _flat(saved_settings(run)), _flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        before, now = flat(saved_settings(run)), flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
         for key in sorted(before.keys() | now.keys()):
             if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
                 raise ValueError(
@@ -184,9 +184,9 @@ def _last_checkpoints(run: Path) -> list[Path]:
     return [path for path in places if path.exists()]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level, with dotted keys."""
-    flat: dict[str, Any] = {}
+    level: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level

@@ -87,7 +87,9 @@ class Corpus:
         return sorted({domain for counts in self.about.counts.values() for domain in counts})
 
     def split(self, *splits: Split, domain: str | None = None) -> Documents:
-        """The documents of these sides, in the order of the corpus."""
+        """The documents of these sides, in the order of the corpus; ValueError for a side that does not exist."""
+        if unknown := [split for split in splits if split not in SPLITS]:
+            raise ValueError(f"split is {unknown[0]!r}: choose one of {list(SPLITS)}")
         is_side = len(splits) == 1 and domain is None
         return Documents(self.table, (splits, domain), self.about.keys[splits[0]] if is_side else None)
 

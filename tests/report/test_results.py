@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -9,18 +10,25 @@ import pytest
 from commands_for_tests import run_python, started
 from rich.console import Console
 
-from knowfuse import report
-from knowfuse.evaluation import ScoreTable
-from knowfuse.report import show, tokens_to_clm_final, write_results
+from knowfuse.evaluation import ScoreTable, by_document, read_by_document
+from knowfuse.report import __main__ as command
+from knowfuse.report import results, show, tokens_to_clm_final, write_results
+from knowfuse.text.document import Document
 from knowfuse.training.fit import Fit
 
+ROWS = {
+    "llama2": {"code": 1.0, "docs": 4.0},
+    "mpt": {"code": 3.0, "docs": 1.5},
+    "target fused": {"code": 1.0, "docs": 2.0},
+}
+DOCUMENTS = [Document("x" * 8, "code", "test"), Document("y" * 8, "docs", "test")]
+BY_DOCUMENT = by_document(
+    {name: {d.id: 8 * math.log(2) * bits[d.domain] for d in DOCUMENTS} for name, bits in ROWS.items()}, DOCUMENTS
+)
 TABLE = ScoreTable(
     ["code", "docs"],
-    {
-        "llama2": {"code": 1.0, "docs": 4.0},
-        "mpt": {"code": 3.0, "docs": 1.5},
-        "target fused": {"code": 1.0, "docs": 2.0},
-    },
+    ROWS,
+    BY_DOCUMENT,
     left_out=0,
     eos_nats={"llama2": 12.5, "target fused": 0.25},
     first_nats={"llama2": 4.0, "mpt": 5.0, "target fused": 6.0},
@@ -56,7 +64,7 @@ def test_without_a_clm_fit_there_is_nothing_to_reach() -> None:
 
 def test_a_finished_run_as_the_readmes_table(tmp_path: Path) -> None:
     """`python -m knowfuse.report RUN`."""
-    write_results(tmp_path, TABLE, {"clm": CLM, "fused": fit("fused", (100, 2.0), (200, 1.0))}, "test")
+    write_results(tmp_path, TABLE, {"clm": CLM, "fused": fit("fused", (100, 2.0), (200, 1.0))}, "the test split")
     printed = run_python("-m", "knowfuse.report", str(tmp_path), cache=tmp_path)
     assert printed.splitlines() == [
         "| bits per byte on the test split | code | docs | mean |",
@@ -80,13 +88,13 @@ def test_results_cut_off_are_named(tmp_path: Path, content: str, monkeypatch: py
     (tmp_path / "results.json").write_text(content)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
     with pytest.raises(ValueError, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with"):
-        report.main()
+        command.main()
 
 
 def shown(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """The table as plain text, and with the terminal's codes."""
     console = Console(record=True, width=120, force_terminal=True, color_system="standard")
-    monkeypatch.setattr(report, "console", console)
+    monkeypatch.setattr(results, "console", console)
     show("A title", table)
     return console.export_text(clear=False), console.export_text(styles=True)
 
@@ -108,7 +116,7 @@ def test_the_best_of_each_column_is_bold(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     why = {"mpt": ["299 tokens, 'mpt' can hold 256", "other"], "target before": ["it spells another"]}
-    some = ScoreTable(TABLE.domains, TABLE.rows, left_out=3, set_aside=why)
+    some = ScoreTable(TABLE.domains, TABLE.rows, BY_DOCUMENT, left_out=3, set_aside=why)
     assert (
         "3 documents that some LLM cannot read are left out for all: mpt 2, the first for 299 tokens, 'mpt' can hold 256; "
         "target before 1, the first for it spells another"
@@ -118,8 +126,12 @@ def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_files_of_a_run(tmp_path: Path) -> None:
     fits = {"clm": CLM, "fused": fit("fused", (100, 2.0), (200, 1.0))}
-    write_results(tmp_path, TABLE, fits, "validation")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["losses.png", "results.csv", "results.json", "results.png"]
+    write_results(tmp_path, TABLE, fits, "the validation split")
+    files = ["documents.csv", "losses.png", "results.csv", "results.json", "results.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == files
+    kept = read_by_document(tmp_path / "documents.csv")
+    assert (kept.ids, kept.domains) == (BY_DOCUMENT.ids, BY_DOCUMENT.domains)
+    assert {name: kept.bits_per_byte(name) for name in kept.nats} == ROWS
     got = json.loads((tmp_path / "results.json").read_text())
     assert got["unit"] == "bits per byte on the validation split"
     assert got["rows"]["mpt"] == {"code": 3.0, "docs": 1.5, "mean": 2.25}

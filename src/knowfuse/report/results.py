@@ -1,9 +1,5 @@
-"""What came out of a run? Tables on the screen, files in the run folder, pictures.
+"""What came out of one run: its table on the screen and in Markdown, its files and pictures."""
 
-`python -m knowfuse.report RUN` prints a finished run's results as the Markdown table of the README.
-"""
-
-import argparse
 import csv
 import json
 from collections.abc import Mapping
@@ -15,10 +11,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from knowfuse.evaluation import ScoreTable
-from knowfuse.files import undamaged, write_whole
+from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
+from knowfuse.files import write_whole
 from knowfuse.progress import console
-from knowfuse.text.corpus import Split
 from knowfuse.training.fit import Fit
 
 matplotlib.use("Agg")
@@ -51,11 +46,11 @@ def _caption(table: ScoreTable) -> str | None:
     return f"{table.left_out} documents that some LLM cannot read are left out for all" + (by_llm and f": {by_llm}")
 
 
-def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: Split) -> None:
-    """`results.json`, `results.csv`, `losses.png` and `results.png` in the run folder."""
+def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: str) -> None:
+    """`results.json`, `results.csv`, `documents.csv`, `losses.png` and `results.png` in the run folder; `where` it was measured."""
     rows = {name: {**bits, "mean": table.mean(name)} for name, bits in table.rows.items()}
     results = {
-        "unit": f"bits per byte on the {split} split",
+        "unit": f"bits per byte on {where}",
         "rows": rows,
         "eos_nats": table.eos_nats,  # a document, and not among the bits per byte
         "first_token_nats": table.first_nats,  # a document, and among them
@@ -68,8 +63,9 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], split: 
         writer.writerow(["model", *table.domains, "mean", "eos_nats", "first_token_nats"])
         for name, row in rows.items():
             writer.writerow([name, *row.values(), table.eos_nats.get(name), table.first_nats.get(name)])
+    write_by_document(run / DOCUMENTS, table.by_document)
     _losses_picture(fits).savefig(run / "losses.png", dpi=120)
-    _results_picture(table, split).savefig(run / "results.png", dpi=120)
+    _results_picture(table, where).savefig(run / "results.png", dpi=120)
     write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished
 
 
@@ -108,7 +104,7 @@ def _losses_picture(fits: Mapping[str, Fit]) -> Figure:
     return figure
 
 
-def _results_picture(table: ScoreTable, split: Split) -> Figure:
+def _results_picture(table: ScoreTable, where: str) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     columns = [*table.domains, "mean"]
@@ -118,7 +114,7 @@ def _results_picture(table: ScoreTable, split: Split) -> Figure:
         bars = axes.bar([x + n * width for x in range(len(columns))], values, width, label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=6, rotation=90, padding=2)
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(columns))], columns)
-    axes.set_ylabel(f"{split}, bits per byte (lower is better)")
+    axes.set_ylabel(f"bits per byte on {where} (lower is better)")
     axes.margins(y=0.15)
     axes.legend(fontsize=8)
     return figure
@@ -136,18 +132,3 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"The fused target reaches plain CLM's best validation figure with {sooner:.1f} times fewer training tokens.",
         ]
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
-    path = parser.parse_args().run / "results.json"
-    if not path.exists():
-        parser.error(f"{str(path)!r} is not there: give the folder of a finished run, or finish it with train.py")
-    with undamaged(path, "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"):
-        table = markdown(json.loads(path.read_text(encoding="utf-8")))
-    print(table)
-
-
-if __name__ == "__main__":
-    main()

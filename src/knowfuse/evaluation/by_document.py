@@ -1,0 +1,76 @@
+"""What do named LLMs pay on each document? The figures that every comparison is made of, as a file that anyone reads."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from knowfuse.files import undamaged, write_whole
+from knowfuse.text.document import Document
+
+DOCUMENTS = "documents.csv"  # in the folder of a run, and of an evaluation
+COLUMNS = ["document", "domain", "bytes"]
+
+
+@dataclass
+class ByDocument:
+    """Nats on the text of D documents, by the name of the LLM; NaN where it cannot read one. The EOS is no text."""
+
+    ids: list[str]
+    domains: list[str]  # of each document
+    num_bytes: Int64[np.ndarray, " D"]
+    nats: dict[str, Float64[np.ndarray, " D"]]
+
+    def shared(self) -> "ByDocument":
+        """Of the documents that all of these LLMs can read."""
+        return self.take(np.flatnonzero(np.isfinite(np.stack(list(self.nats.values()))).all(0)))
+
+    def take(self, rows: Int64[np.ndarray, " d"]) -> "ByDocument":
+        ids, domains = ([column[row] for row in rows] for column in (self.ids, self.domains))
+        return ByDocument(ids, domains, self.num_bytes[rows], {name: paid[rows] for name, paid in self.nats.items()})
+
+    def bits_per_byte(self, name: str) -> dict[str, float]:
+        """By domain, in the order of their names."""
+        of, paid = np.array(self.domains), self.nats[name]
+        return {
+            domain: math.fsum(paid[of == domain]) / (math.log(2) * int(self.num_bytes[of == domain].sum()))
+            for domain in sorted(set(self.domains))
+        }
+
+
+def by_document(nats: Mapping[str, Mapping[str, float]], documents: Sequence[Document]) -> ByDocument:
+    """Of named LLMs' nats by document id, in the order of these documents."""
+    rows = [(d.id, d.domain, d.num_bytes) for d in documents]
+    ids, domains, sizes = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    paid = {name: np.array([mine.get(i, math.nan) for i in ids]) for name, mine in nats.items()}
+    return ByDocument(ids, domains, np.array(sizes, dtype=np.int64), paid)
+
+
+def write_by_document(path: Path, scores: ByDocument) -> None:
+    """A CSV file: `document`, `domain`, `bytes`, and the nats of each LLM under its name, to the last digit; none: empty."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, *scores.nats])
+    nats = [["" if math.isnan(n) else repr(n) for n in paid.tolist()] for paid in scores.nats.values()]
+    columns = [scores.ids, scores.domains, scores.num_bytes.tolist(), *nats]
+    writer.writerows(zip(*columns, strict=True))
+    write_whole(path, text.getvalue().encode())
+
+
+def read_by_document(path: Path) -> ByDocument:
+    """The inverse; ValueError for a damaged file, FileNotFoundError where there is none."""
+    with undamaged(path), path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+        if header[: len(COLUMNS)] != COLUMNS or {len(row) for row in rows} != {len(header)}:
+            raise EOFError(f"it is no table of documents with {', '.join(COLUMNS)} and the nats of each LLM")
+        ids, domains, sizes, *nats = zip(*rows, strict=True)
+        paid = {
+            name: np.array([float(n) if n else math.nan for n in column])
+            for name, column in zip(header[3:], nats, strict=True)
+        }
+        return ByDocument(list(ids), list(domains), np.array(sizes, dtype=np.int64), paid)

@@ -1,0 +1,101 @@
+"""Is one LLM better than another, or could it be these documents and these seeds? Paired bootstrap intervals.
+
+Documents are drawn anew within their domain, and seeds anew among the seeds, two thousand times over; every LLM is asked
+about the same draws, so that what is hard for all does not hide a difference between two.
+
+Source: Efron 1979 (bootstrap); Koehn 2004 (paired, of test documents); Bouthillier et al. 2103.03098 (seeds as one more level).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+DRAWS = 2000
+LEVEL = 0.95
+MOST_NUMBERS = 2**24  # of draws times documents that are held at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure in bits per byte, and between which values it lies in 95 of 100 draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class Compared:
+    """One LLM, by domain and as the domains' mean: what it pays, and how much more than the baseline."""
+
+    bits_per_byte: dict[str, Interval]
+    more_than_baseline: dict[str, Interval]  # below 0: better
+    seeds: int
+
+
+def compare(
+    nats: Mapping[str, Float64[np.ndarray, "seeds D"]],
+    num_bytes: Int64[np.ndarray, " D"],
+    domains: Sequence[str],
+    baseline: str,
+    draws: int = DRAWS,
+) -> dict[str, Compared]:
+    """Each LLM against the baseline, over the same documents.
+
+    An LLM that was trained with several seeds has a row of nats for each, and its figure is their mean; row s of all of
+    them is of the same seed, and is drawn with it. The draws are the same in every call. ValueError where LLMs with
+    several seeds have different numbers of them.
+    """
+    several = {name: len(rows) for name, rows in nats.items() if len(rows) > 1}
+    if len(set(several.values())) > 1:
+        raise ValueError(
+            f"seeds are drawn in pairs, but their numbers differ: {several}; compare runs of the same seeds"
+        )
+    random = np.random.default_rng(0)
+    seeds = max(several.values(), default=1)
+    seed_weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # [draws, seeds]
+    found: dict[str, dict[str, float]] = {name: {} for name in nats}
+    drawn: dict[str, dict[str, Float64[np.ndarray, " draws"]]] = {name: {} for name in nats}
+    for domain in sorted(set(domains)):
+        inside = np.flatnonzero(np.array(domains) == domain)
+        columns = [num_bytes[inside].astype(np.float64), *(row for rows in nats.values() for row in rows[:, inside])]
+        size, *paid = _resampled(np.stack(columns, 1), random, draws).T * [[math.log(2)], *[[1.0]] * (len(columns) - 1)]
+        for name, rows in nats.items():
+            mine = np.stack([paid.pop(0) for _ in rows], 1)  # [draws, seeds]
+            drawn[name][domain] = (mine * seed_weights if len(rows) > 1 else mine).sum(1) / size
+            found[name][domain] = float(rows[:, inside].mean(0).sum() / (num_bytes[inside].sum() * math.log(2)))
+    for name in nats:
+        found[name]["mean"] = float(np.mean(list(found[name].values())))
+        drawn[name]["mean"] = np.mean(list(drawn[name].values()), axis=0)
+    return {
+        name: Compared(
+            {d: _interval(value, drawn[name][d]) for d, value in found[name].items()},
+            {
+                d: _interval(value - found[baseline][d], drawn[name][d] - drawn[baseline][d])
+                for d, value in found[name].items()
+            },
+            len(rows),
+        )
+        for name, rows in nats.items()
+    }
+
+
+def _resampled(
+    values: Float64[np.ndarray, "D columns"], random: np.random.Generator, draws: int
+) -> Float64[np.ndarray, "draws columns"]:
+    """The sums over documents that are drawn anew, as many as there are."""
+    documents = len(values)
+    at_once = max(1, MOST_NUMBERS // documents)
+    sums = []
+    for first in range(0, draws, at_once):
+        counts = random.multinomial(documents, np.full(documents, 1 / documents), min(at_once, draws - first))
+        sums.append(counts.astype(np.float64) @ values)
+    return np.concatenate(sums)
+
+
+def _interval(value: float, drawn: Float64[np.ndarray, " draws"]) -> Interval:
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))

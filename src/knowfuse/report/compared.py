@@ -1,0 +1,94 @@
+"""How do several LLMs compare? The table on the screen, and as CSV, JSON, Markdown and a picture."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from knowfuse.evaluation import Interval
+from knowfuse.files import write_whole
+from knowfuse.progress import console
+from knowfuse.runs.compared import Comparison
+
+matplotlib.use("Agg")
+
+COLUMNS = ["model", "domain", "bits_per_byte", "low", "high", "more_than_baseline", "more_low", "more_high", "seeds"]
+
+
+def show_comparison(table: Comparison) -> None:
+    """Bits per byte of every domain, and the mean with what it is more than the baseline's, with 95 % intervals."""
+    grid = Table(title=table.unit, caption=_caption(table))
+    heading, *lines = _cells(table)
+    for n, column in enumerate(heading):
+        grid.add_column(column, justify="right" if n else "left")
+    for line in lines:
+        grid.add_row(*line)
+    console.print(grid)
+
+
+def write_comparison(folder: Path, table: Comparison) -> None:
+    """`comparison.csv`, `.json`, `.md` and `.png`."""
+    write_whole(folder / "comparison.csv", _as_csv(table).encode())
+    write_whole(folder / "comparison.md", markdown(table).encode())
+    write_whole(folder / "comparison.json", json.dumps(asdict(table), indent=1).encode())
+    _picture(table).savefig(folder / "comparison.png", dpi=120)
+
+
+def markdown(table: Comparison) -> str:
+    heading, *lines = _cells(table)
+    rows = [heading, ["---"] * len(heading), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{_caption(table)}\n"
+
+
+def _cells(table: Comparison) -> list[list[str]]:
+    """The heading, and a line for each LLM."""
+    domains = [d for d in next(iter(table.rows.values())).bits_per_byte if d != "mean"]
+    lines = [["bits per byte", *domains, "mean", f"more than {table.baseline}", "seeds"]]
+    for name, row in table.rows.items():
+        more = "" if name == table.baseline else _text(row.more_than_baseline["mean"], "+.4f")
+        figures = [f"{row.bits_per_byte[d].value:.4f}" for d in domains]
+        lines.append([name, *figures, _text(row.bits_per_byte["mean"], ".4f"), more, str(row.seeds)])
+    return lines
+
+
+def _text(figure: Interval, form: str) -> str:
+    return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
+
+
+def _caption(table: Comparison) -> str:
+    said = f"95 % intervals: {table.documents:,} documents drawn anew within their domains, and seeds among the seeds; paired"
+    return said if not table.left_out else f"{said}; {table.left_out:,} that some of them cannot read are left out"
+
+
+def _as_csv(table: Comparison) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for name, row in table.rows.items():
+        for domain, bits in row.bits_per_byte.items():
+            more = row.more_than_baseline[domain]
+            figures = [bits.value, bits.low, bits.high, more.value, more.low, more.high]
+            writer.writerow([name, domain, *figures, row.seeds])
+    return text.getvalue()
+
+
+def _picture(table: Comparison) -> Figure:
+    """What each pays more than the baseline, on the mean of the domains; left of the line is better."""
+    names = list(table.rows)
+    figure = Figure(figsize=(8, 1.2 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for at, name in enumerate(names):
+        more = table.rows[name].more_than_baseline["mean"]
+        colour = "tab:green" if more.high < 0 else "tab:red" if more.low > 0 else "tab:gray"
+        axes.errorbar(more.value, at, xerr=[[more.value - more.low], [more.high - more.value]], fmt="o", color=colour)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{table.unit}, more than {table.baseline}: left is better, 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    return figure

@@ -1,0 +1,203 @@
+"""How do the targets of several runs, and other LLMs beside them, compare on the same text?"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from omegaconf import OmegaConf
+
+from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
+from knowfuse.files import undamaged, write_whole
+from knowfuse.llms.local import localize
+from knowfuse.progress import say
+from knowfuse.runs.folder import MAY_CHANGE, flat, saved_settings
+from knowfuse.text.document import Document
+from knowfuse.types import LLMSpec
+
+EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
+SAME = {"seed", "name", "cache", "hydra"} | MAY_CHANGE  # settings that do not make runs different
+OWN_TEXT = {"split": "test", "corpus": {"files": None}}  # what a run was measured on
+
+
+@dataclass
+class Judged:
+    """A folder that `train.py` or `evaluate.py` left."""
+
+    folder: Path
+    settings: dict[str, Any]  # of the run
+    evaluated: dict[str, Any]  # the text that it was measured on
+    unit: str
+    scores: ByDocument
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """The settings that make it another run, with dotted names."""
+        return {key: value for key, value in flat(self.settings).items() if not {key, key.split(".")[0]} & SAME}
+
+
+@dataclass
+class Comparison:
+    """Every LLM by its name, and the one that they are compared with."""
+
+    unit: str
+    baseline: str
+    rows: dict[str, Compared]
+    documents: int
+    left_out: int  # that some of them cannot read
+
+
+def save_evaluated(folder: Path, settings: Mapping[str, Any], evaluated: Mapping[str, Any]) -> None:
+    """Beside the results of an evaluation: the settings of its run, and the text that it was asked about."""
+    kept = OmegaConf.create({"run": dict(settings), "evaluated": dict(evaluated)})
+    write_whole(folder / EVALUATED, OmegaConf.to_yaml(kept).encode())
+
+
+def judged(place: str) -> Judged:
+    """ValueError where the folder is neither a finished run nor an evaluation of one, or has no figures by document."""
+    folder = Path(place)
+    if not (folder / "results.json").exists() or not _is_ours(place):
+        raise ValueError(
+            f"{place!r} is neither the folder of a finished run nor of an evaluation, nor an LLM: give "
+            "outputs/<name>/<date_time>, outputs/evaluate/<date_time>, a folder that transformers loads, or a hub id"
+        )
+    if not (folder / DOCUMENTS).exists():
+        raise ValueError(
+            f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py run={place}, and "
+            "compare the folder that it makes"
+        )
+    with undamaged(folder / "results.json"):
+        unit = json.loads((folder / "results.json").read_text(encoding="utf-8"))["unit"]
+    settings, evaluated = saved_settings(folder) if (folder / "config.yaml").exists() else None, OWN_TEXT
+    if settings is None:
+        kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED))
+        settings, evaluated = kept["run"], kept["evaluated"]
+    return Judged(folder, settings, evaluated, unit, read_by_document(folder / DOCUMENTS))
+
+
+def _is_ours(place: str) -> bool:
+    return any((Path(place) / name).exists() for name in ("config.yaml", EVALUATED))
+
+
+def compared(
+    places: Sequence[str], texts_of: Callable[[Judged], tuple[Sequence[Document], Path]], baseline: str | None = None
+) -> Comparison:
+    """One table of runs, evaluations and other LLMs; runs that differ in the seed alone are one row, with its seeds.
+
+    `texts_of` finds the documents of a run again, and its cache, where another LLM is to read them. `baseline` is the row that all are
+    compared with; None: plain CLM, or the first row where there is none.
+    ValueError where they are over different texts, where a name is given twice or is none, and for what `judged` refuses.
+    """
+    llms = [place for place in places if not _is_ours(place) and _is_llm(place)]
+    runs = [judged(place) for place in places if place not in llms]
+    if not runs:
+        raise ValueError(
+            "compare= has no run, whose texts the others are compared on: add one, outputs/<name>/<date_time>"
+        )
+    _require_same_texts(runs)
+    nats = _rows(runs)
+    if llms:
+        nats |= _llm_rows(llms, runs[0], *texts_of(runs[0]))
+    first = runs[0].scores
+    is_shared = np.isfinite(np.concatenate(list(nats.values()))).all(0)
+    shared = np.flatnonzero(is_shared)
+    if not len(shared):
+        raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
+    if baseline is None:
+        baseline = next((name for name in nats if name.startswith("target clm")), next(iter(nats)))
+    if baseline not in nats:
+        raise ValueError(f"baseline is {baseline!r}: choose one of {list(nats)}")
+    rows = compare(
+        {name: paid[:, shared] for name, paid in nats.items()},
+        first.num_bytes[shared],
+        [first.domains[row] for row in shared],
+        baseline,
+    )
+    return Comparison(runs[0].unit, baseline, rows, len(shared), len(first.ids) - len(shared))
+
+
+def _is_llm(place: str) -> bool:
+    """A folder that transformers may load, or what may be a hub id: no folder at all."""
+    folder = Path(place)
+    return (folder / "config.json").exists() or (not folder.exists() and place.count("/") == 1 and ":" not in place)
+
+
+def _require_same_texts(runs: Sequence[Judged]) -> None:
+    first = runs[0]
+    for other in runs[1:]:
+        if other.scores.ids != first.scores.ids or other.scores.domains != first.scores.domains:
+            shared = len(set(other.scores.ids) & set(first.scores.ids))
+            raise ValueError(
+                f"{str(first.folder)!r} and {str(other.folder)!r} are over different texts ({len(first.scores.ids)} and "
+                f"{len(other.scores.ids)} documents, {shared} of both), so their figures do not compare: train or evaluate "
+                "them with the same data, corpus settings and split"
+            )
+
+
+def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
+    """The nats of every LLM of every kind of run, one row for each seed."""
+    kinds: list[list[Judged]] = []
+    for run in runs:
+        alike = next((kind for kind in kinds if kind[0].kind == run.kind), None)
+        if alike is None:
+            kinds.append([run])
+        elif run.seed in {other.seed for other in alike}:
+            twice = next(other for other in alike if other.seed == run.seed)
+            raise ValueError(
+                f"{str(twice.folder)!r} and {str(run.folder)!r} are the same run, seed {run.seed}: give one"
+            )
+        else:
+            alike.append(run)
+    several = {tuple(sorted(run.seed for run in kind)) for kind in kinds if len(kind) > 1}
+    if len(several) > 1:
+        raise ValueError(
+            f"seeds are compared in pairs, and these runs have seeds {sorted(several)}: give runs of the same seeds"
+        )
+    found: dict[str, dict[str, Float64[np.ndarray, "seeds D"]]] = {}  # by name, then by what tells its run apart
+    for kind, label in zip(kinds, _labels([kind[0].kind for kind in kinds]), strict=True):
+        by_seed = sorted(kind, key=lambda run: run.seed)
+        for name in by_seed[0].scores.nats:
+            paid = np.stack([run.scores.nats[name] for run in by_seed])
+            paid = paid[:1] if (paid == paid[:1]).all() else paid  # a source says the same whatever the seed
+            if not any(np.array_equal(paid, other, equal_nan=True) for other in found.get(name, {}).values()):
+                found.setdefault(name, {})[label] = paid
+    return {
+        name if len(by_label) == 1 else f"{name}, {label}": paid
+        for name, by_label in found.items()
+        for label, paid in by_label.items()
+    }
+
+
+def _labels(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells each from the others: the settings in which they are not all alike."""
+    keys = sorted({key for kind in kinds for key in kind})
+    different = [key for key in keys if any(kind.get(key) != kinds[0].get(key) for kind in kinds)]
+    return [", ".join(f"{_short(key)}={kind.get(key)}" for key in different if key in kind) for kind in kinds]
+
+
+def _short(key: str) -> str:
+    return key.removesuffix("._target_")
+
+
+def _llm_rows(
+    places: Sequence[str], run: Judged, documents: Sequence[Document], cache: Path
+) -> dict[str, Float64[np.ndarray, "1 D"]]:
+    if [d.id for d in documents] != run.scores.ids:
+        raise ValueError(
+            f"the texts of {str(run.folder)!r} are not what its settings give now, so no other LLM can be asked about them: "
+            "their files have changed, give one that was measured since"
+        )
+    rows = {}
+    for place in places:
+        llm = localize(place, LLMSpec(path=place), cache)
+        say(f"{place}: reads {len(documents):,} documents, unless it has before")
+        scores = cached_scores(llm, llm.surface(), documents, cache)
+        rows[place] = by_document({place: scores.nats}, documents).nats[place][None]
+    return rows

@@ -1,0 +1,73 @@
+"""Intervals against drawing documents and seeds one by one, and against what a known distribution has."""
+
+import math
+
+import numpy as np
+import pytest
+
+from knowfuse.evaluation import compare
+from knowfuse.evaluation import comparison as module
+
+RANDOM = np.random.default_rng(3)
+DOMAINS = ["code"] * 7 + ["docs"] * 5
+BYTES = RANDOM.integers(10, 900, 12)
+NATS = {"one": RANDOM.gamma(2.0, 90.0, (1, 12)), "more": RANDOM.gamma(2.0, 90.0, (3, 12))}
+
+
+def means(nats: np.ndarray, documents: np.ndarray) -> float:
+    """Bits per byte of the domains' mean, of documents by index, with repetition."""
+    of = np.array(DOMAINS)[documents]
+    each = [nats[documents][of == d].sum() / (math.log(2) * BYTES[documents][of == d].sum()) for d in ("code", "docs")]
+    return sum(each) / 2
+
+
+def test_figures_and_intervals_against_drawing_one_by_one() -> None:
+    """Another generator of chance, so within what 20,000 draws leave to it: three of their standard errors, about 4 %."""
+    got = compare(NATS, BYTES, DOMAINS, "one", draws=20_000)
+    everything = np.arange(12)
+    one = means(NATS["one"][0], everything)
+    more = float(np.mean([means(row, everything) for row in NATS["more"]]))
+    assert got["one"].bits_per_byte["mean"].value == pytest.approx(one)
+    assert got["more"].bits_per_byte["mean"].value == pytest.approx(more)
+    assert got["more"].more_than_baseline["mean"].value == pytest.approx(more - one)
+    assert (got["one"].seeds, got["more"].seeds) == (1, 3)
+    draws = []
+    for _ in range(20_000):
+        documents = np.concatenate([RANDOM.integers(0, 7, 7), RANDOM.integers(7, 12, 5)])
+        rows = RANDOM.integers(0, 3, 3)
+        draws.append(np.mean([means(NATS["more"][row], documents) for row in rows]) - means(NATS["one"][0], documents))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    difference = got["more"].more_than_baseline["mean"]
+    assert difference.low == pytest.approx(low, abs=0.04 * (high - low))
+    assert difference.high == pytest.approx(high, abs=0.04 * (high - low))
+
+
+def test_what_is_hard_for_both_does_not_hide_a_difference() -> None:
+    """Paired: an LLM that pays 1 % less on every document is better for certain, however unlike the documents are."""
+    got = compare({"a": NATS["one"], "b": 0.99 * NATS["one"]}, BYTES, DOMAINS, "a")
+    mean = got["b"].more_than_baseline["mean"]
+    assert mean.low < mean.value < mean.high < 0
+    assert got["a"].bits_per_byte["mean"].low < got["b"].bits_per_byte["mean"].value
+    assert got["a"].more_than_baseline["mean"] == module.Interval(0.0, 0.0, 0.0)
+
+
+def test_seeds_widen_the_interval() -> None:
+    """Two seeds that are far apart, over the same documents."""
+    base = NATS["one"]
+    close, far = np.concatenate([base, base * 1.001]), np.concatenate([base, base * 1.5])
+    got = compare({"base": base, "close": close, "far": far}, BYTES, DOMAINS, "base")
+    width = {
+        name: row.more_than_baseline["mean"].high - row.more_than_baseline["mean"].low for name, row in got.items()
+    }
+    assert width["far"] > 100 * width["close"] > 0
+
+
+def test_the_draws_are_the_same_every_time_and_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compare(NATS, BYTES, DOMAINS, "one", draws=100)
+    monkeypatch.setattr(module, "MOST_NUMBERS", 12 * 7)
+    assert compare(NATS, BYTES, DOMAINS, "one", draws=100) == first
+
+
+def test_different_numbers_of_seeds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"their numbers differ: \{'a': 2, 'b': 3\}; compare runs of the same seeds"):
+        compare({"a": NATS["more"][:2], "b": NATS["more"]}, BYTES, DOMAINS, "a")

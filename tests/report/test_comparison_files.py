@@ -1,0 +1,54 @@
+"""The table of a comparison, as a user reads it."""
+
+import csv
+import json
+from pathlib import Path
+
+from knowfuse.evaluation import Compared, Interval
+from knowfuse.report import write_comparison
+from knowfuse.runs.compared import Comparison
+
+NONE = Interval(0.0, 0.0, 0.0)
+TABLE = Comparison(
+    unit="bits per byte on the test split",
+    baseline="target clm",
+    rows={
+        "target clm": Compared(
+            {"code": Interval(1.0, 0.9, 1.1), "mean": Interval(1.5, 1.25, 1.75)}, {"code": NONE, "mean": NONE}, 1
+        ),
+        "target fused": Compared(
+            {"code": Interval(0.875, 0.8, 1.0), "mean": Interval(1.375, 1.0, 1.5)},
+            {"code": Interval(-0.125, -0.25, 0.0), "mean": Interval(-0.125, -0.1875, -0.0625)},
+            5,
+        ),
+    },
+    documents=1234,
+    left_out=2,
+)
+
+
+def test_the_files_of_a_comparison(tmp_path: Path) -> None:
+    write_comparison(tmp_path, TABLE)
+    assert (tmp_path / "comparison.md").read_text().splitlines() == [
+        "| bits per byte | code | mean | more than target clm | seeds |",
+        "| --- | --- | --- | --- | --- |",
+        "| target clm | 1.0000 | 1.5000 (1.2500 to 1.7500) |  | 1 |",
+        "| target fused | 0.8750 | 1.3750 (1.0000 to 1.5000) | -0.1250 (-0.1875 to -0.0625) | 5 |",
+        "",
+        "95 % intervals: 1,234 documents drawn anew within their domains, and seeds among the seeds; paired; 2 that some of "
+        "them cannot read are left out",
+    ]
+    with (tmp_path / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["domain"]) for row in rows] == [
+        *(("target clm", "code"), ("target clm", "mean")),
+        *(("target fused", "code"), ("target fused", "mean")),
+    ]
+    assert rows[3]["more_high"] == "-0.0625"
+    kept = json.loads((tmp_path / "comparison.json").read_text())
+    assert kept["rows"]["target fused"]["more_than_baseline"]["mean"] == {
+        "value": -0.125,
+        "low": -0.1875,
+        "high": -0.0625,
+    }
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")

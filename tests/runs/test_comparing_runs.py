@@ -1,0 +1,115 @@
+"""Runs in one table: what is one row, how rows are named, and what does not compare."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from knowfuse.evaluation import by_document, write_by_document
+from knowfuse.runs.compared import Judged, compared, save_evaluated
+from knowfuse.text.document import Document
+
+DOCUMENTS = [Document(f"document {n}", "docs" if n % 2 else "code", "test") for n in range(8)]
+RANDOM = np.random.default_rng(0)
+SOURCE = RANDOM.gamma(2.0, 10.0, 8)
+SETTINGS = {"seed": 0, "name": "runs", "fusion": {"_target_": "knowfuse.fusion.min_ce.min_ce"}, "top_k": 10}
+
+
+def run(folder: Path, nats: dict[str, Any], documents: Sequence[Document] = DOCUMENTS, **settings: Any) -> str:
+    """A folder as `train.py` leaves it, as far as a comparison looks."""
+    folder.mkdir()
+    OmegaConf.save(OmegaConf.create({**SETTINGS, **settings}), folder / "config.yaml")
+    (folder / "results.json").write_text(json.dumps({"unit": "bits per byte on the test split"}))
+    by_id = {name: {d.id: float(n) for d, n in zip(documents, paid, strict=True)} for name, paid in nats.items()}
+    write_by_document(folder / "documents.csv", by_document(by_id, documents))
+    return str(folder)
+
+
+def no_texts(_: Judged) -> tuple[Sequence[Document], Path]:
+    raise AssertionError("no other LLM is asked")
+
+
+def test_runs_of_several_seeds_are_one_row_and_a_source_is_there_once(tmp_path: Path) -> None:
+    """Whatever the runs are named, and in the order of their seeds."""
+    places = [
+        run(tmp_path / f"{seed}", {"mpt": SOURCE, "target clm": SOURCE + 1, "target fused": SOURCE - seed}, seed=seed)
+        for seed in (2, 1)
+    ]
+    table = compared(places, no_texts)
+    assert list(table.rows) == ["mpt", "target clm", "target fused"]
+    assert {name: row.seeds for name, row in table.rows.items()} == {"mpt": 1, "target clm": 1, "target fused": 2}
+    assert table.baseline == "target clm"
+    assert (table.documents, table.left_out) == (8, 0)
+    assert table.rows["target fused"].more_than_baseline["mean"].high < 0
+    assert table.unit == "bits per byte on the test split"
+
+
+def test_rows_of_different_runs_are_named_by_the_settings_that_differ(tmp_path: Path) -> None:
+    """And those that came out the same, as plain CLM does whatever the fusion, are one."""
+    rows = {"mpt": SOURCE, "target clm": SOURCE + 1}
+    one = run(tmp_path / "one", {**rows, "target fused": SOURCE - 1})
+    other = {"_target_": "knowfuse.fusion.avg_ce.avg_ce", "temperature": 0.1}
+    two = run(tmp_path / "two", {**rows, "target fused": SOURCE - 2}, fusion=other, logger={"save_dir": "elsewhere"})
+    assert list(compared([one, two], no_texts, baseline="mpt").rows) == [
+        "mpt",
+        "target clm",
+        "target fused, fusion=knowfuse.fusion.min_ce.min_ce",
+        "target fused, fusion=knowfuse.fusion.avg_ce.avg_ce, fusion.temperature=0.1",
+    ]
+
+
+def test_documents_that_one_cannot_read_are_left_out_for_all(tmp_path: Path) -> None:
+    cannot = [np.nan, *SOURCE[1:]]
+    table = compared([run(tmp_path / "one", {"mpt": cannot, "target clm": SOURCE})], no_texts)
+    assert (table.documents, table.left_out) == (7, 1)
+
+
+def test_an_evaluation_is_compared_by_the_settings_of_its_run(tmp_path: Path) -> None:
+    """On other text, with the text it was asked about kept for those who are asked next."""
+    place = Path(run(tmp_path / "elsewhere", {"target clm": SOURCE, "target fused": SOURCE}))
+    (place / "config.yaml").unlink()
+    evaluated = {"split": "test", "corpus": {"files": {"docs": ["a.txt"]}}}
+    save_evaluated(place, SETTINGS, evaluated)
+    asked = []
+
+    def texts(judged: Judged) -> tuple[Sequence[Document], Path]:
+        asked.append(judged)
+        return DOCUMENTS[1:], tmp_path
+
+    assert list(compared([str(place)], no_texts).rows) == ["target clm", "target fused"]
+    with pytest.raises(ValueError, match=r"elsewhere' are not what its settings give now"):
+        compared([str(place), "some/model"], texts)
+    assert [(run.evaluated, run.settings) for run in asked] == [(evaluated, SETTINGS)]
+
+
+@pytest.mark.parametrize("what", ["texts", "twice", "seeds", "file", "nothing", "baseline", "no run"])
+def test_what_does_not_compare_is_refused(tmp_path: Path, what: str) -> None:
+    one = run(tmp_path / "one", {"target clm": SOURCE})
+    places, baseline = [one], None
+    if what == "texts":
+        places.append(run(tmp_path / "two", {"target clm": SOURCE[:4]}, DOCUMENTS[:4]))
+        message = r"one' and .*two' are over different texts \(8 and 4 documents, 4 of both\)"
+    elif what == "twice":
+        places.append(run(tmp_path / "two", {"target clm": SOURCE}))
+        message = r"one' and .*two' are the same run, seed 0: give one"
+    elif what == "seeds":
+        places += [
+            run(tmp_path / f"{k} {s}", {"target clm": SOURCE}, top_k=k, seed=s) for k, s in ((10, 1), (5, 0), (5, 2))
+        ]
+        message = r"these runs have seeds \[\(0, 1\), \(0, 2\)\]: give runs of the same seeds"
+    elif what == "file":
+        (tmp_path / "one" / "documents.csv").unlink()
+        message = r"one' has no documents\.csv, which older versions did not write: run python evaluate\.py run="
+    elif what == "nothing":
+        places.append(str(tmp_path))
+        message = "is neither the folder of a finished run nor of an evaluation, nor an LLM"
+    elif what == "baseline":
+        baseline, message = "target fused", r"baseline is 'target fused': choose one of \['target clm'\]"
+    else:
+        places, message = ["some/model"], "compare= has no run, whose texts the others are compared on"
+    with pytest.raises(ValueError, match=message):
+        compared(places, no_texts, baseline)

@@ -26,7 +26,8 @@ from torch.distributed.tensor import DTensor
 from knowfuse.evaluation import score_documents, score_trained
 from knowfuse.files import restored, swap
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.llms.sharding import FSDP2, decoder_layers
+from knowfuse.llms.parts import decoder_layers
+from knowfuse.llms.sharding import FSDP2
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import length_buckets
 from knowfuse.training.fit import Fit, fit, load_best

@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from architectures_for_tests import tiny
+from bitsandbytes.nn import Linear4bit
 from experiments_for_tests import documents, fusion_module, readers, trainer
 from tokenizers_for_tests import surface
 from torch.profiler import ProfilerActivity, profile
@@ -16,11 +18,13 @@ from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
     MptConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 
+from knowfuse.llms.finetune import qlora
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.plan.memory import Memory, training
 from knowfuse.plan.settings import TrainingShape
@@ -212,3 +216,31 @@ def test_the_scores_of_eager_attention_are_planned(tmp_path: Path) -> None:
     assert eager == pytest.approx(real, rel=0.05)
     assert fused < 0.9 * real
     assert flash == fused
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_next", "llama"])
+def test_what_is_quantised_is_planned(tmp_path: Path, architecture: str) -> None:
+    """Against an LLM as qlora makes it: linear layers in 4 bits, a scale for each 64 begun; experts and routers whole."""
+    tiny(architecture, VOCABULARY).save_pretrained(tmp_path)
+    llm = LocalLLM("target", LLMSpec(path=str(tmp_path)), "target")
+    model = qlora(llm, rank=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+    states = [m.weight.quant_state for m in model.modules() if isinstance(m, Linear4bit)]
+    real = sum(p.nbytes for p in model.parameters()) + sum(state.absmax.nbytes for state in states)
+    shape = replace(FULL, finetune="qlora", lora_rank=4, lora_targets="all-linear", block_tokens=32, document_tokens=32)
+    plan = training(llm.config(), shape)
+    assert plan.memory().parts["weights"] == pytest.approx(real, abs=4 * len(states))
+    assert plan.size.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert plan.size.linear == sum(state.shape.numel() for state in states)
+
+
+def test_a_mixture_of_experts_is_planned(tmp_path: Path) -> None:
+    """Each token meets two of four experts, in one product of all; the plan's rows are as many."""
+    config = MixtralConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=512, num_local_experts=4, num_key_value_heads=4, **SHAPE
+    )
+    real, plan = measured(config, FULL, tmp_path), training(config, FULL)
+    print(f"\nmixture: measured {real.peak / 1e6:.2f} MB, planned {plan.memory().total / 1e6:.2f} MB")
+    assert plan.memory().parts["weights"] == real.weights
+    assert plan.memory().total == pytest.approx(real.peak, rel=0.15)
+    rows, experts = BATCH_BLOCKS * BLOCK_TOKENS * 2, 4 * 3 * 128 * 384
+    assert plan.used.forward_flops > 2 * rows * experts

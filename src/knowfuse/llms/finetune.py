@@ -15,19 +15,23 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.parts import beside_text, ends, experts_of, linear_layers
 from knowfuse.types import LLMSpec
 
 ADAPTER = "default"  # peft's own name
+ALL_LINEAR = "all-linear"
 
 
 def full(llm: LocalLLM) -> PreTrainedModel:
-    """The LLM with all its parameters to be trained.
+    """The LLM with all its parameters to be trained, but for what reads pictures, which no text reaches.
 
     ValueError for one in float16, or whose weights are quantised.
     """
     require_finetune(full, llm.spec, llm.name)
     model = llm.load()
     _require_whole(model, llm.name, "full")
+    for parameter in beside_text(model):
+        parameter.requires_grad_(False)
     return model
 
 
@@ -36,9 +40,10 @@ def lora(
 ) -> PreTrainedModel:
     """The LLM frozen, with adapters `alpha / rank * B A` to be trained on its linear layers.
 
-    `target_modules` are the last parts of their names, or `all-linear`, which is all but the LM head; `dropout` is on what
-    goes into A. ValueError for an LLM in float16 or with quantised weights, for a layer that does not exist, and for
-    adapters on embeddings or the LM head.
+    `target_modules` are the last parts of their names, or `all-linear`, which is all of the text model but the LM head; experts
+    that are slices of one tensor, and their routers, are none and stay as they are. `dropout` is on what goes into A.
+    ValueError for an LLM in float16 or with quantised weights, for a layer that does not exist, and for adapters on
+    embeddings, the LM head or experts.
 
     Source: LoRA, arXiv 2106.09685, section 4.1.
     """
@@ -51,7 +56,8 @@ def lora(
 def qlora(
     llm: LocalLLM, rank: int, alpha: float, dropout: float, target_modules: str | Sequence[str]
 ) -> PreTrainedModel:
-    """As `lora`, the linear layers but the LM head in 4 bits (nf4); they compute in the LLM's dtype.
+    """As `lora`, the linear layers but the LM head in 4 bits (nf4), experts that are slices of one tensor as they are; all
+    compute in the LLM's dtype.
 
     Source: QLoRA, arXiv 2305.14314, section 3. Differs: the constants of the 4-bit blocks are not quantised again.
     """
@@ -108,23 +114,57 @@ def _with_adapters(
 ) -> PreTrainedModel:
     from peft import LoraConfig, inject_adapter_in_model  # here: it takes a second to import, and bitsandbytes with it
 
-    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)  # type: ignore[arg-type]
-    try:
-        inject_adapter_in_model(config, model, ADAPTER)
-    except ValueError as error:
-        raise ValueError(f"LLM {name!r} takes no adapters on finetune.target_modules={targets}: {error}") from error
+    layers = _adapted_layers(model, name, target_modules)
+    options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    inject_adapter_in_model(LoraConfig(**options, target_modules=layers), _Unnamed(model), ADAPTER)
     for layer in adapters(model).values():
         for part in (layer.lora_A, layer.lora_B):
             part.float()  # small steps would be lost in bfloat16
-    head = model.get_output_embeddings()
-    for layer, module in adapters(model).items():
-        if module is head or isinstance(module.get_base_layer(), nn.Embedding):
-            raise ValueError(
-                f"LLM {name!r} would have adapters on {layer!r}, an embedding or its LM head, which stay as they are: leave it "
-                "out of finetune.target_modules"
-            )
     return model
+
+
+class _Unnamed(nn.Module):
+    """A model without its configuration, by whose name peft would put other adapters into it.
+
+    Of two architectures of experts it takes tensors of three dimensions for the linear layers that they once were, whose
+    adapters can be neither sharded nor merged here; the layers that are named are those that have adapters.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.is_loaded_in_4bit = getattr(model, "is_loaded_in_4bit", False)
+
+
+def _adapted_layers(model: PreTrainedModel, name: str, targets: str | Sequence[str]) -> list[str]:
+    """Names within `_Unnamed` of the layers that are meant; ValueError where one is none, or cannot have an adapter."""
+    linear, head, experts = linear_layers(model), model.get_output_embeddings(), experts_of(model)
+    asked = [targets] if isinstance(targets, str) else list(targets)
+    if targets == ALL_LINEAR:
+        return [f"model.{layer}" for layer, module in linear.items() if module is not head]
+    found: list[str] = []
+    for target in asked:
+        meant = {layer: m for layer, m in model.named_modules() if ends(layer, target)}
+        for layer, module in meant.items():
+            if module is head or isinstance(module, nn.Embedding):
+                raise ValueError(
+                    f"LLM {name!r} would have adapters on {layer!r}, an embedding or its LM head, which stay as they are: leave "
+                    "it out of finetune.target_modules"
+                )
+        if experts is not None and (tensor := experts.named(target)):
+            raise ValueError(
+                f"LLM {name!r} takes no adapters on finetune.target_modules={asked}: {target!r} names its experts, which are no "
+                f"linear layers but slices of one tensor ({tensor}): leave it out (they stay as they are), or set finetune=full"
+            )
+        of_target = [layer for layer in meant if layer in linear]
+        if not of_target:
+            there = sorted({layer.rpartition(".")[-1] for layer, module in linear.items() if module is not head})
+            raise ValueError(
+                f"LLM {name!r} takes no adapters on finetune.target_modules={asked}: a linear layer {target!r} is not found in its "
+                f"text model; it has {', '.join(there)}"
+            )
+        found += of_target
+    return [f"model.{layer}" for layer in linear if layer in found]
 
 
 def adapters(model: nn.Module) -> dict[str, Any]:
@@ -135,6 +175,29 @@ def adapters(model: nn.Module) -> dict[str, Any]:
 def _is_packed(model: nn.Module) -> bool:
     """Whether some weights are quantised, several in a byte."""
     return not all(parameter.is_floating_point() for parameter in model.parameters())
+
+
+def what_learns(model: nn.Module) -> str:
+    """What is trained of the model, for a reader: layers, and shares of its parameters; which experts stay as they are."""
+    layers, experts = adapters(model), experts_of(model)
+    count = sum(map(_size, model.parameters()))
+    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    named = ", ".join(sorted({name.rpartition(".")[-1] for name in layers}))
+    where = f"adapters on {len(layers)} layers ({named})" if layers else "its text model"
+    said = f"{where}, {learnt / count:.2%} of {count / 1e6:,.1f} M parameters"
+    if experts is None or not layers:
+        return said
+    how = ", not quantised" if _is_packed(model) else ""
+    return (
+        f"{said}; the {experts.number} experts in each of {experts.layers} layers, {experts.parameters / count:.1%} of the "
+        f"parameters, stay as they are{how}"
+    )
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Numbers that a parameter stands for; of a quantised one, as many as it was made of."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
 
 
 def finetune_of(model: nn.Module) -> str:

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from knowfuse.files import swap
+from knowfuse.llms.parts import decoder_layers
 from knowfuse.settings import require_choices
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -101,19 +102,6 @@ def require_shardable(optimizer: object) -> None:
             f"optimizer {optimizer.__name__} of bitsandbytes cannot update parameters that FSDP2 keeps in shards: set "
             "optimizer=adamw, whose state is in shards too, or trainer=gpu"
         )
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers of any causal LM of transformers: its longest ModuleList.
-
-    ValueError where a model has none.
-    """
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-    if not lists:
-        raise ValueError(
-            f"{type(model).__name__} has no list of decoder layers to shard: use trainer=gpu or trainer=cpu"
-        )
-    return max(lists, key=lambda m: (len(m), sum(p.numel() for p in m.parameters())))
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, compute_dtype: ComputeDtype = "float32") -> None:

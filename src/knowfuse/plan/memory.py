@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from knowfuse.llm_spec import Attention
-from knowfuse.llms.sharding import decoder_layers
+from knowfuse.llms.parts import decoder_layers, is_linear
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.plan.simulate import PassUse, Size, build, shapes_only, size_of, training_pass
 
@@ -212,11 +213,12 @@ def _simulated(
 class _Adapted(nn.Module):
     """A linear layer with a low-rank adapter beside it, computed in the order and the dtypes that peft does."""
 
-    def __init__(self, base: nn.Linear, rank: int, dtype: torch.dtype) -> None:
+    def __init__(self, base: nn.Linear | Conv1D, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.base = base
-        self.down = nn.Linear(base.in_features, rank, bias=False, dtype=dtype)
-        self.up = nn.Linear(rank, base.out_features, bias=False, dtype=dtype)
+        ends = (base.in_features, base.out_features) if isinstance(base, nn.Linear) else base.weight.shape
+        self.down = nn.Linear(ends[0], rank, bias=False, dtype=dtype)
+        self.up = nn.Linear(rank, ends[1], bias=False, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base(x)
@@ -230,7 +232,11 @@ def lora(rank: int, targets: str | tuple[str, ...], dtype: torch.dtype) -> Calla
         model.requires_grad_(False)
         for parent in list(decoder_layers(model).modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear) and (targets == "all-linear" or name in targets):
+                if (
+                    is_linear(child)
+                    and isinstance(child, nn.Linear | Conv1D)
+                    and (targets == "all-linear" or name in targets)
+                ):
                     setattr(parent, name, _Adapted(child, rank, dtype))
 
     return adapt

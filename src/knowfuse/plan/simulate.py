@@ -18,7 +18,7 @@ from transformers.utils import logging
 from knowfuse.llm_spec import Attention
 from knowfuse.llms.head import OutputHead, packed_hidden_states
 from knowfuse.llms.local import architecture_of, auto_class, checkpoint_activations
-from knowfuse.llms.sharding import decoder_layers
+from knowfuse.llms.parts import decoder_layers, is_linear
 
 aten = torch.ops.aten
 # A CPU's attention is not among the operators whose work torch knows.
@@ -42,7 +42,7 @@ class Size:
     layer: int  # parameters of its largest decoder layer
     root: int  # parameters outside its decoder layers
     trained_root: int
-    linear: int  # parameters in the matrices of its decoder layers, which a quantisation makes small
+    linear: int  # parameters in the linear layers of its decoder layers, which a quantisation makes small; not in stacked experts
     matrix: int  # parameters of the largest of them
     largest: int  # parameters of its largest tensor
     tensors: int  # trained
@@ -126,8 +126,35 @@ def _key(tensor: Tensor) -> int:
 def shapes_only() -> Iterator[None]:
     """Tensors made inside have shapes and no data; operators choose the kernels that they choose on a CPU, attention a fused one."""
     logging.set_verbosity_error()  # what it says of weights that are not initialised is the point
-    with FakeTensorMode(), torch.device("cpu"):
-        yield
+    grouped = torch.nn.functional.grouped_mm
+    torch.nn.functional.grouped_mm = lambda rows, weight, **_: _GroupedProduct.apply(rows, weight)
+    try:
+        with FakeTensorMode(), torch.device("cpu"):
+            yield
+    finally:
+        torch.nn.functional.grouped_mm = grouped
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """The product of rows [N, H] with the experts [E, H, D] that they go to, by its shapes: each row meets one matrix.
+
+    torch's own has no shapes in float32, and its work is not among the operators whose work torch knows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(rows, weight)
+        return rows @ weight[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, weight = ctx.saved_tensors
+        of_rows = gradient @ weight[0].T if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return of_rows, None
+        of_weight = torch.empty_like(weight)
+        of_weight[0] = rows.T @ gradient
+        return of_rows, of_weight
 
 
 def build(
@@ -156,7 +183,8 @@ def size_of(model: PreTrainedModel) -> Size:
     assert isinstance(head, nn.Linear)
     in_layers = {id(p) for p in layers.parameters()}
     root = [p for p in model.parameters() if id(p) not in in_layers]
-    frozen_matrices = [p.numel() for p in layers.parameters() if p.ndim == 2 and not p.requires_grad]
+    linear = [m.weight for m in layers.modules() if is_linear(m) and isinstance(m.weight, nn.Parameter)]
+    frozen_matrices = [weight.numel() for weight in linear if not weight.requires_grad]
     config = model.config.get_text_config()
     return Size(
         parameters=_count(model.parameters()),

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 
 from knowfuse.alignment.rank_matched import ranks_to_ids
 from knowfuse.llms.checks import require_embedded
-from knowfuse.llms.finetune import adapters, finetune_of, full
+from knowfuse.llms.finetune import adapters, finetune_of, full, what_learns
 from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
 from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
 from knowfuse.losses import FusedLoss, LinearHead, LmWeight, linear_token_nll
+from knowfuse.progress import say
 from knowfuse.training.metrics import dear_metrics, source_metrics
 from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
 
@@ -129,6 +130,8 @@ class FusionModule(L.LightningModule):
         require_embedded(self.network, self.llm.name, largest)
         with self._named():
             self._require_read_alone()
+        if not all(p.requires_grad for p in self.network.parameters()):
+            say(f"{self.llm.name}: trains {what_learns(self.network)}")
         if isinstance(self.network, FSDPModule):
             self.network.reshard()  # to the float32 shards, which learn and into which a checkpoint is loaded after this
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):

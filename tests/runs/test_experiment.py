@@ -220,18 +220,24 @@ def test_the_headroom_is_what_the_best_source_per_document_pays(tiny_cache: Path
 def test_a_source_that_does_not_expect_its_eos_is_told_how_to_say_another(
     tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Above 6 nats a document; here those of untrained LLMs of about 400 tokens, which pay log(400) = 6.0 for any."""
+    """Above 6 nats a document; here those of untrained LLMs of about 400 tokens, which pay log(400) = 6.0 for any.
+
+    Of an LLM that was made here there is nothing to say otherwise: a line tells what it costs.
+    """
     _, prepared, _ = prepared_by(tiny_cache, tmp_path)
-    for limit, is_said in ((5.0, True), (7.0, False)):
+    for limit, is_made, is_said in ((5.0, True, True), (5.0, False, True), (7.0, True, False)):
         monkeypatch.setattr("knowfuse.runs.experiment.DEAR_EOS", limit)
+        if not is_made:
+            monkeypatch.setattr("knowfuse.training.materialise.RECIPES", "elsewhere")
         capsys.readouterr()
         table = headroom(prepared)
         said = " ".join(capsys.readouterr().out.split())
-        line = (
-            f"source llama2: its EOS '</s>' costs {table.eos_nats['llama2']:.1f} nats a document, more than {limit:g}"
-        )
+        line = f"source llama2: its EOS '</s>' costs {table.eos_nats['llama2']:.1f} nats a document"
         assert (line in said) == is_said
-        assert ("sources.llama2.eos=<token>, or null for none" in said) == is_said
+        assert (f"{line}: a small LLM, made here in minutes" in said) == (is_said and is_made)
+        remedy = f"{line}, more than {limit:g}: it hardly expects it there."
+        assert (remedy in said) == ("++sources.llama2.eos=<token>, or null for none" in said) == (not is_made)
+        monkeypatch.undo()
     assert table.eos_nats.keys() == table.first_nats.keys() == table.rows.keys()
 
 

@@ -98,7 +98,9 @@ def test_text_files_hold_every_document_once_each_on_one_side(tmp_path: Path) ->
 
 def test_all_pieces_of_a_document_are_on_its_side_and_only_the_last_completes_it(tmp_path: Path) -> None:
     texts = [f"{n}-one {n}-two {n}-three {n}-four" for n in range(100)]
-    corpus = text_files({"one": [write(tmp_path / "a.txt", "\n\n".join(texts))]}, 12, 0.3, 0.3)
+    corpus = text_files(
+        {"one": [write(tmp_path / "a.txt", "\n\n".join(texts))]}, 12, validation_share=0.3, test_share=0.3
+    )
     of_piece = {d.text: d for d in corpus.documents}
     for text in texts:
         documents = [of_piece[piece] for piece in cut(text, 12)]
@@ -110,7 +112,9 @@ def test_all_pieces_of_a_document_are_on_its_side_and_only_the_last_completes_it
 def test_pieces_of_nothing_but_white_space_are_left_out(tmp_path: Path) -> None:
     text = json.dumps({"text": "word" + " " * 40 + "word"})
     texts = [text, *(json.dumps({"text": t}) for t in paragraphs(60))]
-    corpus = text_files({"one": [write(tmp_path / "a.jsonl", "\n".join(texts))]}, 12, 0.3, 0.3)
+    corpus = text_files(
+        {"one": [write(tmp_path / "a.jsonl", "\n".join(texts))]}, 12, validation_share=0.3, test_share=0.3
+    )
     assert "word" + " " * 8 in {d.text for d in corpus.documents}
     assert all(d.text.strip() for d in corpus.documents)
 
@@ -122,7 +126,7 @@ def test_no_piece_is_on_two_sides_even_across_domains(tmp_path: Path) -> None:
         domain: [write(tmp_path / f"{domain}.txt", "\n\n".join(licence + t for t in paragraphs(40, domain)))]
         for domain in ("one", "two")
     }
-    corpus = text_files(files, len(licence), 0.3, 0.3)
+    corpus = text_files(files, len(licence), validation_share=0.3, test_share=0.3)
     counts = Counter(d.id for d in corpus.documents)
     assert counts.most_common(1)[0][1] == 1
     assert [d.text for d in corpus.documents].count(licence) == 1
@@ -138,13 +142,13 @@ def test_a_domain_without_a_document_on_a_side(tmp_path: Path, of_another: bool)
         rf"it more text, or (smaller|a larger) corpus\..* {60 if of_another else 0} duplicates were left out"
     )
     with pytest.raises(ValueError, match=message):
-        text_files({"enough": [enough], "few": [few]}, 1000, 0.3, 0.3)
+        text_files({"enough": [enough], "few": [few]}, 1000, validation_share=0.3, test_share=0.3)
 
 
 def test_duplicates_are_counted_over_files_and_domains(tmp_path: Path) -> None:
     one = write(tmp_path / "a.txt", "\n\n".join(paragraphs(60)))
     two = write(tmp_path / "b.txt", "\n\n".join([*paragraphs(5), *paragraphs(40, "other"), *paragraphs(2, "other")]))
-    corpus = text_files({"one": [one, one], "two": [two]}, 1000, 0.3, 0.3)
+    corpus = text_files({"one": [one, one], "two": [two]}, 1000, validation_share=0.3, test_share=0.3)
     assert len(corpus.documents) == 100
     assert corpus.duplicates == 60 + 5 + 2
 

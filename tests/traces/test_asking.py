@@ -14,6 +14,7 @@ import pytest
 import torch
 from models_for_tests import tiny_llm
 from server_for_tests import TinyServer, serving
+from texts_for_tests import TEXTS, documents_of
 from tokenizers import Tokenizer, decoders, models
 from tokenizers_for_tests import llama
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,15 +28,7 @@ from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.types import EMPTY, LLMSpec, SourceTrace
 
-TEXTS = [
-    "A short one.",
-    "def wrap(text, width=70):\n    return width",
-    "h\u00e9llo \u20ac \U0001f600",
-    "and a longer document that goes on for a while\n" * 4,
-    "A cut document, which no EOS follows",
-    *(f"Document number {n}, with a text of its own." for n in range(6)),
-]
-DOCUMENTS = [Document(text, "code", "fusion", is_complete="cut" not in text) for text in TEXTS]
+DOCUMENTS = documents_of([*TEXTS, *(f"Document number {n}, with a text of its own." for n in range(6))])
 TOP_K = 6
 # JSON holds a float32 whole; the same model read one document at a time, not in padded batches.
 CLOSE: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}

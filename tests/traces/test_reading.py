@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import ARCHITECTURES, tiny_llm
+from texts_for_tests import DOCUMENTS
 from tokenizers import Tokenizer, decoders, models
 from tokenizers_for_tests import surface
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -17,14 +18,6 @@ from knowfuse.traces import reading
 from knowfuse.traces.reading import length_buckets, trace_documents
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument
 
-TEXTS = [
-    "A short one.",
-    "def wrap(text, width=70):\n    return width",
-    "h\u00e9llo \u20ac \U0001f600",
-    "and a longer document that goes on for a while\n" * 4,
-    "A cut document, which no EOS follows",
-]
-DOCUMENTS = [Document(text, "code", "fusion", is_complete="cut" not in text) for text in TEXTS]
 TOP_K = 6
 
 

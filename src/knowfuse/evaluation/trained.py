@@ -15,7 +15,7 @@ from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.bits_per_byte import DocumentScores, count, merged_scores
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.isolation import length_borders
-from knowfuse.ranks import Ranks
+from knowfuse.ranks import ALONE
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
@@ -80,9 +80,9 @@ class _Shares(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        self.mine = batches_of(self.tokens, self.batch_tokens, Ranks(rank, world), self.borders)
-        most = len(batches_of(self.tokens, self.batch_tokens, Ranks(0, world), self.borders))
-        self.mine += [[]] * (max(most, 1) - len(self.mine))
+        batches = batches_of(self.tokens, self.batch_tokens, ALONE, self.borders)
+        self.mine = batches[rank::world]
+        self.mine += [[]] * (max(len(batches[::world]), 1) - len(self.mine))
         return DataLoader(
             self.mine,  # pyright: ignore[reportArgumentType]  (a list is a data set)
             batch_size=None,

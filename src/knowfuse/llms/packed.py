@@ -35,7 +35,7 @@ def read_packed(
 
     All documents lie in one row, one after another, and those of an LLM whose attention goes through transformers'
     interface are told apart by it: by ours a document at a time, by flash and flex attention from positions that start
-    again. Other LLMs (ALiBi: MPT, BLOOM; Falcon) get a mask of who may look at whom, and positions where they have any.
+    again. Other LLMs (MPT, Falcon) get a mask of who may look at whom, and positions where they have any.
     `lengths` are those of the documents of all rows, padding among them, where they are known already.
     """
     if not model._can_set_attn_implementation():  # pyright: ignore[reportCallIssue]

@@ -23,7 +23,7 @@ from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import LinearHead, LmWeight, WeightSchedule
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
-from knowfuse.runs.prepared import Prepared, prepare, require_here
+from knowfuse.runs.prepared import Prepared, Source, prepare, require_here
 from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
@@ -31,6 +31,7 @@ from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import Fit, best_checkpoint, fit, require_validations
+from knowfuse.training.materialise import is_made
 from knowfuse.training.module import Fusion, FusionModule, Schedule
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
@@ -290,12 +291,22 @@ def headroom(prepared: Prepared) -> ScoreTable:
     sources = prepared.source_scores(documents)
     before = {"target before": prepared.target_scores(documents)}
     table = score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)
-    for name in sources:
-        surface = prepared.sources[name].surface
-        if surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
-            say(
-                f"source {name}: its EOS {surface.token_strings[surface.eos_id]!r} costs {paid:.1f} nats a document, more than "
-                f"{DEAR_EOS:g}: it hardly expects it there. Where its texts ended otherwise in training, say so: "
-                f"sources.{name}.eos=<token>, or null for none; python -m knowfuse.surface shows its special tokens"
-            )
+    for name, source in prepared.sources.items():
+        if source.surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
+            _say_dear_eos(name, source, paid, prepared.cache)
     return table
+
+
+def _say_dear_eos(name: str, source: Source, paid: float, cache: Path) -> None:
+    """What an EOS costs that a source hardly expects where a document ends, and what may be done about it."""
+    assert source.surface.eos_id is not None
+    costs = f"its EOS {source.surface.token_strings[source.surface.eos_id]!r} costs {paid:.1f} nats a document"
+    if is_made(source.llm, cache):
+        say(
+            f"source {name}: {costs}: a small LLM, made here in minutes, knows little of where texts end; it counts apart"
+        )
+        return
+    say(
+        f"source {name}: {costs}, more than {DEAR_EOS:g}: it hardly expects it there. Where its texts ended otherwise in training, "
+        f"say so: ++sources.{name}.eos=<token>, or null for none; python -m knowfuse.surface shows its special tokens"
+    )

@@ -19,6 +19,7 @@ from knowfuse.text.text_files import domains_of_files
 from knowfuse.text.weights import interleaved
 
 VERSION = 1  # of what the readers make of the same bytes
+HELD_OUT = 0.05  # share of the texts on the side validation, and on the side test
 
 
 @runtime_checkable
@@ -46,29 +47,17 @@ class DomainTexts(Protocol):
         ...
 
 
-def text_files(
-    files: Any,
-    max_document_bytes: int,
-    validation_share: Any = 0.05,
-    test_share: Any = 0.05,
-    text_field: Any = "text",
-    weights: Any = None,
-    weigh_by: Any = "bytes",
-    seed: int | None = 0,
-    cache: str | None = None,
-) -> Corpus:
-    """The user's own text: `files` maps a domain to names of files and patterns that files fit; see `mixture`."""
-    shares = shares_of(validation_share, test_share)
-    domains = domains_of_files(files, text_field)
-    return _corpus("text_files", domains, max_document_bytes, shares, weights, weigh_by, seed, cache)
+def text_files(files: Any, max_document_bytes: int, **settings: Any) -> Corpus:
+    """The user's own text: `files` maps a domain to names of files and patterns that files fit; `settings` are `mixture`'s."""
+    return mixture(max_document_bytes, None, files, **settings, corpus_name="text_files")
 
 
 def hub_dataset(
     path: str,
     max_document_bytes: int,
     domain: str = "text",
-    validation_share: Any = 0.05,
-    test_share: Any = 0.05,
+    validation_share: Any = HELD_OUT,
+    test_share: Any = HELD_OUT,
     cache: str | None = None,
     **settings: Any,
 ) -> Corpus:
@@ -87,8 +76,8 @@ def mixture(
     max_document_bytes: int,
     datasets: Any = None,
     files: Any = None,
-    validation_share: Any = 0.05,
-    test_share: Any = 0.05,
+    validation_share: Any = HELD_OUT,
+    test_share: Any = HELD_OUT,
     text_field: Any = "text",
     weights: Any = None,
     weigh_by: Any = "bytes",
@@ -112,7 +101,7 @@ def mixture(
     a document on one of the sides.
     """
     shares = shares_of(validation_share, test_share)
-    domains: list[DomainTexts] = [*domains_of_files(files, text_field)] if files else []
+    domains: list[DomainTexts] = [] if files is None else [*domains_of_files(files, text_field)]
     for domain, settings in (datasets or {}).items():
         require_domain(domain, "corpus.datasets")
         domains.append(HubTexts(domain, HubDataset.of(settings, domain), shares))

@@ -18,10 +18,13 @@ from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.progress import say
 from knowfuse.surface import surface_of
 from knowfuse.text.corpus import Corpus
+from knowfuse.traces.served import ServedLLM
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec, Recipe
+
+RECIPES = "recipes"  # in the cache
 
 
 def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
@@ -37,10 +40,15 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
             f"'sources' side (domains: {corpus.domains}): set its domain, or give a path to a trained LLM"
         )
     state = json.dumps([asdict(recipe), sorted(texts)])
-    folder = cache / "recipes" / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    folder = cache / RECIPES / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     if not make_folder_once(folder, partial(_make, name, recipe, corpus)):
         say(f"source {name}: made before ({folder.name})")
     return localize(name, replace(spec, path=str(folder), recipe=None), cache)
+
+
+def is_made(llm: LocalLLM | ServedLLM, cache: Path) -> bool:
+    """Whether an LLM came of a recipe."""
+    return llm.spec.path is not None and cache / RECIPES in Path(llm.spec.path).parents
 
 
 def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:

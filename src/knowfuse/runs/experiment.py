@@ -73,6 +73,7 @@ class Experiment:
     schedule: Schedule
     warmup_steps: int
     weight_decay: float
+    router_loss: float | None  # weight of the balance of experts; None: the LLM's configuration says
     activation_checkpointing: bool
     block_tokens: int
     batch_blocks: int
@@ -88,6 +89,8 @@ class Experiment:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.router_loss is not None and not self.router_loss >= 0:
+            raise ValueError(f"router_loss is {self.router_loss}: it must be at least 0, or null for what the LLM says")
         _require_rates("learning_rates", self.learning_rates)
         if self.clm_learning_rates is not None:
             _require_rates("clm_learning_rates", self.clm_learning_rates)
@@ -159,6 +162,7 @@ class Experiment:
             build=partial(self.finetune, prepared.target),
             vocabulary_size=prepared.target_surface.usable,
             eos_id=prepared.target_surface.eos_id,
+            router_loss=self.router_loss,
             activation_checkpointing=self.activation_checkpointing,
             packing=self.packing,
         )

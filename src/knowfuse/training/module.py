@@ -4,7 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from knowfuse.llms.finetune import adapters, finetune_of, full, what_learns
 from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
 from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
+from knowfuse.llms.routers import Routers, routers_of
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
 from knowfuse.losses import FusedLoss, LinearHead, LmWeight, linear_token_nll
 from knowfuse.progress import say
@@ -46,6 +47,8 @@ class FusionModule(L.LightningModule):
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
     `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
     `packing` is that of the batches: `blocks` of documents one after another, or `one_document` a row.
+    `router_loss` is the weight of what an uneven use of the experts of a mixture costs, of the tokens of a batch; None: what the
+    LLM's configuration says.
     With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
@@ -65,6 +68,7 @@ class FusionModule(L.LightningModule):
         eos_id: int | None = None,
         activation_checkpointing: bool = False,
         packing: Packing = "blocks",
+        router_loss: float | None = None,
     ) -> None:
         super().__init__()
         self.llm, self.fusion, self.loss, self.optimizer, self.lm_weight = llm, fusion, loss, optimizer, lm_weight
@@ -74,6 +78,8 @@ class FusionModule(L.LightningModule):
         self.vocabulary_size, self.eos_id = vocabulary_size, eos_id
         self.activation_checkpointing = activation_checkpointing
         self.packing: Packing = packing
+        self.router_loss = router_loss
+        self.routers: Routers | None = None
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
@@ -91,6 +97,7 @@ class FusionModule(L.LightningModule):
             self.model = self.build().train()
             with self._named():
                 self.head = output_head(self.model, self.vocabulary_size)
+                self.routers = routers_of(self.model, self.router_loss)
                 if self.activation_checkpointing:
                     checkpoint_activations(self.model)
                 if (mesh := self.device_mesh) is not None:
@@ -156,7 +163,8 @@ class FusionModule(L.LightningModule):
             raise ValueError(f"LLM {self.llm.name!r}: {error}") from error
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
-        hidden, head = self.hidden_states(batch)
+        with self.routers.recording() if self.routers else nullcontext([]) as said:
+            hidden, head = self.hidden_states(batch)
         fused, resolve = None, None
         if self.fusion is not None and batch.sources is not None:
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
@@ -180,8 +188,13 @@ class FusionModule(L.LightningModule):
         self.log("train/lm_weight", lm_weight)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("train/tokens", float(self.tokens_seen))
+        total = loss.total
+        if self.routers is not None:
+            uneven = self.routers.loss(said, batch.document_ids > 0)
+            self.log("train/router_loss", uneven)
+            total = total + self.routers.weight * uneven
         # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
-        return loss.total * (labelled * self.trainer.world_size / on_all_ranks)
+        return total * (labelled * self.trainer.world_size / on_all_ranks)
 
     def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
         """[B * T, H], and the head that was whole for them."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int, UInt8
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -30,6 +30,9 @@ IGNORE = -100  # the label of a row that predicts nothing
 # the first of them, along the gold chain; what no slot holds: candidates that end where the row begins, candidates that
 # no target token begins, and what the source did not keep.
 MASS_CLASSES = ("exact", "prefix", "chained", "ambiguous", "unmapped", "tail")
+# How the target token that a row predicts lies to the source's tokens: it is one of them; it spans several; it begins where
+# one does and ends inside one; it begins inside one.
+ROW_CLASSES = ("one_to_one", "many_to_one", "one_to_many", "inside")
 EMPTY = float("-inf")  # the log-probability of an empty slot of a TopK
 
 
@@ -74,7 +77,8 @@ class AlignedSource:
     `tail` is the probability that no slot of `topk` holds. `nll` is the nats the source spent on the bytes of the
     next target token, and `source_tokens` the number of its own tokens that those bytes took (both fractional
     where a boundary falls inside a source token). Where `is_aligned` is False the other fields mean nothing.
-    `budget` sums to 1 over the `MASS_CLASSES`; None where the method has no such classes. `is_by_rank`: the ids are not
+    `budget` sums to 1 over the `MASS_CLASSES`; None where the method has no such classes. `row_classes` are places in
+    `ROW_CLASSES`; None where the method does not look at them. `is_by_rank`: the ids are not
     tokens but ranks among the target LLM's own next tokens, the most probable first.
     """
 
@@ -84,6 +88,7 @@ class AlignedSource:
     source_tokens: Float32[np.ndarray, " T"]
     is_aligned: Bool[np.ndarray, " T"]
     budget: Float64[np.ndarray, "T 6"] | None = None
+    row_classes: UInt8[np.ndarray, " T"] | None = None
     is_by_rank: bool = False
 
 
@@ -98,7 +103,7 @@ class Aligner(Protocol):
 class AlignedSources:
     """The words of S sources on the same rows; the fields of `AlignedSource` with a source axis.
 
-    `budget` is summed over each source's aligned rows.
+    `budget` is summed over each source's aligned rows, and `row_classes` counts them.
     """
 
     topk: TopK[Tensor]  # [*B, S, T, K]
@@ -107,6 +112,7 @@ class AlignedSources:
     source_tokens: Float32[Tensor, "*B S T"]
     is_aligned: Bool[Tensor, "*B S T"]
     budget: Float32[Tensor, "*B S 6"] | None = None
+    row_classes: Float32[Tensor, "*B S 4"] | None = None
     is_by_rank: bool = False
 
 

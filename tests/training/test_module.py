@@ -37,7 +37,7 @@ from knowfuse.text.documents import Documents
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
-from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, Aligner, FusionBatch, LLMSpec
+from knowfuse.types import EMPTY, IGNORE, MASS_CLASSES, ROW_CLASSES, Aligner, FusionBatch, LLMSpec
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,11 @@ def test_what_is_logged(target: LocalLLM, tmp_path: Path) -> None:
         assert batch.sources.budget is not None
         masses = [logged[f"mass/{name}/{kind}"] for kind in MASS_CLASSES]
         assert sum(masses) == pytest.approx(1.0, abs=1e-5)
+        counts = batch.sources.row_classes
+        assert counts is not None
+        assert int(counts[:, s].sum()) == int(batch.sources.is_aligned[:, s].sum())
+        shares = [logged[f"rows/{name}/{kind}"] for kind in ROW_CLASSES]
+        assert shares == pytest.approx((counts[:, s].sum(0) / counts[:, s].sum()).tolist(), rel=1e-6)
         assert masses == pytest.approx(
             (batch.sources.budget[:, s].sum(0) / batch.sources.is_aligned[:, s].sum()).tolist(), rel=1e-5
         )

@@ -28,6 +28,7 @@ from knowfuse.types import (
     EMPTY,
     IGNORE,
     MASS_CLASSES,
+    ROW_CLASSES,
     AlignedSource,
     AlignedSources,
     Aligner,
@@ -148,6 +149,8 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
     words_said = [w for words in said for _, w in words if w]
     has_budget = any(w.budget is not None for w in words_said)
     budget = torch.zeros(*shape[:2], len(MASS_CLASSES)) if has_budget else None
+    has_classes = any(w.row_classes is not None for w in words_said)
+    classes = torch.zeros(*shape[:2], len(ROW_CLASSES)) if has_classes else None
     for s, words in enumerate(said):
         for start, word in words:
             if word is None:
@@ -161,6 +164,9 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
             is_aligned[0, s, rows] = torch.from_numpy(word.is_aligned)
             if budget is not None and word.budget is not None:
                 budget[0, s] += torch.from_numpy(word.budget[word.is_aligned].sum(0))
+            if classes is not None and word.row_classes is not None:
+                counts = np.bincount(word.row_classes[word.is_aligned], minlength=len(ROW_CLASSES))
+                classes[0, s] += torch.from_numpy(counts)
     return AlignedSources(
         TopK(ids, log_probs),
         tail,
@@ -168,6 +174,7 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
         source_tokens,
         is_aligned,
         budget,
+        classes,
         is_by_rank=any(w.is_by_rank for w in words_said),
     )
 
@@ -209,14 +216,15 @@ def _collated(said: Sequence[AlignedSources], length: int) -> AlignedSources | N
         rows("nll"),
         rows("source_tokens"),
         rows("is_aligned"),
-        _budgets(said),
+        _added([s.budget for s in said]),
+        _added([s.row_classes for s in said]),
         is_by_rank=any(s.is_by_rank for s in said),
     )
 
 
-def _budgets(said: Sequence[AlignedSources]) -> Tensor | None:
-    """The mass budgets of all blocks; zeros for a block of which no source spoke."""
-    given = [s.budget for s in said if s.budget is not None]
+def _added(sums: Sequence[Tensor | None]) -> Tensor | None:
+    """The sums of all blocks, as the mass budgets; zeros for a block of which no source spoke."""
+    given = [its for its in sums if its is not None]
     if not given:
         return None
-    return torch.cat([torch.zeros_like(given[0]) if s.budget is None else s.budget for s in said])
+    return torch.cat([torch.zeros_like(given[0]) if its is None else its for its in sums])

@@ -32,6 +32,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.chunk_likelihood import chunk_likelihood
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.vocabulary_map import nearest_strings
@@ -149,16 +150,18 @@ def main() -> None:
     pair = TokenizerPair(source, target)
     piece, tokens = document(text, target, arguments.tokens)
     trace, data, count = random_trace(source, piece), piece.encode(), len(tokens.ends)
-    nearest, exact = min_edit_distance(pair), byte_exact(pair)
+    nearest, exact, chunks = min_edit_distance(pair), byte_exact(pair), chunk_likelihood(pair)
     id_map = {i: int(j) for i, j in enumerate(nearest_strings(source, target)) if j >= 0}
     printed = published.printed(source, target)
     said = published.align(trace, tokens, printed, id_map, "sum")
     plain = seconds(lambda: published.align(trace, tokens, printed, id_map, "sum"), repeats=3)
     ours = seconds(lambda: nearest(trace, tokens, data), repeats=25)
     bytewise = seconds(lambda: exact(trace, tokens, data), repeats=25)
+    chunkwise = seconds(lambda: chunks(trace, tokens, data), repeats=25)
 
     table = Table("method", "ms", "tokens/s", "times the plain", title=f"{count} target tokens, K = {K}, one core")
-    for method, time_taken in (("plain loops", plain), ("min_edit_distance", ours), ("byte_exact", bytewise)):
+    timed = {"plain loops": plain, "min_edit_distance": ours, "byte_exact": bytewise, "chunk_likelihood": chunkwise}
+    for method, time_taken in timed.items():
         table.add_row(method, f"{time_taken * 1e3:.2f}", f"{count / time_taken:,.0f}", f"{plain / time_taken:.1f}")
     Console().print(table)
     table = Table("target tokens", "ms", "microseconds/token", title="byte_exact by length")
@@ -176,6 +179,7 @@ def main() -> None:
         "plain_tokens_per_s": count / plain,
         "min_edit_distance_tokens_per_s": count / ours,
         "byte_exact_tokens_per_s": count / bytewise,
+        "chunk_likelihood_tokens_per_s": count / chunkwise,
         "speedup_min_edit_distance": plain / ours,
         "speedup_byte_exact": plain / bytewise,
         "min_edit_distance_identical": are_same(nearest(trace, tokens, data), said),

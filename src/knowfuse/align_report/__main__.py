@@ -20,6 +20,7 @@ from knowfuse.align_report.page import page
 from knowfuse.align_report.picture import picture
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.prepared import Prepared, prepare, require_here
@@ -66,6 +67,8 @@ def main(cfg: DictConfig) -> None:
     for name, least in {"num_documents": 1, "example": 0}.items():
         if type(settings[name]) is not int or settings[name] < least:
             raise ValueError(f"{name} is {settings[name]!r}: it must be a whole number of at least {least}")
+    for method in settings["methods"].values():
+        require_slots(method, settings["top_k"])
     cache = Path(settings["cache"]).expanduser()
     corpus = settings["corpus"](cache=str(cache))
     require_here(settings["target"])

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
 from knowfuse.llms.attention import require_attention
 from knowfuse.llms.finetune import require_finetune
@@ -35,7 +36,7 @@ from knowfuse.training.materialise import is_made
 from knowfuse.training.module import Fusion, FusionModule, Schedule
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
-LEAST = {"top_k": 1, "block_tokens": 1, "batch_blocks": 1}
+LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1}
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
 DEAR_EOS = 6.0  # nats a document
 METHODS = ("clm", "fused")  # the baseline and the point
@@ -96,6 +97,7 @@ class Experiment:
             _require_rates("clm_learning_rates", self.clm_learning_rates)
         _require_llms(self.target, self.sources)
         require_here(self.target)
+        require_slots(self.alignment, self.top_k)
         for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)

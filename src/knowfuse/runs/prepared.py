@@ -62,10 +62,10 @@ def prepare(
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
 
-    ValueError where `top_k` is below 1 or more than a source can name, and where an LLM has no row for a token of the text.
+    ValueError where `top_k` is below 0 or more than a source can name, and where an LLM has no row for a token of the text.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}: it must be at least 1")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}: it must be at least 0")
     reasons = {"duplicates": corpus.duplicates, **corpus.skipped}
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     named = f"; left out: {left_out}" if left_out else ""

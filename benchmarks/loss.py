@@ -8,7 +8,9 @@ alone, chunked as ours. `dense`: the published form of MinCE, one dense bfloat16
 per sequence, cross-entropy on full logits with the text and with the target.
 `dense` multiplies the same matrices: `matmul_floor_vs_dense` is the least that `time_vs_dense` could be.
 
-Times are medians of rounds that run all four in turn. Memory is the peak of torch's allocator over what was there
+Each option of the loss has a row, in time and memory over `ours` with the defaults.
+
+Times are medians of rounds that run all in turn, of options those of the ratio to the default in the same round. Memory is the peak of torch's allocator over what was there
 before, without the gradients; of `dense` it includes the dense targets.
 """
 
@@ -16,7 +18,9 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,6 +36,14 @@ from knowfuse.types import AlignedSources, TopK
 
 SEQUENCES, SOURCES, TOP_K, LM_WEIGHT = 4, 3, 10, 0.9
 Case = tuple[Tensor, Tensor, Tensor, AlignedSources]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "form=renormalised": {"form": "renormalised"},
+    "gate=better": {"gate": "better"},
+    "divergence=reverse_kl": {"divergence": "reverse_kl"},
+    "divergence=jensen_shannon": {"divergence": "jensen_shannon"},
+    "temperature=2": {"temperature": 2.0},
+    "balance=match_clm": {"balance": "match_clm"},
+}
 
 
 def make_case(rows: int, width: int, vocabulary: int) -> Case:
@@ -55,11 +67,11 @@ def make_case(rows: int, width: int, vocabulary: int) -> Case:
     return hidden, weight, labels.flatten(), sources
 
 
-def ours(case: Case) -> None:
+def ours(case: Case, **options: Any) -> None:
     hidden, weight, labels, sources = case
     documents = torch.ones(SEQUENCES, len(labels) // SEQUENCES, dtype=torch.int64)
     fused = min_ce(sources, documents, documents)
-    fused_linear_loss(hidden, LinearHead(weight), labels, fused, lm_weight=LM_WEIGHT).total.backward()
+    fused_linear_loss(hidden, LinearHead(weight), labels, fused, lm_weight=LM_WEIGHT, **options).total.backward()
 
 
 def cross_entropy(case: Case) -> None:
@@ -118,8 +130,8 @@ def peak_bytes(run: Callable[[Case], None], case: Case) -> int:
     return peak - sum(x.grad.nbytes for x in case[:2] if x.grad is not None)
 
 
-def seconds(runs: dict[str, Callable[[Case], None]], case: Case, rounds: int) -> dict[str, float]:
-    """The median time of each, over rounds that run all in turn."""
+def seconds(runs: Mapping[str, Callable[[Case], None]], case: Case, rounds: int) -> dict[str, list[float]]:
+    """The times of each, over rounds that run all in turn."""
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -127,7 +139,20 @@ def seconds(runs: dict[str, Callable[[Case], None]], case: Case, rounds: int) ->
             began = time.perf_counter()
             run(case)
             spent[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in spent.items()}
+    return spent
+
+
+def options_over_default(case: Case, rounds: int) -> dict[str, dict[str, float]]:
+    """Time and peak memory of our loss with each option over those of it without."""
+    runs = {"default": ours, **{name: partial(ours, **options) for name, options in OPTIONS.items()}}
+    spent, least = seconds(runs, case, rounds), peak_bytes(ours, case)
+    return {
+        name: {
+            "time": round(statistics.median(a / b for a, b in zip(spent[name], spent["default"], strict=True)), 3),
+            "memory": round(peak_bytes(runs[name], case) / least, 3),
+        }
+        for name in OPTIONS
+    }
 
 
 def peaks_over(rows: list[int], vocabularies: list[int], width: int) -> dict[str, dict[str, float]]:
@@ -160,7 +185,7 @@ def main() -> None:
     runs = {"ours": ours, "ce": cross_entropy, "floor": floor, "dense": dense}
 
     case = make_case(arguments.rows, arguments.width, arguments.vocabulary)
-    times = seconds(runs, case, arguments.rounds)
+    times = {name: statistics.median(spent) for name, spent in seconds(runs, case, arguments.rounds).items()}
     peaks = {name: peak_bytes(run, case) for name, run in runs.items() if name != "floor"}
     table = Table("", "seconds", "peak, MB", title=f"N = {arguments.rows}, V = {arguments.vocabulary}")
     for name in runs:
@@ -169,8 +194,13 @@ def main() -> None:
     shapes = Table("N x V, H = 64", "ours, MB", "ce, MB", title="peak memory")
     for shape, peak in by_shape.items():
         shapes.add_row(shape, *(f"{megabytes:.0f}" for megabytes in peak.values()))
+    by_option = options_over_default(case, arguments.rounds)
+    options = Table("", "time", "peak memory", title="our loss with an option, over its default")
+    for name, ratios in by_option.items():
+        options.add_row(name, *(f"{ratio:.2f}" for ratio in ratios.values()))
     console = Console()
     console.print(table)
+    console.print(options)
     console.print(shapes)
 
     print(
@@ -184,6 +214,7 @@ def main() -> None:
                 "max_relative_gradient_error": gradient_error(case),
                 "matmul_floor_vs_dense": round(times["floor"] / times["dense"], 3),
                 "peak_megabytes": by_shape,
+                "options_vs_default": by_option,
             }
         )
     )

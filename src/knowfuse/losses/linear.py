@@ -27,7 +27,7 @@ from knowfuse.losses.sparse_kl import RowLosses, rows_of, sparse_loss_
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 Resolve = Callable[[FusedTarget, Tensor], FusedTarget]
-BALANCED_ROWS = 256  # rows that `balance="match_clm"` looks at
+BALANCED_ROWS = 128  # rows that `balance="match_clm"` looks at
 LEAST_KL = 1e-6  # nats; what is below is rounding, and no number to divide by
 
 

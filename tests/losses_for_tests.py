@@ -1,6 +1,7 @@
 """Rows of every kind, and the losses of them the slow way: dense, row by row and token by token, in float64."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,9 +52,13 @@ def oracle(
     form: str,
     gate: str,
     vocabulary_size: int | None = None,
+    token_bytes: Sequence[bytes | None] = (),
     **more: Any,
 ) -> Tensor:
-    """The total, row by row and token by token; columns from `vocabulary_size` on are padding. `more` are `divergence_of`'s."""
+    """The total, row by row and token by token; columns from `vocabulary_size` on are padding. `more` are `divergence_of`'s.
+
+    With `token_bytes` the tokens that begin with the label's are one, where one of them is a slot.
+    """
     log_q = logits.log_softmax(-1)
     clm = kl = logits.new_zeros(())
     for n, label in enumerate(labels.tolist()):
@@ -71,7 +76,10 @@ def oracle(
         tail = float(fused.tail[0, n])
         if form == "renormalised":
             p, tail = {i: x / sum(p.values()) for i, x in p.items()}, 0.0
-        kl = kl + divergence_of(p, tail, logits[n], vocabulary_size or logits.shape[-1], **more)
+        size = vocabulary_size or logits.shape[-1]
+        owed = token_bytes[label] if token_bytes else None
+        together = [i for i in range(size) if owed and (token_bytes[i] or b"").startswith(owed)]
+        kl = kl + divergence_of(p, tail, logits[n], size, together, **more)
     return (lm_weight * clm + (1 - lm_weight) * kl) / (labels != IGNORE).sum()
 
 
@@ -80,12 +88,16 @@ def divergence_of(
     tail: float,
     logits: Tensor,
     vocabulary_size: int,
+    together: Sequence[int] = (),
     divergence: str = "forward_kl",
     beta: float = 0.5,
     temperature: float = 1.0,
     scale: float = 1.0,
 ) -> Tensor:
-    """Of one row, times the square of the temperature and `scale`: over the slots, and all other ids as one bucket."""
+    """Of one row, times the square of the temperature and `scale`: over the slots, and all other ids as one bucket.
+
+    Ids `together` are one bucket, if slots are among them, with what those slots have.
+    """
     rest = [i for i in range(vocabulary_size) if i not in p]
     tail = tail if rest else 0.0
     power = 1 / temperature
@@ -94,7 +106,12 @@ def divergence_of(
     total = 1.0 if temperature == 1 else sum(weights.values()) + others
     q = (logits / temperature).softmax(-1)
     padding = -q[:vocabulary_size].sum().log()
-    buckets = [(x / total, q[i]) for i, x in weights.items()] + ([(others / total, q[rest].sum())] if rest else [])
+    event = [i for i in together if i in p]
+    one = list(together) if event else []
+    buckets = [(x / total, q[i]) for i, x in weights.items() if i not in one]
+    buckets += [(sum(weights[i] for i in event) / total, q[one].sum())] if event else []
+    rest = [i for i in rest if i not in one]
+    buckets += [(others / total, q[rest].sum())] if rest else []
     value = logits.new_zeros(())
     for x, y in buckets:
         if divergence == "forward_kl":

@@ -33,6 +33,9 @@ def test_the_loss_and_memory_that_does_not_grow_with_rows(tmp_path: Path) -> Non
     assert figures["peak_memory_vs_ce"] < 0.5, "half the rows are alive"
     one, eight = (figures["peak_megabytes"][f"{rows} x 4096"] for rows in (512, 4096))
     assert eight["ours"] < 1.3 * one["ours"]
+    assert {"divergence=reverse_kl", "temperature=2", "balance=match_clm", "completion=set"} < figures[
+        "options_vs_default"
+    ].keys()
     assert eight["cross_entropy"] > 7 * one["cross_entropy"]
 
 

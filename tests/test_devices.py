@@ -23,7 +23,7 @@ from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.evaluation import score_documents, score_trained
 from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.llms.local import localize
-from knowfuse.losses import fused_linear_loss
+from knowfuse.losses import completions, fused_linear_loss
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import trace_documents
 from knowfuse.training.module import FusionModule
@@ -32,6 +32,16 @@ from knowfuse.types import LLMSpec
 LEARNED: dict[str, dict[str, Any]] = {  # name -> what the module has
     "min_ce": {},
     "avg_ce": {"fusion": avg_ce, "loss": partial(fused_linear_loss, form="renormalised", gate="better")},
+    "softened sets": {
+        "loss": partial(
+            fused_linear_loss,
+            divergence="jensen_shannon",
+            temperature=2.0,
+            balance="match_clm",
+            completion="set",
+            sets=completions(surface("llama").token_bytes),
+        )
+    },
     "ranks": {},
     "checkpointed": {"activation_checkpointing": True},
 }

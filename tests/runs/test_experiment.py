@@ -1,5 +1,6 @@
 """One experiment: what it refuses at once, what it compares, what it keeps."""
 
+import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
             "fusion=static fusion.weights={llama2:0.5,mpt:0.4,openllama:0.3}",
             r"fusion\.weights sum to 1\.2: they must sum to 1",
         ),
+        (
+            "loss.completion=set alignment=rank_matched",
+            r"completion=set needs the bytes of tokens, and alignment=rank_matched gi",
+        ),
+        ("loss.completion=bytes", r"completion is 'bytes': choose one of \['token', 'set'\]"),
         ("loss.balance=equal", r"balance is 'equal': choose one of \['fixed', 'match_clm'\]"),
         (
             "lm_weight_schedule=linear",
@@ -189,6 +195,27 @@ def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path,
     assert [module.fusion is None for module in modules] == [True, False]
     assert [module.lm_weight for module in modules] == [LmWeight(1.0), LmWeight(0.3)]
     assert {module.optimizer.keywords["lr"] for module in modules if isinstance(module.optimizer, partial)} == {1e-3}
+
+
+def test_every_option_of_the_loss_trains(tiny_cache: Path, tmp_path: Path) -> None:
+    """Two steps each of the fused fit, from the configuration to the metrics of its run."""
+    short = ["trainer.max_steps=2", "trainer.val_check_interval=2", "compare_with_clm=false"]
+    options = ["loss.divergence=reverse_kl", "loss.divergence=jensen_shannon loss.temperature=2.0 loss.completion=set"]
+    seen = []
+    for n, option in enumerate((*options, "loss.balance=match_clm lm_weight_schedule=linear lm_weight_end=1.0")):
+        made, prepared, run = prepared_by(tiny_cache, tmp_path / str(n), *short, *option.split())
+        made.train(prepared, "fused", run, {})
+        (file,) = run.rglob("metrics.csv")
+        rows = [row for row in csv.DictReader(file.open()) if row["train/kl_nats"]]
+        seen.append([float(row["train/kl_nats"]) for row in rows])
+        for row in rows:
+            loss, clm, kl, scale, weight = (
+                float(row[f"train/{name}"]) for name in ("loss_nats", "clm_nats", "kl_nats", "kl_scale", "lm_weight")
+            )
+            assert loss == pytest.approx(weight * clm + (1 - weight) * scale * kl, rel=1e-5)
+            assert (scale != 1) == ("match_clm" in option)
+    assert [float(row["train/lm_weight"]) for row in rows] == pytest.approx([0.3, 1.0])
+    assert len({kl for kl, _ in seen}) == len(seen), "each loss is another"
 
 
 def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> None:

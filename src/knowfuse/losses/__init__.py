@@ -6,14 +6,17 @@ makes the logits of some rows at a time; `linear` puts them together, so that th
 """
 
 from knowfuse.losses.chunked_head import CHUNK_ROWS, LinearHead, head_logits, linear_token_nll
+from knowfuse.losses.completion import Completions, completions
 from knowfuse.losses.linear import FusedLoss, fused_linear_loss
 from knowfuse.losses.lm_weight import LmWeight, WeightSchedule
-from knowfuse.losses.options import Balance, Divergence, Form, Gate, LossOptions
+from knowfuse.losses.options import Balance, Completion, Divergence, Form, Gate, LossOptions
 from knowfuse.losses.sparse_kl import token_nll
 
 __all__ = [
     "CHUNK_ROWS",
     "Balance",
+    "Completion",
+    "Completions",
     "Divergence",
     "Form",
     "FusedLoss",
@@ -22,6 +25,7 @@ __all__ = [
     "LmWeight",
     "LossOptions",
     "WeightSchedule",
+    "completions",
     "fused_linear_loss",
     "head_logits",
     "linear_token_nll",

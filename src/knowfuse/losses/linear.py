@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from knowfuse.losses.chunked_head import CHUNK_ROWS, ChunkedHead, LinearHead
+from knowfuse.losses.completion import Completions
 from knowfuse.losses.lm_weight import require_lm_weight
-from knowfuse.losses.options import Balance, Divergence, Form, Gate, LossOptions
+from knowfuse.losses.options import Balance, Completion, Divergence, Form, Gate, LossOptions
 from knowfuse.losses.softened import softened_loss_
 from knowfuse.losses.sparse_kl import RowLosses, rows_of, sparse_loss_
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
@@ -62,6 +63,7 @@ class _Task:
     options: LossOptions
     vocabulary_size: int
     chunk_rows: int
+    sets: Completions | None  # None: tokens alone
 
     def fused_on(self, rows: slice, logits: Float[Tensor, "n V"]) -> FusedTarget | None:
         """The fused target of these rows, whose logits may decide its ids."""
@@ -73,7 +75,7 @@ class _Task:
     def losses_(self, rows: slice, logits: Float[Tensor, "n V"]) -> RowLosses:
         """Those of these rows, whose logits become their gradient."""
         fused, labels = self.fused_on(rows, logits), self.labels[rows]
-        how = {"lm_weight": self.lm_weight, "kl_weight": self.kl_weight, "options": self.options}
+        how = {"lm_weight": self.lm_weight, "kl_weight": self.kl_weight, "options": self.options, "sets": self.sets}
         if fused is None or self.options.temperature == 1.0:
             return sparse_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
         return softened_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
@@ -92,8 +94,10 @@ def fused_linear_loss(
     beta: float = 0.5,
     temperature: float = 1.0,
     balance: Balance = "fixed",
+    completion: Completion = "token",
     chunk_rows: int = CHUNK_ROWS,
     resolve: Resolve | None = None,
+    sets: Completions | None = None,
 ) -> FusedLoss:
     """Mean over the rows with a label of `lm_weight * CLM + (1 - lm_weight) * KL`; rows without a label are exactly 0.
 
@@ -104,6 +108,7 @@ def fused_linear_loss(
     `divergence` stands in the place of the forward KL, over the same buckets; `beta` is of `jensen_shannon` alone.
     `temperature` softens both distributions, the tail as if spread evenly over the ids it stands for, and weighs what
     comes of it by its square. `balance="match_clm"` scales the KL by the ratio CLM / KL, which has no gradient.
+    `completion="set"` makes one bucket of all tokens that begin with the bytes of the label, by the `sets` of the vocabulary.
     `resolve` gets the fused target of each chunk and its logits, both as [1, n, ...], and gives the fused target with its
     ids: of one that is by rank, they depend on the logits.
 
@@ -111,14 +116,15 @@ def fused_linear_loss(
     Raises ValueError where `lm_weight` is outside [0, 1], options are refused by `LossOptions`, the fused target is not
     float32, a label or a slot is no token of the vocabulary, or a chunk does not fit into memory.
     """
-    options = LossOptions(form, gate, divergence, beta, temperature, balance)
+    options = LossOptions(form, gate, divergence, beta, temperature, balance, completion)
     require_lm_weight(lm_weight)
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     vocabulary_size = head.weight.shape[0] if head.vocabulary_size is None else head.vocabulary_size
     flat = None if fused is None else _flat(fused)
     _require_targets(labels, flat, vocabulary_size)
-    task = _Task(labels, flat, resolve, lm_weight, 1.0 - lm_weight, options, vocabulary_size, chunk_rows)
+    sets = _sets(sets, vocabulary_size, resolve).to(hidden.device) if completion == "set" and flat is not None else None
+    task = _Task(labels, flat, resolve, lm_weight, 1.0 - lm_weight, options, vocabulary_size, chunk_rows, sets)
     kl_scale = 1.0
     if balance == "match_clm" and flat is not None:
         kl_scale = _clm_over_kl(hidden.detach(), head, task)
@@ -202,6 +208,18 @@ def _flat(fused: FusedTarget) -> FusedTarget:
         weights=fused.weights.movedim(1, 0).flatten(1)[None],
         has_target=fused.has_target.flatten()[None],
     )
+
+
+def _sets(sets: Completions | None, vocabulary_size: int, resolve: Resolve | None) -> Completions:
+    """ValueError where they are missing, are of a smaller vocabulary, or ids are ranks, which have no bytes."""
+    if resolve is not None:
+        raise ValueError(
+            "loss.completion=set needs the bytes of tokens, and the fused target has ranks: set it to token"
+        )
+    if sets is None or len(sets.place) < vocabulary_size:
+        got = "none" if sets is None else f"those of {len(sets.place)}"
+        raise ValueError(f"loss.completion=set needs the completions of all {vocabulary_size} tokens, got {got}")
+    return sets
 
 
 def _require_targets(labels: Int[Tensor, " N"], fused: FusedTarget | None, vocabulary_size: int) -> None:

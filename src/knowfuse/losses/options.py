@@ -8,6 +8,7 @@ from knowfuse.settings import require_choices
 Form = Literal["tail", "renormalised"]
 Gate = Literal["none", "better"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
+Completion = Literal["token", "set"]
 Balance = Literal["fixed", "match_clm"]
 
 
@@ -21,6 +22,7 @@ class LossOptions:
     beta: float = 0.5  # the fused target's share of the Jensen-Shannon mixture
     temperature: float = 1.0  # logits and log-probabilities are divided by it
     balance: Balance = "fixed"
+    completion: Completion = "token"
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from knowfuse.losses.completion import Completions
 from knowfuse.losses.options import LossOptions
 from knowfuse.losses.sparse_kl import RowLosses, gives_more, rows_of, sparse_loss_
 from knowfuse.types import FusedTarget, TopK
@@ -26,6 +27,7 @@ def softened_loss_(
     kl_weight: float | Tensor,
     options: LossOptions,
     vocabulary_size: int,
+    sets: Completions | None = None,
 ) -> RowLosses:
     """`sparse_loss_` with a temperature; `kl` is `T^2` times the divergence of the softened distributions.
 
@@ -35,7 +37,7 @@ def softened_loss_(
     parts = []
     for start in range(0, len(logits), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        weights = {"lm_weight": lm_weight, "kl_weight": kl_weight, "vocabulary_size": vocabulary_size}
+        weights = {"lm_weight": lm_weight, "kl_weight": kl_weight, "vocabulary_size": vocabulary_size, "sets": sets}
         parts.append(_block_(logits[rows], labels[rows], rows_of(fused, rows), options, **weights))
     return RowLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("clm", "kl", "acts")))
 
@@ -49,13 +51,25 @@ def _block_(
     lm_weight: float,
     kl_weight: float | Tensor,
     vocabulary_size: int,
+    sets: Completions | None,
 ) -> RowLosses:
-    soft, size = logits / options.temperature, {"vocabulary_size": vocabulary_size}
-    clm = sparse_loss_(logits, labels, None, lm_weight=lm_weight, kl_weight=0.0, options=options, **size).clm
+    soft = logits / options.temperature
+    clm = sparse_loss_(
+        logits, labels, None, lm_weight=lm_weight, kl_weight=0.0, options=options, vocabulary_size=vocabulary_size
+    ).clm
     if options.gate == "better":
         is_better = gives_more(TopK(fused.topk.ids[0], fused.topk.log_probs[0]), labels[:, None], -clm)
         fused = replace(fused, has_target=fused.has_target & is_better)
         options = replace(options, gate="none")
-    kl = sparse_loss_(soft, labels, fused, lm_weight=0.0, kl_weight=kl_weight, options=options, **size)
+    kl = sparse_loss_(
+        soft,
+        labels,
+        fused,
+        lm_weight=0.0,
+        kl_weight=kl_weight,
+        options=options,
+        vocabulary_size=vocabulary_size,
+        sets=sets,
+    )
     logits.add_(soft, alpha=options.temperature)  # T^2 of the factor by 1 / T of the division
     return RowLosses(clm, options.temperature**2 * kl.kl, kl.acts)

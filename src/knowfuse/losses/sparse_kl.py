@@ -6,13 +6,14 @@ the vocabulary serves CLM and KL. It is computed over what the slots leave and j
 `log q_tail` needs no subtraction. `divergences` holds what may stand in the KL's place, over the same buckets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from knowfuse.losses.completion import Completions, Event, take_event_
 from knowfuse.losses.divergences import LEAST_TAIL, forward_kl, jensen_shannon, reverse_kl
 from knowfuse.losses.options import LossOptions
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
@@ -38,6 +39,19 @@ class _Slots:
     has_target: Bool[Tensor, " N"]
 
 
+@dataclass
+class _Buckets:
+    """The fused target and the target LLM over slots and tail; `p` and `p_tail` are 0 where nothing acts."""
+
+    is_bucket: Bool[Tensor, "N K"]  # each id once, on the rows that act
+    log_p: Float[Tensor, "N K"]
+    p: Float[Tensor, "N K"]
+    p_tail: Float[Tensor, " N"]
+    log_q: Float[Tensor, "N K"]
+    log_q_tail: Float[Tensor, " N"]
+    log_known: Float[Tensor, " N"] | None  # of all that is no padding; None: there is none
+
+
 def sparse_loss_(
     logits: Float[Tensor, "N V"],
     labels: Int[Tensor, " N"],
@@ -47,6 +61,7 @@ def sparse_loss_(
     kl_weight: float | Tensor,
     options: LossOptions,
     vocabulary_size: int,
+    sets: Completions | None = None,
 ) -> RowLosses:
     """The losses of each row; `logits` become the gradient of `sum(lm_weight * clm + kl_weight * kl)`, in place.
 
@@ -54,7 +69,8 @@ def sparse_loss_(
     `vocabulary_size` on are padding: the softmax runs over them as the LLM's own does, but no label, slot or tail is theirs,
     so they only lose. With `G` the target mass of a row (lm_weight and the KL's weight) the gradient is
     `q * G - weight * pull` in the slots, `(q_tail * G - weight * pull_tail) * softmax over the rest` outside them, and
-    `-lm_weight` more at the label. Everything is finite however small `q_tail` is.
+    `-lm_weight` more at the label. Everything is finite however small `q_tail` is. With `sets` the tokens that complete what
+    the label owes are one bucket, and what pulls it is shared among them as q is.
     """
     is_labelled = labels != IGNORE
     gold = labels.clamp(min=0)[:, None]
@@ -63,11 +79,15 @@ def sparse_loss_(
 
     gold_logits, slot_logits = logits.gather(1, gold), logits.gather(1, slots.ids)
     rest = known.scatter_(1, slots.ids, torch.finfo(logits.dtype).min)
+    is_slot = (slots.log_p > EMPTY) & is_labelled[:, None]
+    event = None if sets is None else take_event_(known, gold, slots.ids, is_slot, sets)
     top = rest.amax(1, keepdim=True)
     rest.sub_(top).exp_()
     total = rest.sum(1, keepdim=True)
     log_rest = top + total.log()
     parts = [log_rest, slot_logits.masked_fill(~slots.is_counted, EMPTY)]
+    if event is not None:
+        parts.append(event.log_sum)
     lse = torch.cat([*parts, padding.logsumexp(1, keepdim=True)] if padding.shape[1] else parts, 1).logsumexp(1, True)
     log_q, log_q_tail, log_q_gold = slot_logits - lse, (log_rest - lse)[:, 0], (gold_logits - lse)[:, 0]
 
@@ -77,17 +97,25 @@ def sparse_loss_(
     log_p, p, p_tail = _target_probs(slots, options, vocabulary_size)
     p, p_tail = p.masked_fill(~acts[:, None], 0.0).to(lse.dtype), p_tail.masked_fill(~acts, 0.0).to(lse.dtype)
     log_known = torch.cat(parts, 1).logsumexp(1) - lse[:, 0] if padding.shape[1] else None
-    kl, pull, pull_tail = forward_kl(p, p_tail, log_q, log_q_tail), p, p_tail
-    if options.divergence != "forward_kl":
-        is_bucket = slots.is_counted & acts[:, None]
-        kl, pull, pull_tail = _instead(is_bucket, log_p, p_tail, log_q, log_q_tail, log_known, options)
+    if event is not None:
+        p_tail = p_tail.masked_fill(is_slot.sum(1) + event.cells >= vocabulary_size, 0.0)
+    buckets = _Buckets(slots.is_counted & acts[:, None], log_p.to(lse.dtype), p, p_tail, log_q, log_q_tail, log_known)
+    pull_cells = None
+    if event is None:
+        kl, pull, pull_tail = _divergence(buckets, options)
+    else:
+        kl, pull, pull_tail, pull_cells = _with_event(buckets, event, event.log_sum - lse, options)
     losses = RowLosses(-torch.where(is_labelled, log_q_gold, 0.0), kl, acts)
 
     lm_weights = lm_weight * is_labelled.to(lse.dtype)
     mass = (lm_weights + kl_weight * (pull.sum(1) + pull_tail))[:, None]
+    if pull_cells is not None:
+        mass = mass + kl_weight * pull_cells
     rest.mul_((log_q_tail.exp()[:, None] * mass - kl_weight * pull_tail[:, None]) / total)
     if padding.shape[1]:
         padding.sub_(lse).exp_().mul_(mass)
+    if event is not None and pull_cells is not None:
+        event.write_(logits, (event.log_sum - lse).exp() * mass - kl_weight * pull_cells)
     in_slots = (log_q.exp() * mass - kl_weight * pull).masked_fill(~slots.is_counted, 0.0)
     logits.scatter_add_(1, slots.ids, in_slots)
     logits.scatter_add_(1, gold, -lm_weights[:, None])
@@ -152,28 +180,47 @@ def _target_probs(
     return softened[:, :-1], softened[:, :-1].exp(), softened[:, -1].exp()
 
 
-def _instead(
-    is_bucket: Bool[Tensor, "N K"],
-    log_p: Float[Tensor, "N K"],
-    p_tail: Float[Tensor, " N"],
-    log_q: Float[Tensor, "N K"],
-    log_q_tail: Float[Tensor, " N"],
-    log_known: Float[Tensor, " N"] | None,
-    options: LossOptions,
+def _divergence(
+    buckets: _Buckets, options: LossOptions
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
-    """What stands in the forward KL's place, in nats, and its pull in the slots and on the tail; 0 on rows without a bucket.
+    """Nats of each row, and what pulls the slots and the tail; 0 on rows without a bucket.
 
-    The target LLM counts as if it had no padding, and pays `-log(1 - padding)` beside, as it does in the forward KL.
+    In any divergence but the forward KL the target LLM counts as if it had no padding, and pays `-log(1 - padding)` beside,
+    as it does in that.
     """
-    log_q = torch.cat([log_q.masked_fill(~is_bucket, EMPTY), log_q_tail[:, None]], 1)
-    log_q = log_q if log_known is None else log_q - log_known[:, None]
-    log_p = log_p.masked_fill(~is_bucket, EMPTY).to(log_q.dtype)
+    if options.divergence == "forward_kl":
+        nats = forward_kl(buckets.p, buckets.p_tail, buckets.log_q, buckets.log_q_tail)
+        return nats, buckets.p, buckets.p_tail
+    log_q = torch.cat([buckets.log_q.masked_fill(~buckets.is_bucket, EMPTY), buckets.log_q_tail[:, None]], 1)
+    log_p = buckets.log_p.masked_fill(~buckets.is_bucket, EMPTY)
+    log_q = log_q if buckets.log_known is None else log_q - buckets.log_known[:, None]
     if options.divergence == "reverse_kl":
-        log_p = torch.cat([log_p, p_tail.clamp(min=LEAST_TAIL).log()[:, None]], 1)
+        log_p = torch.cat([log_p, buckets.p_tail.clamp(min=LEAST_TAIL).log()[:, None]], 1)
         nats, pull = reverse_kl(log_p, log_q)
     else:
-        log_p = torch.cat([log_p, p_tail.log()[:, None]], 1)
+        log_p = torch.cat([log_p, buckets.p_tail.log()[:, None]], 1)
         nats, pull = jensen_shannon(log_p, log_q, options.beta)
-    nats, acts = nats if log_known is None else nats - log_known, is_bucket.any(1)
+    nats = nats if buckets.log_known is None else nats - buckets.log_known
+    acts = buckets.is_bucket.any(1)
     pull = pull.masked_fill(~acts[:, None], 0.0)
     return nats.masked_fill(~acts, 0.0), pull[:, :-1], pull[:, -1]
+
+
+def _with_event(
+    buckets: _Buckets, event: Event, log_cells: Float[Tensor, "N 1"], options: LossOptions
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N 1"]]:
+    """`_divergence` with one more bucket in place of the slots of an event; beside its figures, what pulls the event's cells."""
+    inside, happens = event.in_slots, event.happens & buckets.is_bucket.any(1)
+    log_q, log_p = (log_x.masked_fill(~inside, EMPTY).logsumexp(1, True) for log_x in (buckets.log_q, buckets.log_p))
+    log_q = torch.logaddexp(log_q, log_cells)
+    both = replace(
+        buckets,
+        is_bucket=torch.cat([buckets.is_bucket & ~inside, happens[:, None]], 1),
+        log_p=torch.cat([buckets.log_p, log_p], 1),
+        p=torch.cat([buckets.p.masked_fill(inside, 0.0), (buckets.p * inside).sum(1, keepdim=True)], 1),
+        log_q=torch.cat([buckets.log_q, log_q], 1),
+    )
+    nats, pull, pull_tail = _divergence(both, options)
+    of_slots = pull[:, -1:] * (buckets.log_q - log_q).masked_fill(~inside, 0.0).exp()
+    pull_cells = pull[:, -1:] * (log_cells - log_q).exp()
+    return nats, torch.where(inside, of_slots, pull[:, :-1]), pull_tail, pull_cells

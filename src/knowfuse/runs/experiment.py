@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
 from knowfuse.llms.attention import require_attention
@@ -21,7 +22,7 @@ from knowfuse.llms.finetune import require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
-from knowfuse.losses import LinearHead, LmWeight, WeightSchedule
+from knowfuse.losses import LinearHead, LmWeight, WeightSchedule, completions
 from knowfuse.progress import say
 from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, Source, prepare, require_here
@@ -39,6 +40,7 @@ from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1}
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
 DEAR_EOS = 6.0  # nats a document
+BY_RANK = (rank_matched,)  # alignments whose ids are ranks, not tokens
 METHODS = ("clm", "fused")  # the baseline and the point
 
 
@@ -118,6 +120,12 @@ class Experiment:
         # A setting that they refuse is refused now, not once the baseline has trained.
         self.loss(*_no_rows(), lm_weight=lm_weight.start)
         self.fusion(*_no_words(len(self.sources)))
+        if self._completes_sets and isinstance(self.alignment, partial) and self.alignment.func in BY_RANK:
+            name = self.alignment.func.__name__
+            raise ValueError(
+                f"loss.completion=set needs the bytes of tokens, and alignment={name} gives ranks among the target LLM's own: "
+                "set loss.completion=token, or another alignment, such as byte_exact"
+            )
 
     def _require_attention(self) -> None:
         """ValueError for a kernel that cannot be where, and in the dtype in which, its LLM is to run."""
@@ -140,6 +148,16 @@ class Experiment:
     def _rates(self, method: str) -> Sequence[float]:
         return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
 
+    @property
+    def _completes_sets(self) -> bool:
+        return isinstance(self.loss, partial) and self.loss.keywords.get("completion") == "set"
+
+    def _fused_loss(self, prepared: Prepared) -> Callable[..., Any]:
+        """With the bytes of the target's tokens, where it asks which of them begin with others."""
+        if not self._completes_sets:
+            return self.loss
+        return partial(self.loss, sets=completions(prepared.target_surface.token_bytes))
+
     def _fused_lm_weight(self) -> LmWeight:
         return LmWeight(self.lm_weight, self.lm_weight_schedule, self.lm_weight_end)
 
@@ -154,7 +172,7 @@ class Experiment:
         return FusionModule(
             prepared.target,
             fusion=self.fusion if is_fused else None,
-            loss=self.loss,
+            loss=self._fused_loss(prepared) if is_fused else self.loss,
             optimizer=partial(self.optimizer, lr=learning_rate),
             lm_weight=self._fused_lm_weight() if is_fused else LmWeight(1.0),
             schedule=self.schedule,

@@ -1,6 +1,8 @@
 """One experiment: what it refuses at once, what it compares, what it keeps."""
 
 import csv
+import gc
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from experiments_for_tests import TINY_TRAINING, composed, run_python
 from omegaconf import OmegaConf
+from transformers import PreTrainedModel
 
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.fusion.avg_ce import avg_ce
@@ -17,6 +20,7 @@ from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.runs.experiment import Experiment, headroom
 from knowfuse.runs.folder import open_run
 from knowfuse.settings import require_choices
+from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec, Recipe
 
 
@@ -236,6 +240,33 @@ def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> Non
     over_bytes = sum(scores.rows["target clm"][d] * size for d, size in sizes.items()) / sum(sizes.values())
     assert scores.left_out == 0
     assert kept.best_bits_per_byte == pytest.approx(over_bytes, rel=1e-5)
+
+
+def test_each_fit_and_each_score_begins_without_the_llm_of_the_last(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Trainers leave in cycles, and however seldom Python looks for them: here never by itself."""
+    made, prepared, run = prepared_by(tiny_cache, tmp_path, "learning_rates=[1e-3,2e-3]", "trainer.max_steps=2")
+    loaded: list[weakref.ref[PreTrainedModel]] = []
+    alive: list[int] = []
+    build = FusionModule.configure_model
+
+    def watch(module: FusionModule) -> None:
+        if module.model is not None:
+            return
+        alive.append(sum(llm() is not None for llm in loaded))
+        build(module)
+        loaded.append(weakref.ref(module.network))
+
+    monkeypatch.setattr(FusionModule, "configure_model", watch)
+    gc.collect()
+    gc.disable()
+    try:
+        fits = {method: made.train(prepared, method, run, {}) for method in made.methods}
+        made.score(prepared, fits, run, prepared.corpus.split("validation"))
+    finally:
+        gc.enable()
+    assert alive == [0] * 6
 
 
 def test_the_headroom_is_what_the_best_source_per_document_pays(tiny_cache: Path, tmp_path: Path) -> None:

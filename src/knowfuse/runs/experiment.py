@@ -1,5 +1,6 @@
 """What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
 
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -228,14 +229,26 @@ class Experiment:
         data = self.data(prepared, method)
         fits = []
         for learning_rate in self._rates(method):
-            name = _fit_name(method, learning_rate)
-            L.seed_everything(self.seed, workers=True, verbose=False)
-            folder = run / "fits" / name
-            loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
-            module = self.module(prepared, method, learning_rate)
-            trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
-            fits.append(fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name)))
+            fits.append(self._fit(prepared, method, learning_rate, data, run, resume))
+            _let_go(data)
         return min(fits, key=lambda f: f.best_bits_per_byte)
+
+    def _fit(
+        self,
+        prepared: Prepared,
+        method: str,
+        learning_rate: float,
+        data: FusionDataModule,
+        run: Path,
+        resume: Mapping[str, Path],
+    ) -> Fit:
+        name = _fit_name(method, learning_rate)
+        L.seed_everything(self.seed, workers=True, verbose=False)
+        folder = run / "fits" / name
+        loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
+        module = self.module(prepared, method, learning_rate)
+        trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
+        return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name))
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
         logger = self.logger(save_dir=str(folder))
@@ -260,7 +273,15 @@ class Experiment:
                 prepared.target.context_length(),
                 BATCH_TOKENS,
             )
+            _let_go()
         return score_table(scores, documents)
+
+
+def _let_go(data: FusionDataModule | None = None) -> None:
+    """Free the LLM that a Trainer ran, before the next is loaded beside it: Trainer, module and data hold one another."""
+    if data is not None:
+        data.trainer = None
+    gc.collect()
 
 
 def _require_rates(name: str, rates: Any) -> None:

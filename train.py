@@ -2,6 +2,7 @@
 
 python train.py
 python train.py fusion=avg_ce alignment=min_edit_distance
+python train.py debug=self
 """
 
 import hydra
@@ -9,20 +10,23 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from knowfuse import report
-from knowfuse.progress import is_first_rank, quiet_libraries
+from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.experiment import headroom
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
+from knowfuse.runs.itself import learns_nothing
 from knowfuse.training.fit import require_devices
 
 register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
     experiment = hydra.utils.instantiate(require_complete(cfg), _convert_="all")
     require_devices(experiment.trainer)
+    if experiment.debug is not None:
+        return say(learns_nothing(experiment, experiment.prepare()))
     with open_run(HydraConfig.get().runtime.output_dir, cfg) as run:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -50,7 +50,7 @@ class Experiment:
     """The settings of a run, as the root of the configuration gives them; its fields are the schema.
 
     Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best
-    checkpoint on validation is kept.
+    checkpoint on validation is kept. With `debug: self` the target is its only source (`runs.itself`).
     """
 
     name: str
@@ -85,6 +85,7 @@ class Experiment:
     num_workers: int
     prefetch_batches: int  # per worker
     compare_with_clm: bool
+    debug: Literal["self"] | None = None  # the runs of before had none
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
@@ -101,6 +102,9 @@ class Experiment:
         _require_llms(self.target, self.sources)
         require_here(self.target)
         require_slots(self.alignment, self.top_k)
+        if self.debug == "self":
+            its_own = next((name for name, spec in self.sources.items() if spec == self.target), "itself")
+            self.sources = {its_own: self.target}
         for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)

@@ -16,6 +16,7 @@ from tokenizers_for_tests import surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.llms.isolation import Packing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import EndlessShuffle
 from knowfuse.types import FusionBatch
@@ -84,6 +85,29 @@ def test_validation_on_several_ranks_is_every_document_once(world: int) -> None:
         read.append(sum(int(b.label_bytes.sum()) for b in mine))
     assert sum(read) == sum(d.num_bytes for d in documents(8, "validation"))
     assert len(batches) == 1
+
+
+@pytest.mark.parametrize("packing", ["blocks", "one_document"])
+def test_two_ranks_train_on_other_documents(packing: Packing) -> None:
+    """In an epoch each document is on one of them, once; blocks that are rows of one document too."""
+    seen: list[list[tuple[int, ...]]] = []
+    for rank in range(2):
+        data = data_module(batch_blocks=1, packing=packing)
+        number = len(data.train_blocks) // 2
+        assert number >= 2
+        device = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=device)  # type: ignore[assignment]
+        seen.append(
+            [
+                tuple(row[ids == document].tolist())
+                for batch in take(data.train_dataloader(), number)
+                for row, ids in zip(batch.input_ids, batch.document_ids, strict=True)
+                for document in range(1, int(ids.max()) + 1)
+            ]
+        )
+    together = [*seen[0], *seen[1]]
+    assert len(set(together)) == len(together) >= 20
+    assert min(map(len, seen)) > 0
 
 
 def test_missing_traces_are_an_error(tmp_path: Path) -> None:

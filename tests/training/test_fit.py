@@ -19,6 +19,7 @@ from experiments_for_tests import PowerCut, data_module, documents, fusion_modul
 from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
+from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import LmWeight
 from knowfuse.training.fit import Fit, fit, load_best
@@ -49,14 +50,23 @@ def with_dropout(architecture: str) -> PreTrainedModel:
 class Job:
     """One fit of a target with dropout on fused batches, its lm_weight rising, as often as it takes."""
 
-    def __init__(self, target: LocalLLM, traces: Path, num_workers: int = 0, architecture: str = "llama") -> None:
-        self.target, self.traces = target, traces
+    def __init__(
+        self,
+        target: LocalLLM,
+        traces: Path,
+        num_workers: int = 0,
+        architecture: str = "llama",
+        packing: Packing = "blocks",
+    ) -> None:
+        self.target, self.traces, self.packing = target, traces, packing
         self.num_workers, self.build = num_workers, partial(with_dropout, architecture)
 
     def run(self, folder: Path, ckpt_path: Path | None = None, stop: L.Callback | None = None, **options: Any) -> Fit:
         L.seed_everything(3, verbose=False)
-        data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers)
-        module = fusion_module(self.target, build=self.build, lm_weight=LmWeight(0.1, "cosine", 0.9))
+        data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
+        module = fusion_module(
+            self.target, build=self.build, packing=self.packing, lm_weight=LmWeight(0.1, "cosine", 0.9)
+        )
         make = trainer(STEPS, also=[stop] if stop else [], **options)
         return fit("job", folder, module, data, make, 2e-3, ckpt_path=ckpt_path)
 
@@ -116,6 +126,16 @@ def test_a_stopped_fit_ends_bit_identical(
     assert resumed.history == whole.history
     assert [tokens for tokens, _ in whole.history] == sorted({tokens for tokens, _ in whole.history})
     assert len(whole.history) == STEPS // 2
+    assert_identical(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, tmp_path: Path) -> None:
+    """In the middle of an epoch, whose batches have rows of several lengths, and other numbers of them."""
+    job = Job(target, tmp_path / "traces", packing="one_document")
+    job.run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power"):
+        job.run(tmp_path / "stopped", stop=PowerCut(3))
+    job.run(tmp_path / "stopped", tmp_path / "stopped" / "last.ckpt")
     assert_identical(tmp_path / "whole", tmp_path / "stopped")
 
 

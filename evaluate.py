@@ -1,7 +1,8 @@
-"""Score a finished run again, on its own text or on other, or compare several runs.
+"""Score a finished run again, on its own text or on other, ask its LLMs questions, or compare several runs.
 
 python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00
 python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00 'corpus.files={forgetting: [wiki.txt]}' trainer=cpu
+python evaluate.py run=outputs/quickstart/2026-01-31_12-00-00 tasks=[arc_easy,piqa]
 python evaluate.py compare=[outputs/quickstart/2026-01-31_12-00-00,outputs/quickstart/2026-01-31_12-30-00]
 """
 
@@ -14,7 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse import report
+from knowfuse.evaluation import Tasks
 from knowfuse.progress import is_first_rank, quiet_libraries
+from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.folder import load_run, register_resolvers
 from knowfuse.text.corpus import Corpus
@@ -29,10 +32,17 @@ register_resolvers()
 def main(cfg: DictConfig) -> None:
     """Writes to a folder of its own; the runs are left as they are."""
     quiet_libraries()
-    if (cfg.run is None) == (cfg.compare is None):
-        raise ValueError("say what to evaluate: run=outputs/<name>/<date_time>, or compare=[<a run>, <another>]")
+    if sum(cfg[asked] is not None for asked in ("run", "model", "compare")) != 1:
+        raise ValueError(
+            "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=[<a run>, ...]"
+        )
     folder = Path(HydraConfig.get().runtime.output_dir)
-    score(cfg, folder) if cfg.compare is None else compare(cfg, folder)
+    if cfg.compare is not None:
+        compare(cfg, folder)
+    elif cfg.tasks is not None or cfg.model is not None:
+        answer(cfg, folder)
+    else:
+        score(cfg, folder)
 
 
 def score(cfg: DictConfig, folder: Path) -> None:
@@ -50,6 +60,20 @@ def score(cfg: DictConfig, folder: Path) -> None:
     if is_first_rank():
         report.write_results(folder, results, fits, where)
         save_evaluated(folder, settings, asked)
+
+
+def answer(cfg: DictConfig, folder: Path) -> None:
+    """What the LLMs of a run, or one LLM, answer to tasks."""
+    tasks = Tasks(cfg.tasks or [], cfg.limit, cfg.run_code)
+    if cfg.model is not None:
+        llms = llm_alone(cfg.model, Path(cfg.cache).expanduser())
+    else:
+        run, settings, fits = load_run(cfg.run)
+        experiment = hydra.utils.instantiate(settings, _convert_="all")
+        llms = llms_of(experiment, experiment.prepare(), fits, run)
+    table = {name: tasks.ask(model, tokenizer, name, cfg.batch_size) for name, model, tokenizer in llms}
+    report.show_answers(str(cfg.model or cfg.run), table)
+    report.write_answers(folder, table)
 
 
 def compare(cfg: DictConfig, folder: Path) -> None:

@@ -298,7 +298,31 @@ def test_a_run_is_evaluated_on_other_text_and_compared(run: Path, folder: Path, 
     assert "documents that the run was trained on, so nothing is held out" in failed.stderr
 
 
-@pytest.mark.parametrize("asked", [[], ["run=a", "compare=[b]"]])
+def test_the_llms_of_a_run_answer_a_task_of_the_users_own(run: Path, folder: Path, tiny_cache: Path) -> None:
+    """Every row of the results; the target before is a copy of a source, and answers as it does."""
+    lines = [json.dumps({"query": "Two and two are", "choices": ["four", "a fish"], "gold": 0})] * 2
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    settings = ["task: mine", "dataset_path: json", "dataset_kwargs: {data_files: {test: questions.jsonl}}"]
+    settings += [
+        "test_split: test",
+        "output_type: multiple_choice",
+        'doc_to_text: "{{query}}"',
+        "doc_to_choice: choices",
+    ]
+    settings += ["doc_to_target: gold", "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]"]
+    (folder / "mine.yaml").write_text("\n".join(settings))
+    asked = [f"run={run}", "tasks=[mine.yaml]", "limit=1", "hydra.run.dir=answers"]
+    run_python(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
+    answers = json.loads((folder / "answers" / "answers.json").read_text())
+    assert list(answers) == NAMES
+    assert answers["target before"] == answers["llama2"] != answers["target fused"]
+    assert all(tasks["mine"]["questions"] == 1 for tasks in answers.values())
+
+
+@pytest.mark.parametrize("asked", [[], ["run=a", "compare=[b]"], ["run=a", "model=b"]])
 def test_what_to_evaluate_is_said_once(asked: list[str], folder: Path, tiny_cache: Path) -> None:
     failed = ended(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
-    assert "say what to evaluate: run=outputs/<name>/<date_time>, or compare=[" in failed.stderr
+    assert (
+        "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=["
+        in failed.stderr
+    )

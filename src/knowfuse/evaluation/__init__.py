@@ -7,6 +7,7 @@ from knowfuse.evaluation.alignment_quality import (
     judged,
     with_own_tokenizer,
 )
+from knowfuse.evaluation.answers import Answers, Tasks
 from knowfuse.evaluation.bits_per_byte import (
     DocumentScores,
     ScoreTable,
@@ -24,12 +25,14 @@ __all__ = [
     "BATCH_TOKENS",
     "DOCUMENTS",
     "AlignmentQuality",
+    "Answers",
     "ByDocument",
     "Compared",
     "DocumentScores",
     "Interval",
     "ScoreTable",
     "SeenDocument",
+    "Tasks",
     "alignment_quality",
     "by_document",
     "cached_scores",

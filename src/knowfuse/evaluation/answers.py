@@ -1,0 +1,144 @@
+"""Does an LLM know the answers? Tasks of lm-evaluation-harness, and what each gold answer costs it in bits per byte.
+
+An accuracy moves when an answer becomes the likeliest, its bits per byte with every step towards that: on small LLMs, or few
+questions, they tell two apart where accuracies cannot. Source: Heineman et al., arXiv 2508.13144.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from knowfuse.files import undamaged
+from knowfuse.progress import say
+
+INSTALL = "pip install -e '.[eval]'"
+SEED = 1234  # of the examples that a task shows before its questions
+BOOTSTRAPS = 200  # for the error of a metric that is no mean
+
+
+@dataclass
+class Answers:
+    """How an LLM did one task."""
+
+    questions: int
+    metrics: dict[str, float]  # lm-evaluation-harness's own, such as acc, by name
+    errors: dict[str, float]  # their standard errors, where it says them
+    gold_bits_per_byte: float | None  # None: the task has no text for its gold answer
+
+
+class Tasks:
+    """Tasks by the harness's names, and the user's own by their YAML files; found once, asked of several LLMs.
+
+    ValueError where the harness is missing, for a name that is no task (the likeliest are named), and where the questions
+    of one cannot be had.
+    """
+
+    def __init__(self, names: Sequence[str], limit: int | None = None, run_code: bool = False) -> None:
+        if find_spec("lm_eval") is None:
+            raise ValueError(f"tasks= needs lm-evaluation-harness, which is not installed: {INSTALL}")
+        from lm_eval.tasks import TaskManager  # here: it is an extra
+
+        if not names:
+            raise ValueError("tasks is empty: name some, such as tasks=[arc_easy,piqa]")
+        files = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
+        if missing := [str(path) for path in files if not path.is_file()]:
+            raise ValueError(f"tasks has {missing[0]!r}, and there is no such file: give the YAML file of a task")
+        self.names = [_task_of(Path(name)) if Path(name) in files else name for name in names]
+        self.limit, self.run_code = limit, run_code
+        folders: list[str | Path] = sorted({path.parent for path in files})
+        has_others = len(files) < len(names)  # to find the harness's own takes seconds
+        self.manager = TaskManager(include_path=folders or None, include_defaults=has_others)
+        known = set(self.manager.all_tasks)
+        for name in self.names:
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), 3)
+                hint = f"; do you mean {' or '.join(near)}?" if near else ""
+                raise ValueError(
+                    f"tasks has {name!r}, which lm-evaluation-harness does not know{hint} lm-eval ls tasks lists them; a task "
+                    "of your own is given by its YAML file"
+                )
+
+    def ask(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int
+    ) -> dict[str, Answers]:
+        """By task; texts begin as the LLM's tokenizer begins them, which is what the harness does for everyone."""
+        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        llm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")  # type: ignore[arg-type]
+        say(f"{name}: answers {', '.join(self.names)}")
+        try:
+            found: Any = simple_evaluate(
+                llm,
+                tasks=list(self.names),
+                task_manager=self.manager,
+                limit=self.limit,
+                bootstrap_iters=BOOTSTRAPS,
+                fewshot_random_seed=SEED,
+                confirm_run_unsafe_code=self.run_code,
+                verbosity="ERROR",
+            )
+        except (ConnectionError, FileNotFoundError) as error:
+            raise ValueError(
+                f"the questions of tasks {self.names} cannot be had ({type(error).__name__}: {error}): the harness downloads "
+                "them from the hub, so run it once with a network, or give a YAML file whose data_files are on this machine"
+            ) from error
+        except ValueError as error:
+            if "unsafe" not in str(error).lower():
+                raise
+            raise ValueError(
+                f"a task of {self.names} runs the code that an LLM writes: where that is safe, set run_code=true"
+            ) from error
+        return {task: _answers(found["results"][task], found["samples"][task], llm) for task in found["samples"]}
+
+
+def _task_of(path: Path) -> str:
+    """The name that a task's file gives it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    with undamaged(path, "give the YAML file of a task of lm-evaluation-harness"):
+        return load_yaml(path)["task"]
+
+
+def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], llm: Any) -> Answers:
+    figures = {key.partition(",")[0]: value for key, value in results.items() if isinstance(value, float)}
+    errors = {key.removesuffix("_stderr"): value for key, value in figures.items() if key.endswith("_stderr")}
+    metrics = {key: value for key, value in figures.items() if not key.endswith("_stderr")}
+    return Answers(len({s["doc_id"] for s in samples}), metrics, errors, _gold_bits_per_byte(samples, llm))
+
+
+def _gold_bits_per_byte(samples: Sequence[Mapping[str, Any]], llm: Any) -> float | None:
+    """The mean over the questions of what the bytes of each gold answer cost, the space before it among them."""
+    each = [bits for sample in samples if (bits := _gold_bits(sample, llm)) is not None]
+    return sum(each) / len(each) if each else None
+
+
+def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
+    """Of one question: of a choice what the harness has asked already; of an answer that is written, the gold one is asked."""
+    asked, target = sample["arguments"], sample["target"]
+    if isinstance(asked, Mapping):
+        asked = [tuple(each.values()) for each in asked.values()]
+    if all(isinstance(each[1], str) for each in asked):  # log-likelihoods of given texts
+        gold = target if isinstance(target, int) else 0 if len(asked) == 1 else None
+        if gold is None or not 0 <= gold < len(asked):
+            return None
+        text, log_prob = asked[gold][1], sample["filtered_resps"][gold][0]
+    elif isinstance(target, str) and target:
+        text = target if target[0].isspace() else f" {target}"
+        ((log_prob, _),) = llm.loglikelihood([_Request((asked[0][0], text))], disable_tqdm=True)
+    else:
+        return None
+    return -float(log_prob) / (math.log(2) * len(text.encode()))
+
+
+@dataclass
+class _Request:
+    """As much of the harness's Instance as an LLM looks at."""
+
+    args: tuple[str, str]

@@ -1,0 +1,42 @@
+"""Which LLMs of a run answer tasks, and how is each put at hand, one after another?"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from knowfuse.llms.finetune import merged
+from knowfuse.llms.local import LocalLLM, localize
+from knowfuse.progress import say
+from knowfuse.runs.experiment import Experiment
+from knowfuse.runs.prepared import Prepared
+from knowfuse.training.fit import Fit, load_best
+from knowfuse.types import LLMSpec
+
+Named = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def llms_of(experiment: Experiment, prepared: Prepared, fits: Mapping[str, Fit], run: Path) -> Iterator[Named]:
+    """Every source that is here, the target before, and as each method trained it, in the rows' order of the results."""
+    for name, source in prepared.sources.items():
+        if not isinstance(source.llm, LocalLLM):
+            say(f"{name} is served elsewhere, and answers nothing here: give its folder as model=")
+            continue
+        with source.llm.to_read(prepared.cache) as model:
+            yield name, model, source.llm.tokenizer()
+    with prepared.target.to_read(prepared.cache) as model:
+        yield "target before", model, prepared.target.tokenizer()
+    for method, kept in fits.items():
+        module = load_best(experiment.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
+        model = merged(prepared.target, module.network).eval()
+        if torch.cuda.is_available():
+            model = model.to(torch.device("cuda"))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
+        yield f"target {method}", model, prepared.target.tokenizer()
+
+
+def llm_alone(place: str, cache: Path) -> Iterator[Named]:
+    """One by its folder or hub id."""
+    llm = localize(place, LLMSpec(path=place), cache)
+    with llm.to_read(cache) as model:
+        yield place, model, llm.tokenizer()

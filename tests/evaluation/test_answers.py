@@ -1,0 +1,111 @@
+"""Tasks of lm-evaluation-harness from files: what the gold answers cost against asking by hand, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from models_for_tests import tiny_llm
+from tokenizers_for_tests import llama
+
+from knowfuse.evaluation import Answers, Tasks
+
+QUESTIONS = [
+    {"query": "The sky is", "choices": ["blue", "made of cheese and wine", "old"], "gold": 1},
+    {"query": "Water is", "choices": ["wet", "dry"], "gold": 0},
+]
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+doc_to_text: "Q: {{{{query}}}}"
+{rest}
+"""
+CHOICE = """
+output_type: multiple_choice
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+WRITTEN = """
+output_type: generate_until
+doc_to_target: "{{choices[gold]}}"
+generation_kwargs: {until: ["."], max_gen_toks: 3, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def task(folder: Path, name: str, rest: str) -> str:
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
+    (folder / f"{name}.yaml").write_text(TASK.format(name=name, file=folder / "questions.jsonl", rest=rest))
+    return str(folder / f"{name}.yaml")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("kind", "metric"), [(CHOICE, "acc"), (WRITTEN, "exact_match")])
+def test_what_gold_answers_cost_against_asking_one_by_one(tmp_path: Path, kind: str, metric: str) -> None:
+    """float32 sums: 1e-5 relative. Both kinds of a task have the same gold answers, and the same bits."""
+    tokenizer = llama()
+    model = tiny_llm("llama", len(tokenizer))
+    tasks = Tasks([task(tmp_path, "mine", kind)])
+    got = tasks.ask(model, tokenizer, "tiny", batch_size=2)
+    assert list(got) == ["mine"]
+    assert got["mine"].questions == 2
+    assert list(got["mine"].metrics) == [metric]
+    each = []
+    for question in QUESTIONS:
+        context, answer = f"Q: {question['query']}", f" {question['choices'][question['gold']]}"
+        ids = tokenizer(context + answer).input_ids
+        first = len(tokenizer(context).input_ids)
+        with torch.no_grad():
+            log_probs = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        nats = -sum(float(log_probs[t - 1, ids[t]]) for t in range(first, len(ids)))
+        each.append(nats / (math.log(2) * len(answer.encode())))
+    assert got["mine"].gold_bits_per_byte == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_limit_is_of_questions(tmp_path: Path) -> None:
+    tokenizer = llama()
+    got = Tasks([task(tmp_path, "mine", CHOICE)], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 1)
+    assert isinstance(got["mine"], Answers)
+    assert got["mine"].questions == 1
+
+
+def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"tasks has 'arc_eazy', which lm-evaluation-harness does not know; do you mean arc_easy"
+    ):
+        Tasks(["arc_eazy"])
+    with pytest.raises(ValueError, match=r"tasks has 'gone\.yaml', and there is no such file"):
+        Tasks(["gone.yaml"])
+    with pytest.raises(ValueError, match=r"tasks is empty: name some, such as tasks=\[arc_easy,piqa\]"):
+        Tasks([])
+    (tmp_path / "other.yaml").write_text("no_task: 1\n")
+    with pytest.raises(ValueError, match=r"other\.yaml' is cut off or damaged .*give the YAML file of a task"):
+        Tasks([str(tmp_path / "other.yaml")])
+
+
+@pytest.mark.usefixtures("no_network")
+def test_questions_that_are_elsewhere_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    tokenizer = llama()
+    with pytest.raises(
+        ValueError, match=r"the questions of tasks \['piqa'\] cannot be had .*run it once with a network, or give"
+    ):
+        Tasks(["piqa"], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 1)
+
+
+def test_without_the_harness_its_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knowfuse.evaluation.answers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tasks= needs lm-evaluation-harness, .*: pip install -e '\.\[eval\]'"):
+        Tasks(["piqa"])

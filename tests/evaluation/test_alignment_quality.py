@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from alignments_for_tests import METHODS as ALL
-from tokenizers_for_tests import LOSSLESS, random_trace, surface
+from tokenizers_for_tests import random_trace, surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.exact_match import exact_match
@@ -74,7 +74,7 @@ def test_an_alignment_that_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ALL)
-@pytest.mark.parametrize("family", LOSSLESS)
+@pytest.mark.parametrize("family", ["llama", "neox"])  # with a space before every text, and without
 def test_with_the_sources_own_tokenizer_a_method_loses_what_it_did_not_keep(method: str, family: str) -> None:
     """All tokens kept: 0, but for ranks, which no tokenizer tells. The 10 best kept: 0 where the method takes the true token
     from the trace besides, and what the tail's share charges beyond its true price where it does not.

@@ -55,6 +55,7 @@ FULL = TrainingShape(
     lora_targets=(),
     optimizer="adamw",
     is_checkpointed=False,
+    packing="blocks",
     block_tokens=BLOCK_TOKENS,
     document_tokens=DOCUMENT_TOKENS,
     batch_blocks=BATCH_BLOCKS,
@@ -119,7 +120,7 @@ def measured(
     texts = texts or documents(200)
     sources, validation = readers(folder / "traces", texts), documents(8, "validation")
     blocks = {"block_tokens": BLOCK_TOKENS, "batch_blocks": BATCH_BLOCKS, "seed": 1}
-    data = FusionDataModule(texts, validation, surface("llama"), sources, **blocks)
+    data = FusionDataModule(texts, validation, surface("llama"), sources, **blocks, packing=shape.packing)
 
     def build() -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=shape.weights, attn_implementation=shape.attention)
@@ -127,7 +128,7 @@ def measured(
             checkpoint_activations(model)
         return model
 
-    module = fusion_module(LocalLLM("target", LLMSpec(path="target"), "target"), build=build)
+    module = fusion_module(LocalLLM("target", LLMSpec(path="target"), "target"), build=build, packing=shape.packing)
     module.loss = partial(module.loss, chunk_rows=CHUNK_ROWS)
     module.optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
     found = Measured()
@@ -162,6 +163,16 @@ def test_the_plan_is_what_a_training_takes(
     assert plan.parts["optimizer"] == real.optimizer
     assert training(CONFIGS[architecture], shape).gradients == real.gradients
     assert plan.total == pytest.approx(real.peak, rel=0.15)
+    fixed = real.weights + real.optimizer
+    assert plan.total - fixed == pytest.approx(real.peak - fixed, rel=0.15)
+
+
+def test_documents_a_row_are_planned_with_their_padding(tmp_path: Path) -> None:
+    """Of near-equal length, as many as fill the blocks; within 15 %, as packed ones are."""
+    llama = surface("llama")
+    texts = [d for d in documents(800) if 34 <= len(llama.tokenize(d.text, d.is_complete).input_ids) <= 41]
+    shape = replace(FULL, packing="one_document", document_tokens=41)
+    real, plan = measured(CONFIGS["llama"], shape, tmp_path, texts), planned(CONFIGS["llama"], shape)
     fixed = real.weights + real.optimizer
     assert plan.total - fixed == pytest.approx(real.peak - fixed, rel=0.15)
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from knowfuse.llm_spec import Attention
+from knowfuse.llms.isolation import Packing
 from knowfuse.llms.parts import decoder_layers, is_linear
 from knowfuse.plan.settings import TrainingShape
 from knowfuse.plan.simulate import PassUse, Size, build, shapes_only, size_of, training_pass
@@ -167,6 +168,7 @@ def training(config: PretrainedConfig, shape: TrainingShape) -> Training:
         shape.attention,
         autocast,
         adapt,
+        shape.packing,
         shape.batch_blocks,
         shape.block_tokens,
         min(shape.document_tokens, shape.block_tokens),
@@ -197,6 +199,7 @@ def _simulated(
     attention: Attention | None,
     autocast: torch.dtype | None,
     adapters: tuple[int, str | tuple[str, ...], torch.dtype] | None,
+    packing: Packing,
     blocks: int,
     tokens: int,
     document_tokens: int,
@@ -206,7 +209,7 @@ def _simulated(
     with shapes_only():
         model = build(config.config, dtype, attention, None if adapters is None else lora(*adapters))
         options = {"autocast": autocast, "is_checkpointed": is_checkpointed, "keeps_gradients": keeps}
-        used = training_pass(model, blocks, tokens, document_tokens, **options)
+        used = training_pass(model, packing, blocks, tokens, document_tokens, **options)
         return size_of(model), used
 
 

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.llm_spec import Attention
+from knowfuse.llms.isolation import Packing
 from knowfuse.types import LLMSpec
 
 Finetune = Literal["full", "lora", "qlora"]
@@ -39,6 +40,7 @@ class TrainingShape:
     lora_targets: str | tuple[str, ...]  # names of modules, or peft's `all-linear`
     optimizer: Optimizer
     is_checkpointed: bool  # decoder layers run twice and keep no activations
+    packing: Packing
     block_tokens: int  # T
     document_tokens: int  # the longest documents, in the target's tokens
     batch_blocks: int  # B, per GPU
@@ -100,6 +102,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         lora_targets=targets,
         optimizer=optimizer,
         is_checkpointed=bool(settings.get("activation_checkpointing", False)),
+        packing=settings["packing"],
         block_tokens=settings["block_tokens"],
         document_tokens=max(1, round(settings["corpus"]["max_document_bytes"] / settings["bytes_per_token"])),
         batch_blocks=settings["batch_blocks"],

@@ -16,7 +16,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from knowfuse.llm_spec import Attention
-from knowfuse.llms.head import OutputHead, packed_hidden_states
+from knowfuse.llms.head import OutputHead, hidden_states, packed_hidden_states
+from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import architecture_of, auto_class, checkpoint_activations
 from knowfuse.llms.parts import decoder_layers, is_linear
 
@@ -209,6 +210,7 @@ def _count(parameters: Iterator[nn.Parameter]) -> int:
 
 def training_pass(
     model: PreTrainedModel,
+    packing: Packing,
     blocks: int,
     tokens: int,
     document_tokens: int,
@@ -217,9 +219,10 @@ def training_pass(
     is_checkpointed: bool,
     keeps_gradients: bool,
 ) -> PassUse:
-    """Forward and backward of packed blocks [B, T] up to the hidden states before the head, inside `shapes_only`.
+    """Forward and backward of blocks [B, T] up to the hidden states before the head, inside `shapes_only`.
 
-    The documents in them have `document_tokens`, the last of a block what is left.
+    The documents in them have `document_tokens`, the last of a block what is left; one a row, there are as many rows as fill
+    the blocks.
     `keeps_gradients`: those of an earlier batch are there already (outside the figures), and new ones are added to them.
     """
     model.train()
@@ -230,7 +233,8 @@ def training_pass(
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter) if keeps_gradients else None
-    ids = torch.zeros(blocks, tokens, dtype=torch.int64)
+    shape = (blocks, tokens) if packing == "blocks" else (blocks * max(1, tokens // document_tokens), document_tokens)
+    ids = torch.zeros(shape, dtype=torch.int64)
     lengths = [min(document_tokens, tokens - start) for start in range(0, tokens, document_tokens)] * blocks
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained if p.grad is not None), ids]
     alive = Alive(iter(known))
@@ -238,7 +242,11 @@ def training_pass(
     with alive:
         # As Lightning does: its autocast keeps no copies of weights beyond their use.
         with torch.autocast("cpu", autocast, enabled=autocast is not None, cache_enabled=False):
-            hidden = packed_hidden_states(model, OutputHead(head, None, 1.0, 0), ids, ids, ids, lengths).flatten(0, 1)
+            probed = OutputHead(head, None, 1.0, 0)
+            if packing == "blocks":
+                hidden = packed_hidden_states(model, probed, ids, ids, ids, lengths).flatten(0, 1)
+            else:
+                hidden = hidden_states(model, probed, ids).flatten(0, 1)
             at_loss, forward_peak, forward_flops = alive.now, alive.peak, alive.flops
         at_backward = alive.now
         alive.start_again()

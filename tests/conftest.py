@@ -23,8 +23,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; the other co
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("no clock")
 
 MOST_WORKERS = 4  # each holds 1 GB
 # The files that take longest, in this order; those that are not here come after them.

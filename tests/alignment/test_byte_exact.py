@@ -181,7 +181,7 @@ def test_rows_of_wordpiece_are_those_of_the_slow_rules(other: str) -> None:
             check_against_slow_rules(surface(source), surface(target), text, seed, (True, True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.text(st.sampled_from("the wrap.(\n é🙂"), min_size=1, max_size=30),
     pair=st.sampled_from([p for p in PAIRS if p[0] != p[1]]),
@@ -203,7 +203,7 @@ def toy_vocabularies(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, str]]]
     return pieces, merges
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=toy_vocabularies(), target=toy_vocabularies(), text=st.text("abc ", max_size=24), seed=st.integers(0, 99))
 def test_rows_of_random_merges_are_those_of_the_slow_rules(
     source: tuple[list[str], list[tuple[str, str]]],
@@ -215,7 +215,7 @@ def test_rows_of_random_merges_are_those_of_the_slow_rules(
     check_against_slow_rules(toy_surface(*source, name="s"), toy_surface(*target, name="t"), text, seed, (True, True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     source=toy_vocabularies(),
     target=toy_vocabularies(),

@@ -1,7 +1,7 @@
 """Candidates on one target id against a dictionary."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -12,7 +12,6 @@ IDS = arrays(np.int64, (3, 6), elements=st.integers(-1, 3))
 MASS = arrays(np.float64, (3, 6), elements=st.sampled_from([0.0, 0.01, 0.05, 0.1]))
 
 
-@settings(deadline=None)  # the first call compiles
 @given(ids=IDS, mass=MASS)
 def test_equal_ids_are_summed_and_the_rest_is_the_tail(ids: np.ndarray, mass: np.ndarray) -> None:
     topk, tail = merge_duplicates(ids, mass)
@@ -28,7 +27,6 @@ def test_equal_ids_are_summed_and_the_rest_is_the_tail(ids: np.ndarray, mass: np
         np.testing.assert_allclose(tail[t], 1 - sum(expected.values()), atol=1e-6)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(ids=IDS, mass=MASS)
 def test_only_the_most_probable_of_equal_ids_is_kept(ids: np.ndarray, mass: np.ndarray) -> None:
     kept = drop_duplicates(ids, mass)

@@ -16,7 +16,7 @@ STRINGS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(strings=st.lists(STRINGS, min_size=1, max_size=8))
 def test_distances_are_those_of_rapidfuzz(strings: list[str]) -> None:
     every = np.arange(len(strings))

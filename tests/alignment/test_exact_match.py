@@ -31,7 +31,7 @@ def test_rows_are_those_of_the_published_algorithm(source: str, target: str, man
     np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text(st.sampled_from("the wrap.(\n é🙂"), max_size=40),
     source=st.sampled_from(LOSSLESS),

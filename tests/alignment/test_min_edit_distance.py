@@ -65,7 +65,7 @@ def aligner(source: str, target: str, unaligned: str, many_to_one: str) -> Align
     return min_edit_distance(pair, unaligned=unaligned, many_to_one=many_to_one)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text(st.sampled_from("the wrap.(\n é🙂"), max_size=40),
     source=st.sampled_from(LOSSLESS),
@@ -129,7 +129,7 @@ def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str) -> 
         assert {surface(family).token_strings[i] for i in distribution(aligned, t)} == set(strings)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.text(st.sampled_from("the wrap.(\n é🙂"), max_size=40),
     source=st.sampled_from(LOSSLESS),

@@ -25,7 +25,7 @@ def nearest(queries: list[str], choices: list[str]) -> list[int]:
 STRINGS = st.one_of(st.text(st.sampled_from("aab▁é"), max_size=6), st.text(max_size=4), st.text("ab", max_size=80))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(queries=st.lists(STRINGS, min_size=1, max_size=6), choices=st.lists(STRINGS, min_size=1, max_size=40))
 def test_answers_and_ties_are_those_of_measuring_all(queries: list[str], choices: list[str]) -> None:
     assert nearest(queries, choices) == slow_nearest(queries, choices)

@@ -48,7 +48,7 @@ def test_nats_and_tokens_are_those_of_the_bytes(
     np.testing.assert_allclose(source_tokens, expected[:, 1], rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text(st.sampled_from("the wrap.(\n é🙂"), max_size=30),
     source=st.sampled_from(LOSSLESS),

@@ -25,7 +25,7 @@ def only(source: list[str], target: list[str]) -> list[int]:
     return only_matches(pairs, len(target)).tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(source=STRINGS, target=STRINGS)
 def test_pairs_are_those_of_the_plain_loops(source: list[str], target: list[str]) -> None:
     assert pairs_of(source, target) == time_warp(source, target)
@@ -38,14 +38,14 @@ def test_pairs_of_a_document_are_those_of_the_plain_loops() -> None:
     assert pairs_of(halves, words) == time_warp(halves, words)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(source=STRINGS, target=STRINGS, data=st.data())
 def test_the_numbers_of_the_strings_do_not_matter(source: list[str], target: list[str], data: st.DataObject) -> None:
     numbered = data.draw(st.permutations(sorted({*source, *target, "unused"})))
     assert pairs_of(source, target, numbered) == pairs_of(source, target)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(source=STRINGS, target=STRINGS)
 def test_the_map_is_monotone_and_reaches_every_token(source: list[str], target: list[str]) -> None:
     pairs = np.array(pairs_of(source, target)[::-1])

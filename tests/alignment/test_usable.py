@@ -23,7 +23,7 @@ PAIRS = [("unigram", "neox"), ("neox", "llama"), ("llama", "llama"), ("neox", "n
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-@settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.sampled_from(TEXTS), spare=st.integers(0, 60), seed=st.integers(0, 5))
 def test_nothing_is_said_of_ids_without_a_row(
     method: str, source: str, target: str, text: str, spare: int, seed: int

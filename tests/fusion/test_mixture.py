@@ -65,7 +65,7 @@ def test_rows_without_a_source_have_no_target_and_no_nan(fuse: object) -> None:
 
 
 @given(seed=st.integers(0, 2**31 - 1), num_sources=st.integers(1, 5), k=st.integers(1, 13))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_mass_is_conserved(seed: int, num_sources: int, k: int) -> None:
     """Slots and tail sum to 1 where there is a target, to 0 elsewhere; a float32 row of sources is within 1e-6."""
     block = random_block(num_sources, seed, k=k)
@@ -125,7 +125,7 @@ def test_disagreement_is_the_dense_jensen_shannon_divergence(num_sources: int) -
 
 
 @given(seed=st.integers(0, 2**31 - 1), num_sources=st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_disagreement_is_never_negative_and_at_most_the_log_of_how_many(seed: int, num_sources: int) -> None:
     block = random_block(num_sources, seed)
     got = disagreement(block.sources)

@@ -34,7 +34,7 @@ def loss(logits: Tensor, labels: Tensor, fused: FusedTarget, padding: int = 0, *
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=3), st.sampled_from(SPELLED)), min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_tokens_that_begin_with_the_bytes_of_each(spelled: list[bytes | None]) -> None:
     """Against a look at every pair of tokens."""
     sets = completions(spelled)

@@ -66,7 +66,7 @@ def test_value_and_gradient_against_the_dense_oracle(options: dict[str, Any], ga
 
 
 @given(seed=st.integers(0, 2**31 - 1), k=st.integers(1, V), sharp_p=st.floats(0.1, 6.0), sharp_q=st.floats(0.1, 6.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_over_buckets_no_divergence_is_negative_or_more_than_over_all_tokens(
     seed: int, k: int, sharp_p: float, sharp_q: float
 ) -> None:

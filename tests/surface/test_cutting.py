@@ -31,7 +31,7 @@ def test_tokens_spell_the_text(family: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("family", LOSSLESS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=UNICODE)
 def test_tokens_spell_any_unicode(family: str, text: str) -> None:
     check_spelling(surface(family), text)

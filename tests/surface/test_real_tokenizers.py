@@ -43,9 +43,7 @@ NORMALISES = {
     "nepali_unigram": "Replace(' {2,}', ' ')",
     "nepali_wordpiece": "Lowercase",
 }
-FUZZ = settings(
-    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+FUZZ = settings(max_examples=200, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 UNICODE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters=SPACE_MARK), max_size=60)
 
 

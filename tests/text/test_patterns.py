@@ -68,7 +68,7 @@ def test_links_to_folders_are_not_entered_at_any_depth(root: Path) -> None:
     assert not [path for path in found if "loop" in path.parts]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(name=st.text(st.sampled_from("a[]*?!- #%,'\"{}()=\u00fc\\"), min_size=1, max_size=8))
 def test_a_file_is_found_by_its_name_whatever_letters_it_has(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

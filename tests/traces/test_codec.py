@@ -46,7 +46,7 @@ TRACES = st.builds(
 
 
 @given(TRACES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_read_is_what_was_said(trace: SourceTrace) -> None:
     """Distributions flat and sharp: ids and ends exactly, nats within 5e-4, each row within 1.5e-3 nats and never above 1."""
     read = coded(trace)
@@ -62,7 +62,7 @@ def test_what_is_read_is_what_was_said(trace: SourceTrace) -> None:
 
 
 @given(TRACES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_kept_true_next_token_costs_what_nll_says(trace: SourceTrace) -> None:
     """Identical, not only close: one number is stored for the two."""
     read = coded(trace)

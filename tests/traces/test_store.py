@@ -78,7 +78,7 @@ def assert_equal(one: SourceTrace, other: SourceTrace) -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_store_adds_nothing_to_what_the_codec_does(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from experiments_for_tests import documents
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers_for_tests import surface
 
@@ -50,7 +50,6 @@ def slow(lengths: list[int], block_tokens: int) -> list[list[int]]:
     return blocks
 
 
-@settings(deadline=None)  # the first example compiles
 @given(LENGTHS, st.integers(50, 130))
 def test_the_same_blocks_in_the_same_order_as_the_slow_way(lengths: list[int], block_tokens: int) -> None:
     assert blocks_of(lengths, block_tokens) == slow(lengths, block_tokens)
@@ -62,7 +61,6 @@ def test_many_documents_are_packed_as_the_slow_way_does() -> None:
     assert blocks_of(lengths, 3001) == slow(lengths, 3001)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(LENGTHS, st.integers(50, 120))
 def test_every_document_is_packed_once_and_no_block_overflows(lengths: list[int], block_tokens: int) -> None:
     blocks = blocks_of(lengths, block_tokens)
@@ -70,7 +68,6 @@ def test_every_document_is_packed_once_and_no_block_overflows(lengths: list[int]
     assert all(0 < sum(lengths[i] for i in block) <= block_tokens for block in blocks)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(LENGTHS.filter(bool))
 def test_packing_wastes_little(lengths: list[int]) -> None:
     """No two blocks would fit in one."""

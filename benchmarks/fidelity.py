@@ -24,6 +24,7 @@ from rich.table import Table
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.chunk_likelihood import chunk_likelihood
 from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import Arrays, TokenizerPair
@@ -45,6 +46,7 @@ METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
     "exact_match": exact_match,
     "mapping_statistics": mapping_statistics,
     "rank_matched": rank_matched,
+    "hybrid": hybrid,
     "chunk_likelihood": chunk_likelihood,
 }
 FIGURES = ("alignment_loss_bits_per_byte", "own_tokenizer_bits_per_byte", "coverage", "top1_fidelity")

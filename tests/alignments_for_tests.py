@@ -5,6 +5,7 @@ from collections.abc import Callable
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.chunk_likelihood import chunk_likelihood
 from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
@@ -13,5 +14,5 @@ from knowfuse.types import Aligner
 
 METHODS: dict[str, Callable[[TokenizerPair], Aligner]] = {
     its.__name__: its
-    for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched, chunk_likelihood)
+    for its in (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched, hybrid, chunk_likelihood)
 }

@@ -79,7 +79,8 @@ class AlignedSource:
     where a boundary falls inside a source token). Where `is_aligned` is False the other fields mean nothing.
     `budget` sums to 1 over the `MASS_CLASSES`; None where the method has no such classes. `row_classes` are places in
     `ROW_CLASSES`; None where the method does not look at them. `is_by_rank`: the ids are not
-    tokens but ranks among the target LLM's own next tokens, the most probable first.
+    tokens but ranks among the target LLM's own next tokens, the most probable first. Where there is a `remainder`, ids that
+    rise, that holds for these alone: its k-th id is rank k among them, and every other id is a token.
     """
 
     topk: TopK[np.ndarray]  # [T, K]
@@ -90,6 +91,7 @@ class AlignedSource:
     budget: Float64[np.ndarray, "T 6"] | None = None
     row_classes: UInt8[np.ndarray, " T"] | None = None
     is_by_rank: bool = False
+    remainder: Int[np.ndarray, " R"] | None = None
 
 
 @runtime_checkable
@@ -103,7 +105,7 @@ class Aligner(Protocol):
 class AlignedSources:
     """The words of S sources on the same rows; the fields of `AlignedSource` with a source axis.
 
-    `budget` is summed over each source's aligned rows, and `row_classes` counts them.
+    `budget` is summed over each source's aligned rows, and `row_classes` counts them. All have one `remainder`, or none has.
     """
 
     topk: TopK[Tensor]  # [*B, S, T, K]
@@ -114,6 +116,7 @@ class AlignedSources:
     budget: Float32[Tensor, "*B S 6"] | None = None
     row_classes: Float32[Tensor, "*B S 4"] | None = None
     is_by_rank: bool = False
+    remainder: Int[Tensor, " R"] | None = None
 
 
 @dataclass

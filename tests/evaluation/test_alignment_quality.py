@@ -9,6 +9,7 @@ from tokenizers_for_tests import random_trace, surface
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.hybrid import hybrid, remainder_of
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
@@ -127,3 +128,28 @@ def test_ranks_are_judged_by_how_often_a_token_occurs() -> None:
         )
     assert quality.top1_fidelity == pytest.approx(served / len(tokens))
     assert quality.loss_bits_per_byte > 1.0
+
+
+def test_what_has_no_string_in_common_is_judged_by_how_often_it_occurs() -> None:
+    """By `hybrid`, slot by slot: shared tokens are themselves, rank k is the k-th most frequent of those no source has."""
+    documents, pair = seen("neox", "llama"), TokenizerPair(surface("neox"), surface("llama"))
+    align, left = hybrid(pair), remainder_of(pair).tolist()
+    tokens = [i for d in documents for i in d.target.input_ids[1:].tolist() if i in left]
+    frequent = dict(enumerate(sorted(sorted(set(tokens)), key=lambda i: -tokens.count(i))))
+    paid = spent = num_bytes = by_rank = 0.0
+    for document in documents:
+        aligned = align(document.trace, document.target, document.data)
+        for t, label in enumerate(document.target.input_ids[1:].tolist()):
+            if not aligned.is_aligned[t]:
+                continue
+            slots = zip(aligned.topk.ids[t].tolist(), aligned.topk.log_probs[t].tolist(), strict=True)
+            filled = [(i, p) for i, p in slots if p > EMPTY]
+            share = float(aligned.tail[t]) / (surface("llama").usable - len(filled))
+            named = {frequent.get(left.index(i), -1) if i in left else i: p for i, p in filled}
+            by_rank += label in named and label in left
+            paid -= named.get(label, math.log(share))
+            spent += float(aligned.nll[t])
+            num_bytes += int(document.target.ends[t + 1] - document.target.ends[t])
+    quality = alignment_quality(align, documents, surface("llama").usable)
+    assert by_rank > 0
+    assert quality.loss_bits_per_byte == pytest.approx((paid - spent) / math.log(2) / num_bytes, rel=1e-6)

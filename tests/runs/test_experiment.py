@@ -128,6 +128,10 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
             "loss.completion=set alignment=rank_matched",
             r"completion=set needs the bytes of tokens, and alignment=rank_matched gi",
         ),
+        (
+            "loss.completion=set alignment=hybrid",
+            r"completion=set needs the bytes of tokens, and alignment=hybrid gives ranks",
+        ),
         ("loss.completion=bytes", r"completion is 'bytes': choose one of \['token', 'set'\]"),
         ("loss.balance=equal", r"balance is 'equal': choose one of \['fixed', 'match_clm'\]"),
         (

@@ -20,7 +20,12 @@ def experiment(cache: Path, *overrides: str) -> Experiment:
 
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["fusion=avg_ce", "packing=one_document"], ["alignment=min_edit_distance", "++sources.llama2.dtype=bfloat16"]],
+    [
+        [],
+        ["fusion=avg_ce", "packing=one_document"],
+        ["alignment=min_edit_distance", "++sources.llama2.dtype=bfloat16"],
+        ["alignment=hybrid"],
+    ],
 )
 def test_its_kl_is_nothing_and_its_loss_that_of_clm(tiny_cache: Path, overrides: list[str]) -> None:
     """Whatever the fusion, the packing and the alignment; the stored traces cost what their 8 bits do."""

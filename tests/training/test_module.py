@@ -22,6 +22,7 @@ from transformers import LlamaForCausalLM
 
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
@@ -294,7 +295,7 @@ def test_a_target_with_nan_weights_is_told_so_by_name(tmp_path: Path) -> None:
         learn(fusion_module(llm, is_fused=False), data_module(), 1)
 
 
-ALIGNMENTS = (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched)
+ALIGNMENTS = (byte_exact, exact_match, min_edit_distance, mapping_statistics, rank_matched, hybrid)
 
 
 @pytest.mark.parametrize("method", ALIGNMENTS)

@@ -24,7 +24,7 @@ def make_each_time(name: str, make: Callable[[], Arrays]) -> Arrays:
 class TokenizerPair:
     """A source's tokenizer and the target's, and the training documents that both cut.
 
-    `keep` gives the arrays of that name, made by its second argument where they are not there yet; a run keeps them on
+    `others` are the tokenizers of the run's other sources. `keep` gives the arrays of that name, made by its second argument where they are not there yet; a run keeps them on
     disk.
     """
 
@@ -32,6 +32,7 @@ class TokenizerPair:
     target: Surface
     documents: Sequence[Document] = ()
     keep: Keep = make_each_time
+    others: Sequence[Surface] = ()
 
     def kept(self, kind: str, make: Callable[[], Arrays], *depends_on: str) -> Arrays:
         """The arrays of this kind for these two tokenizers, and for whatever else they depend on."""

@@ -64,7 +64,7 @@ def with_own_tokenizer(
 def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabulary_size: int) -> AlignmentQuality:
     """The quality of one source's alignment over these documents, for a target that can say `vocabulary_size` tokens.
 
-    Ranks (`rank_matched`) name no token before a target LLM ranks its own: here they rank by how often a token occurs in
+    Ranks (`rank_matched`, `hybrid`) name no token before a target LLM ranks its own: here they rank by how often a token occurs in
     the documents, which a tokenizer alone can tell.
     """
     by_count = _most_frequent_first(documents)
@@ -108,7 +108,12 @@ def _most_frequent_first(documents: Sequence[SeenDocument]) -> Int[np.ndarray, "
 def _ids(aligned: AlignedSource, by_count: Int[np.ndarray, " V"]) -> Int[np.ndarray, "T K"]:
     if not aligned.is_by_rank:
         return aligned.topk.ids
-    return np.append(by_count, -1)[np.minimum(aligned.topk.ids, len(by_count))]
+    if aligned.remainder is None:
+        return np.append(by_count, -1)[np.minimum(aligned.topk.ids, len(by_count))]
+    by_count = by_count[np.isin(by_count, aligned.remainder)]
+    ranks = np.searchsorted(aligned.remainder, aligned.topk.ids)
+    is_rank = np.append(aligned.remainder, -1)[ranks] == aligned.topk.ids
+    return np.where(is_rank, np.append(by_count, -1)[np.minimum(ranks, len(by_count))], aligned.topk.ids)
 
 
 def _label_probs(

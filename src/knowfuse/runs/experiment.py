@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
+from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import require_slots
@@ -41,7 +42,7 @@ from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1}
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
 DEAR_EOS = 6.0  # nats a document
-BY_RANK = (rank_matched,)  # alignments whose ids are ranks, not tokens
+BY_RANK = (rank_matched, hybrid)  # alignments whose ids are ranks, not tokens, or some of them
 METHODS = ("clm", "fused")  # the baseline and the point
 
 

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from knowfuse.alignment.rank_matched import ranks_to_ids
+from knowfuse.alignment.hybrid import resolution
 from knowfuse.losses import FusedLoss
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared, Source
@@ -92,6 +92,6 @@ def _loss(module: FusionModule, batch: FusionBatch) -> FusedLoss:
     with torch.no_grad():
         hidden, head = module.hidden_states(batch)
         fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-        resolve = ranks_to_ids if batch.sources.is_by_rank else None
         weight = module.lm_weight.at(0, 1)
+        resolve = resolution(batch.sources)
         return module.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=weight, resolve=resolve)

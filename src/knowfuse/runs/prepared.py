@@ -44,9 +44,11 @@ class Prepared:
         return self.cache / "tokens"
 
     def pair(self, name: str) -> TokenizerPair:
-        """This source's tokenizer beside the target's; what is made for both is kept in the cache."""
+        """This source's tokenizer beside the target's and the other sources'; what is made of it is kept in the cache."""
         documents = self.corpus.split("fusion")
-        return TokenizerPair(self.sources[name].surface, self.target_surface, documents, MapStore(self.cache / "maps"))
+        others = [source.surface for other, source in self.sources.items() if other != name]
+        maps = MapStore(self.cache / "maps")
+        return TokenizerPair(self.sources[name].surface, self.target_surface, documents, maps, others)
 
     def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
         """The nats of every source on these documents, from the cache where a source has read them before."""

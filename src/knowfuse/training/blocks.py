@@ -147,6 +147,7 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
     tail, nll, source_tokens = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
     is_aligned = torch.zeros(shape, dtype=torch.bool)
     words_said = [w for words in said for _, w in words if w]
+    remainder = _one_remainder([w.remainder for w in words_said])
     has_budget = any(w.budget is not None for w in words_said)
     budget = torch.zeros(*shape[:2], len(MASS_CLASSES)) if has_budget else None
     has_classes = any(w.row_classes is not None for w in words_said)
@@ -176,7 +177,21 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
         budget,
         classes,
         is_by_rank=any(w.is_by_rank for w in words_said),
+        remainder=None if remainder is None else torch.from_numpy(remainder),
     )
+
+
+def _one_remainder(found: Sequence[Int[np.ndarray, " R"] | None]) -> Int[np.ndarray, " R"] | None:
+    """The remainder of all words; ValueError where they have several, whose ranks are not of the same tokens."""
+    several = list({id(its): its for its in found}.values())
+    for its in several[1:]:
+        if its is None or several[0] is None or not np.array_equal(its, several[0]):
+            sizes = ["all" if r is None else len(r) for r in several]
+            raise ValueError(
+                f"the sources rank different tokens of the target ({sizes} of them): align all by one method, and give each "
+                "TokenizerPair the tokenizers of the other sources, as others"
+            )
+    return several[0] if several else None
 
 
 def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
@@ -219,6 +234,7 @@ def _collated(said: Sequence[AlignedSources], length: int) -> AlignedSources | N
         _added([s.budget for s in said]),
         _added([s.row_classes for s in said]),
         is_by_rank=any(s.is_by_rank for s in said),
+        remainder=next((s.remainder for s in said if s.remainder is not None), None),
     )
 
 

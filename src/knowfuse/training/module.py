@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
-from knowfuse.alignment.rank_matched import ranks_to_ids
+from knowfuse.alignment.hybrid import resolution
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full, what_learns
 from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
@@ -168,8 +168,7 @@ class FusionModule(L.LightningModule):
         fused, resolve = None, None
         if self.fusion is not None and batch.sources is not None:
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-            if batch.sources.is_by_rank:
-                resolve = ranks_to_ids
+            resolve = resolution(batch.sources)
             self.log_dict(source_metrics(batch, fused, self.source_names))
             if self.global_step % LOG_SOURCES_EVERY == 0:
                 self.log_dict(dear_metrics(batch, self.source_names))

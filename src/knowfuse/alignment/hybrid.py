@@ -6,7 +6,8 @@ https://huggingface.co/spaces/HuggingFaceH4/on-policy-distillation; the ranks ar
 A source token whose string the target has keeps its target id. The others, the most probable first, become ranks in the
 *remainder*: the target's tokens whose string no source of the run has. Rank k stands in a slot as the k-th id of the
 remainder, which no string leads to, so that fusion merges ids and ranks alike; the loss puts the target LLM's own k-th most
-probable token of the remainder in its place.
+probable token of the remainder in its place. Beside a source of the target's own tokenizer the remainder is empty: what the others
+share no string for is tail.
 
 Differs: GOLD adds two losses, one over the shared tokens and one between sorted probabilities; here both are one
 distribution, and the loss is ours. GOLD joins tokens until both texts agree; here a row is served where both tokenizers have a

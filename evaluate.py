@@ -18,6 +18,7 @@ from knowfuse import report
 from knowfuse.evaluation import Tasks
 from knowfuse.progress import is_first_rank, quiet_libraries
 from knowfuse.runs.answering import llm_alone, llms_of
+from knowfuse.runs.asked import require_asked, require_new
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.folder import load_run, register_resolvers
 from knowfuse.text.corpus import Corpus
@@ -32,17 +33,12 @@ register_resolvers()
 def main(cfg: DictConfig) -> None:
     """Writes to a folder of its own; the runs are left as they are."""
     quiet_libraries()
-    if sum(cfg[asked] is not None for asked in ("run", "model", "compare")) != 1:
-        raise ValueError(
-            "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=[<a run>, ...]"
-        )
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.compare is not None:
-        compare(cfg, folder)
-    elif cfg.tasks is not None or cfg.model is not None:
-        answer(cfg, folder)
-    else:
-        score(cfg, folder)
+    asked = require_asked(
+        cfg, [override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
+    )
+    require_new(folder)
+    {"compare": compare, "answer": answer, "score": score}[asked](cfg, folder)
 
 
 def score(cfg: DictConfig, folder: Path) -> None:
@@ -64,16 +60,18 @@ def score(cfg: DictConfig, folder: Path) -> None:
 
 def answer(cfg: DictConfig, folder: Path) -> None:
     """What the LLMs of a run, or one LLM, answer to tasks."""
-    tasks = Tasks(cfg.tasks or [], cfg.limit, cfg.run_code)
+    tasks = Tasks(OmegaConf.to_container(cfg.tasks), cfg.limit, cfg.run_code)  # type: ignore[arg-type]
     if cfg.model is not None:
         llms = llm_alone(cfg.model, Path(cfg.cache).expanduser())
     else:
         run, settings, fits = load_run(cfg.run)
         experiment = hydra.utils.instantiate(settings, _convert_="all")
         llms = llms_of(experiment, experiment.prepare(), fits, run)
-    table = {name: tasks.ask(model, tokenizer, name, cfg.batch_size) for name, model, tokenizer in llms}
+    table = {}
+    for name, llm, model in llms:
+        table[name] = tasks.ask(model, llm.tokenizer(), name, llm.context_length(), cfg.batch_size)
+        report.write_answers(folder, table)  # of those that have answered, should the next one fail
     report.show_answers(str(cfg.model or cfg.run), table)
-    report.write_answers(folder, table)
 
 
 def compare(cfg: DictConfig, folder: Path) -> None:

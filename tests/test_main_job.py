@@ -319,10 +319,8 @@ def test_the_llms_of_a_run_answer_a_task_of_the_users_own(run: Path, folder: Pat
     assert all(tasks["mine"]["questions"] == 1 for tasks in answers.values())
 
 
-@pytest.mark.parametrize("asked", [[], ["run=a", "compare=[b]"], ["run=a", "model=b"]])
-def test_what_to_evaluate_is_said_once(asked: list[str], folder: Path, tiny_cache: Path) -> None:
-    failed = ended(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
-    assert (
-        "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=["
-        in failed.stderr
-    )
+def test_an_evaluation_overwrites_no_run(run: Path, folder: Path, tiny_cache: Path) -> None:
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    failed = ended(EVALUATE, f"compare=[{run}]", f"hydra.run.dir={run}", cache=tiny_cache, cwd=folder)
+    assert "holds config.yaml of a run or an evaluation, and nothing is overwritten" in failed.stderr
+    assert {path: path.read_bytes() for path in before} == before

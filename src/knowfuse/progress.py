@@ -38,7 +38,6 @@ def quiet_libraries() -> None:
         logging.ERROR
     )  # that some weights are elsewhere: our own line says where
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it tells how each task is defined
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
 

@@ -29,6 +29,7 @@ doc_to_choice: choices
 doc_to_target: gold
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
+CHOICE_BY_TEXT = CHOICE.replace("doc_to_target: gold", 'doc_to_target: "{{choices[gold]}}"')
 WRITTEN = """
 output_type: generate_until
 doc_to_target: "{{choices[gold]}}"
@@ -49,13 +50,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(("kind", "metric"), [(CHOICE, "acc"), (WRITTEN, "exact_match")])
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [(CHOICE, "acc"), (CHOICE_BY_TEXT, "acc"), (WRITTEN, "exact_match")],
+    ids=["choice", "text", "written"],
+)
 def test_what_gold_answers_cost_against_asking_one_by_one(tmp_path: Path, kind: str, metric: str) -> None:
     """float32 sums: 1e-5 relative. Both kinds of a task have the same gold answers, and the same bits."""
     tokenizer = llama()
     model = tiny_llm("llama", len(tokenizer))
     tasks = Tasks([task(tmp_path, "mine", kind)])
-    got = tasks.ask(model, tokenizer, "tiny", batch_size=2)
+    got = tasks.ask(model, tokenizer, "tiny", 512, batch_size=2)
     assert list(got) == ["mine"]
     assert got["mine"].questions == 2
     assert list(got["mine"].metrics) == [metric]
@@ -72,24 +77,53 @@ def test_what_gold_answers_cost_against_asking_one_by_one(tmp_path: Path, kind: 
 
 
 @pytest.mark.usefixtures("no_network")
+def test_texts_that_an_llm_cannot_hold_are_counted_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question loses its beginning; an answer that is too long by itself has nothing left to be asked."""
+    tokenizer = llama()
+    model = tiny_llm("llama", len(tokenizer))
+    tasks = Tasks([task(tmp_path, "mine", CHOICE)])
+    longest = max(len(tokenizer(f" {choice}").input_ids) for q in QUESTIONS for choice in q["choices"])
+    tasks.ask(model, tokenizer, "tiny", longest, 1)
+    assert f"texts are longer than its {longest} tokens, and were asked without their beginning" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    with pytest.raises(ValueError, match=r"LLM 'tiny', which can hold 1 tokens, cannot answer tasks \['mine'\] "):
+        tasks.ask(model, tokenizer, "tiny", 1, 1)
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_limit_is_of_questions(tmp_path: Path) -> None:
     tokenizer = llama()
-    got = Tasks([task(tmp_path, "mine", CHOICE)], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 1)
+    got = Tasks([task(tmp_path, "mine", CHOICE)], limit=1).ask(
+        tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1
+    )
     assert isinstance(got["mine"], Answers)
     assert got["mine"].questions == 1
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"tasks has 'arc_eazy', which lm-evaluation-harness does not know; do you mean arc_easy"
+        ValueError, match=r"tasks has 'arc_eazy', which lm-evaluation-harness does not know: do you mean arc_easy"
     ):
         Tasks(["arc_eazy"])
     with pytest.raises(ValueError, match=r"tasks has 'gone\.yaml', and there is no such file"):
         Tasks(["gone.yaml"])
     with pytest.raises(ValueError, match=r"tasks is empty: name some, such as tasks=\[arc_easy,piqa\]"):
         Tasks([])
+    for limit in (0, -3):
+        with pytest.raises(
+            ValueError, match=rf"limit is {limit}: it must be at least 1 question of each task, or null"
+        ):
+            Tasks(["arc_easy"], limit=limit)
+    (tmp_path / "other.yaml").write_text("a: [\n")
+    with pytest.raises(ValueError, match=r"other\.yaml' is no task of lm-evaluation-harness \(.*Error"):
+        Tasks([str(tmp_path / "other.yaml")])
     (tmp_path / "other.yaml").write_text("no_task: 1\n")
-    with pytest.raises(ValueError, match=r"other\.yaml' is cut off or damaged .*give the YAML file of a task"):
+    with pytest.raises(
+        ValueError, match=r"other\.yaml' is no task of lm-evaluation-harness \(it does not say task: <name>\)"
+    ):
         Tasks([str(tmp_path / "other.yaml")])
 
 
@@ -102,7 +136,7 @@ def test_questions_that_are_elsewhere_are_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         ValueError, match=r"the questions of tasks \['piqa'\] cannot be had .*run it once with a network, or give"
     ):
-        Tasks(["piqa"], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 1)
+        Tasks(["piqa"], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1)
 
 
 def test_without_the_harness_its_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

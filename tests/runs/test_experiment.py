@@ -58,6 +58,7 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "top_k=true": "top_k is True: it must be a whole number",
         "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number",
         "lm_weight=null": "lm_weight is None: it must be a number",
+        "lm_weight_schedule=null": "lm_weight_schedule is null: choose one of ['constant', 'linear', 'cosine']",
         "weight_decay=heavy": "weight_decay is 'heavy': it must be a number",
         "compare_with_clm=maybe": "compare_with_clm is 'maybe': it must be true or false",
         "cache=null": "cache is None: it must be text",

@@ -5,8 +5,10 @@ questions, they tell two apart where accuracies cannot. Source: Heineman et al.,
 """
 
 import difflib
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from knowfuse.files import undamaged
 from knowfuse.progress import say
 
 INSTALL = "pip install -e '.[eval]'"
@@ -44,6 +45,8 @@ class Tasks:
             raise ValueError(f"tasks= needs lm-evaluation-harness, which is not installed: {INSTALL}")
         from lm_eval.tasks import TaskManager  # here: it is an extra
 
+        if limit is not None and not limit >= 1:
+            raise ValueError(f"limit is {limit}: it must be at least 1 question of each task, or null for all")
         if not names:
             raise ValueError("tasks is empty: name some, such as tasks=[arc_easy,piqa]")
         files = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
@@ -58,43 +61,54 @@ class Tasks:
         for name in self.names:
             if name not in known:
                 near = difflib.get_close_matches(name, sorted(known), 3)
-                hint = f"; do you mean {' or '.join(near)}?" if near else ""
+                hint = f"do you mean {' or '.join(near)}? " if near else ""
                 raise ValueError(
-                    f"tasks has {name!r}, which lm-evaluation-harness does not know{hint} lm-eval ls tasks lists them; a task "
-                    "of your own is given by its YAML file"
+                    f"tasks has {name!r}, which lm-evaluation-harness does not know: {hint}lm-eval ls tasks lists them; a task of "
+                    "your own is given by its YAML file"
                 )
 
     def ask(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, max_tokens: int, batch_size: int
     ) -> dict[str, Answers]:
-        """By task; texts begin as the LLM's tokenizer begins them, which is what the harness does for everyone."""
+        """By task; texts begin as the LLM's tokenizer begins them, which is what the harness does for everyone.
+
+        Of a text longer than `max_tokens` the harness leaves out the beginning: how many is said.
+        """
         from lm_eval.evaluator import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        llm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")  # type: ignore[arg-type]
+        how: dict[str, Any] = {"batch_size": batch_size, "max_length": max_tokens, "backend": "causal"}
+        llm: Any = HFLM(model, tokenizer=tokenizer, **how)  # pyright: ignore[reportCallIssue]  (its registry hides the class)
         say(f"{name}: answers {', '.join(self.names)}")
         try:
-            found: Any = simple_evaluate(
-                llm,
-                tasks=list(self.names),
-                task_manager=self.manager,
-                limit=self.limit,
-                bootstrap_iters=BOOTSTRAPS,
-                fewshot_random_seed=SEED,
-                confirm_run_unsafe_code=self.run_code,
-                verbosity="ERROR",
-            )
+            with _counting_cuts() as cuts:
+                found: Any = simple_evaluate(
+                    llm,
+                    tasks=list(self.names),
+                    task_manager=self.manager,
+                    limit=self.limit,
+                    bootstrap_iters=BOOTSTRAPS,
+                    fewshot_random_seed=SEED,
+                    confirm_run_unsafe_code=self.run_code,
+                )
         except (ConnectionError, FileNotFoundError) as error:
             raise ValueError(
                 f"the questions of tasks {self.names} cannot be had ({type(error).__name__}: {error}): the harness downloads "
                 "them from the hub, so run it once with a network, or give a YAML file whose data_files are on this machine"
             ) from error
-        except ValueError as error:
-            if "unsafe" not in str(error).lower():
-                raise
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            if "unsafe" in str(error).lower():
+                raise ValueError(
+                    f"a task of {self.names} runs the code that an LLM writes: where that is safe, set run_code=true"
+                ) from error
             raise ValueError(
-                f"a task of {self.names} runs the code that an LLM writes: where that is safe, set run_code=true"
+                f"LLM {name!r}, which can hold {max_tokens} tokens, cannot answer tasks {self.names} ({type(error).__name__}: "
+                f"{error}): a question with its examples and its answer must fit; leave out the task that does not"
             ) from error
+        if cuts.count:
+            say(
+                f"{name}: {cuts.count} texts are longer than its {max_tokens} tokens, and were asked without their beginning"
+            )
         return {task: _answers(found["results"][task], found["samples"][task], llm) for task in found["samples"]}
 
 
@@ -102,8 +116,37 @@ def _task_of(path: Path) -> str:
     """The name that a task's file gives it."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    with undamaged(path, "give the YAML file of a task of lm-evaluation-harness"):
+    try:
         return load_yaml(path)["task"]
+    except Exception as error:  # of several YAML libraries
+        reason = "it does not say task: <name>" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{str(path)!r} is no task of lm-evaluation-harness ({reason}): see its docs/new_task_guide.md"
+        ) from error
+
+
+class _Cuts(logging.Handler):
+    """Counts what the harness says of texts that it cuts, and hides how it defines its tasks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += "runcat" in record.getMessage()
+
+
+@contextmanager
+def _counting_cuts() -> Iterator[_Cuts]:
+    logger, cuts = logging.getLogger("lm_eval"), _Cuts()
+    before = logger.propagate
+    logger.addHandler(cuts)
+    logger.propagate = False
+    try:
+        yield cuts
+    finally:
+        logger.removeHandler(cuts)
+        logger.propagate = before
 
 
 def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], llm: Any) -> Answers:
@@ -125,7 +168,8 @@ def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
     if isinstance(asked, Mapping):
         asked = [tuple(each.values()) for each in asked.values()]
     if all(isinstance(each[1], str) for each in asked):  # log-likelihoods of given texts
-        gold = target if isinstance(target, int) else 0 if len(asked) == 1 else None
+        same = [n for n, each in enumerate(asked) if isinstance(target, str) and each[1].strip() == target.strip()]
+        gold = target if isinstance(target, int) else same[0] if same else 0 if len(asked) == 1 else None
         if gold is None or not 0 <= gold < len(asked):
             return None
         text, log_prob = asked[gold][1], sample["filtered_resps"][gold][0]

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from knowfuse.settings import require_choices
 
@@ -23,6 +23,8 @@ class LmWeight:
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
+        if self.schedule is None:
+            raise ValueError(f"lm_weight_schedule is null: choose one of {list(get_args(WeightSchedule))}")
         require_lm_weight(self.start)
         if self.end is not None:
             require_lm_weight(self.end, "lm_weight_end")

@@ -14,7 +14,7 @@ from knowfuse.report.results import markdown
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
-    path = parser.parse_args().run / "results.json"
+    path = Path(str(parser.parse_args().run).removeprefix("run=")) / "results.json"
     if not path.exists():
         parser.error(f"{str(path)!r} is not there: give the folder of a finished run, or finish it with train.py")
     with undamaged(path, "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"):

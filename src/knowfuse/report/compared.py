@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,14 +81,14 @@ def _as_csv(table: Comparison) -> str:
 def _picture(table: Comparison) -> Figure:
     """What each pays more than the baseline, on the mean of the domains; left of the line is better."""
     names = list(table.rows)
-    figure = Figure(figsize=(8, 1.2 + 0.4 * len(names)), layout="constrained")
+    figure = Figure(figsize=(12, 1.5 + 0.4 * len(names)), layout="constrained")
     axes = figure.subplots()
     for at, name in enumerate(names):
         more = table.rows[name].more_than_baseline["mean"]
         colour = "tab:green" if more.high < 0 else "tab:red" if more.low > 0 else "tab:gray"
         axes.errorbar(more.value, at, xerr=[[more.value - more.low], [more.high - more.value]], fmt="o", color=colour)
     axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, 60) for name in names])
     axes.invert_yaxis()
     axes.set_xlabel(f"{table.unit}, more than {table.baseline}: left is better, 95 % intervals")
     axes.grid(axis="x", alpha=0.3)

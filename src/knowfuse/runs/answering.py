@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from knowfuse.llms.finetune import merged
 from knowfuse.llms.local import LocalLLM, localize
@@ -14,7 +14,7 @@ from knowfuse.runs.prepared import Prepared
 from knowfuse.training.fit import Fit, load_best
 from knowfuse.types import LLMSpec
 
-Named = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
+Named = tuple[str, LocalLLM, PreTrainedModel]
 
 
 def llms_of(experiment: Experiment, prepared: Prepared, fits: Mapping[str, Fit], run: Path) -> Iterator[Named]:
@@ -24,19 +24,19 @@ def llms_of(experiment: Experiment, prepared: Prepared, fits: Mapping[str, Fit],
             say(f"{name} is served elsewhere, and answers nothing here: give its folder as model=")
             continue
         with source.llm.to_read(prepared.cache) as model:
-            yield name, model, source.llm.tokenizer()
+            yield name, source.llm, model
     with prepared.target.to_read(prepared.cache) as model:
-        yield "target before", model, prepared.target.tokenizer()
+        yield "target before", prepared.target, model
     for method, kept in fits.items():
         module = load_best(experiment.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
         model = merged(prepared.target, module.network).eval()
         if torch.cuda.is_available():
             model = model.to(torch.device("cuda"))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
-        yield f"target {method}", model, prepared.target.tokenizer()
+        yield f"target {method}", prepared.target, model
 
 
 def llm_alone(place: str, cache: Path) -> Iterator[Named]:
     """One by its folder or hub id."""
     llm = localize(place, LLMSpec(path=place), cache)
     with llm.to_read(cache) as model:
-        yield place, model, llm.tokenizer()
+        yield place, llm, model

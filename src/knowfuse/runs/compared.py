@@ -95,6 +95,7 @@ def compared(
     compared with; None: plain CLM, or the first row where there is none.
     ValueError where they are over different texts, where a name is given twice or is none, and for what `judged` refuses.
     """
+    places = [place.rstrip("/") for place in places]
     llms = [place for place in places if not _is_ours(place) and _is_llm(place)]
     runs = [judged(place) for place in places if place not in llms]
     if not runs:
@@ -126,7 +127,9 @@ def compared(
 def _is_llm(place: str) -> bool:
     """A folder that transformers may load, or what may be a hub id: no folder at all."""
     folder = Path(place)
-    return (folder / "config.json").exists() or (not folder.exists() and place.count("/") == 1 and ":" not in place)
+    if folder.exists() or folder.parent.is_dir():  # a hub id is in no folder of this machine
+        return (folder / "config.json").exists()
+    return place.count("/") == 1 and ":" not in place
 
 
 def _require_same_texts(runs: Sequence[Judged]) -> None:
@@ -166,8 +169,14 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
         for name in by_seed[0].scores.nats:
             paid = np.stack([run.scores.nats[name] for run in by_seed])
             paid = paid[:1] if (paid == paid[:1]).all() else paid  # a source says the same whatever the seed
-            if not any(np.array_equal(paid, other, equal_nan=True) for other in found.get(name, {}).values()):
-                found.setdefault(name, {})[label] = paid
+            before = found.setdefault(name, {})
+            same = next((one for one, other in before.items() if np.array_equal(paid, other, equal_nan=True)), None)
+            if same is None:
+                before[label] = paid
+            elif name == "target fused":
+                say(
+                    f"{name} of {label or by_seed[0].folder} has the very figures of {same or kinds[0][0].folder}, and is no row of its own"
+                )
     return {
         name if len(by_label) == 1 else f"{name}, {label}": paid
         for name, by_label in found.items()

@@ -26,6 +26,7 @@ from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import LinearHead, LmWeight, WeightSchedule, completions
 from knowfuse.progress import say
+from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import saved_settings
 from knowfuse.runs.prepared import Prepared, Source, prepare, require_here
 from knowfuse.settings import require_choices, require_types
@@ -106,6 +107,8 @@ class Experiment:
         if self.debug == "self":
             its_own = next((name for name, spec in self.sources.items() if spec == self.target), "itself")
             self.sources = {its_own: self.target}
+            self.fusion = alone(self.fusion, its_own)
+            require_exact(self.loss)
         for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
             if isinstance(chosen, partial):
                 require_choices(chosen.func, chosen.keywords)

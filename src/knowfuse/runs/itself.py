@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import lightning as L
 import torch
@@ -57,7 +58,10 @@ def learns_nothing(experiment: Experiment, prepared: Prepared) -> str:
         for side in (unrounded, blocks)
     )
     weight = experiment.lm_weight
-    most = MOST_NATS.get(prepared.target.spec.dtype, MOST_NATS_HALF)
+    temperature = experiment.loss.keywords.get("temperature", 1.0) if isinstance(experiment.loss, partial) else 1.0
+    most = MOST_NATS.get(prepared.target.spec.dtype, MOST_NATS_HALF) * max(
+        1.0, temperature**2
+    )  # by which the loss weighs it
     kl, clm, total = float(found.kl), float(found.clm), float(found.total)
     said = (
         f"debug=self, the first batch, {float(found.fused_share):.0%} of its rows fused: KL {kl:.1e} nats, CLM {clm:.4f} nats, loss "

@@ -1,0 +1,56 @@
+"""What is an evaluation asked for, and where may it write?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from knowfuse.runs.compared import EVALUATED
+
+# What each kind of evaluation takes; nothing that it does not is passed over in silence.
+TAKES = {
+    "compare": {"compare", "baseline"},
+    "answer": {"run", "model", "cache", "tasks", "evaluation", "limit", "batch_size", "run_code"},
+    "score": {"run", "split", "corpus", "trainer"},
+}
+SIDES = ("validation", "test")
+LEFT = ("config.yaml", "results.json", "answers.json", "comparison.json", EVALUATED)  # by runs and evaluations
+
+
+def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """`score`, `answer` or `compare`; ValueError where it is not said which, or something is set that it does not take.
+
+    `overrides` are the settings that the user wrote.
+    """
+    if sum(cfg[asked] is not None for asked in ("run", "model", "compare")) != 1:
+        raise ValueError(
+            "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=[<a run>, ...]"
+        )
+    asks = cfg["tasks"] is not None or cfg["model"] is not None
+    kind = "compare" if cfg["compare"] is not None else "answer" if asks else "score"
+    heads = {override.partition(".")[0].partition("@")[0] for override in overrides}
+    if strange := sorted(heads & {key for keys in TAKES.values() for key in keys} - TAKES[kind]):
+        other = next(name for name, keys in TAKES.items() if strange[0] in keys)
+        ways = {"compare": "compare=", "answer": "tasks=", "score": "run= alone"}
+        raise ValueError(
+            f"{strange[0]} is set, which goes with {ways[other]} and not with {ways[kind]}: leave it out"
+            + (", or score each run so first, and compare the folders that this makes" if kind == "compare" else "")
+        )
+    for name in ("compare", "tasks"):
+        if isinstance(cfg[name], str):
+            raise ValueError(f"{name} is {cfg[name]!r}: give a list, {name}=[{cfg[name]}]")
+    if kind == "answer" and cfg["tasks"] is None:
+        raise ValueError("model= answers tasks, and none is named: add tasks=[...] or evaluation=commonsense")
+    if cfg["split"] not in SIDES:
+        raise ValueError(f"split is {cfg['split']!r}: choose one of {list(SIDES)}")
+    if cfg["corpus"]["files"] is not None and "split" in overrides:
+        raise ValueError("split is a side of the run's own text, and corpus.files is other text: set one of them")
+    return kind
+
+
+def require_new(folder: Path) -> None:
+    """ValueError where a run or an evaluation is in the folder already."""
+    if there := [name for name in LEFT if (folder / name).exists()]:
+        raise ValueError(
+            f"{str(folder)!r} holds {there[0]} of a run or an evaluation, and nothing is overwritten: leave hydra.run.dir out, or "
+            "set it to another folder"
+        )

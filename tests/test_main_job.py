@@ -320,7 +320,7 @@ def test_the_llms_of_a_run_answer_a_task_of_the_users_own(run: Path, folder: Pat
 
 
 def test_an_evaluation_overwrites_no_run(run: Path, folder: Path, tiny_cache: Path) -> None:
-    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     failed = ended(EVALUATE, f"compare=[{run}]", f"hydra.run.dir={run}", cache=tiny_cache, cwd=folder)
     assert "holds config.yaml of a run or an evaluation, and nothing is overwritten" in failed.stderr
     assert {path: path.read_bytes() for path in before} == before

@@ -13,12 +13,10 @@ from transformers import PreTrainedModel
 
 from knowfuse.files import whole_folder
 from knowfuse.llms.files import files_in
-from knowfuse.llms.finetune import merged
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs.folder import load_run
 from knowfuse.surface.loading import save_tokenizer
-from knowfuse.training.fit import load_best
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
@@ -59,8 +57,7 @@ def main(cfg: DictConfig) -> None:
     require_free(folder)
     kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
     prepared = experiment.prepare()
-    module = load_best(experiment.module(prepared, cfg.method, kept.learning_rate), run / "fits" / kept.name, kept)
-    model = merged(prepared.target, module.network).eval()
+    model = experiment.trained(prepared, cfg.method, kept, run)
     export(model if cfg.dtype is None else model.to(getattr(torch, cfg.dtype)), prepared.target, folder)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
 

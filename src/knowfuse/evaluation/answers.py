@@ -165,8 +165,6 @@ def _gold_bits_per_byte(samples: Sequence[Mapping[str, Any]], llm: Any) -> float
 def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
     """Of one question: of a choice what the harness has asked already; of an answer that is written, the gold one is asked."""
     asked, target = sample["arguments"], sample["target"]
-    if isinstance(asked, Mapping):
-        asked = [tuple(each.values()) for each in asked.values()]
     if all(isinstance(each[1], str) for each in asked):  # log-likelihoods of given texts
         same = [n for n, each in enumerate(asked) if isinstance(target, str) and each[1].strip() == target.strip()]
         gold = target if isinstance(target, int) else same[0] if same else 0 if len(asked) == 1 else None

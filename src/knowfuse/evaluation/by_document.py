@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 
 from knowfuse.files import undamaged, write_whole
 from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 
 DOCUMENTS = "documents.csv"  # in the folder of a run, and of an evaluation
 COLUMNS = ["document", "domain", "bytes"]
@@ -45,10 +46,11 @@ class ByDocument:
 
 def by_document(nats: Mapping[str, Mapping[str, float]], documents: Sequence[Document]) -> ByDocument:
     """Of named LLMs' nats by document id, in the order of these documents."""
-    rows = [(d.id, d.domain, d.num_bytes) for d in documents]
-    ids, domains, sizes = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    those = Documents.of(documents)
+    ids, table = those.names, those.table
+    domains = [table.domains[code] for code in table.domain_codes[those.rows]]
     paid = {name: np.array([mine.get(i, math.nan) for i in ids]) for name, mine in nats.items()}
-    return ByDocument(ids, domains, np.array(sizes, dtype=np.int64), paid)
+    return ByDocument(ids, domains, those.num_bytes.astype(np.int64), paid)
 
 
 def write_by_document(path: Path, scores: ByDocument) -> None:

@@ -66,10 +66,8 @@ def _gpu() -> str:
 def kernels_of(architecture: type[PreTrainedModel]) -> list[Attention]:
     """Those by which transformers lets an architecture attend, as its class says."""
     if architecture._supports_sdpa and not architecture._can_set_attn_implementation():
-        return [
-            "eager",
-            "sdpa",
-        ]  # a class for each: another cannot be put in for a check where the model is not yet on its GPU
+        # A class for each: another cannot be put in for a check where the model is not yet on its GPU.
+        return ["eager", "sdpa"]
     flash = getattr(architecture, "_compatible_flash_implementations", None)
     has: dict[str, bool] = {
         "sdpa": architecture._supports_sdpa,

@@ -6,10 +6,8 @@ from typing import Any
 
 from knowfuse.fusion.static import static
 
-EXACT = {
-    "balance": "fixed",
-    "completion": "token",
-}  # otherwise the KL of a target to itself is not 0, or not the loss's
+# Otherwise the KL of a target to itself is not 0, or not the loss's.
+EXACT = {"balance": "fixed", "completion": "token"}
 
 
 def alone(fusion: Callable[..., Any], source: str) -> Callable[..., Any]:

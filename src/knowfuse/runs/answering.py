@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from knowfuse.llms.finetune import merged
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import say
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared
-from knowfuse.training.fit import Fit, load_best
+from knowfuse.training.fit import Fit
 from knowfuse.types import LLMSpec
 
 Named = tuple[str, LocalLLM, PreTrainedModel]
@@ -28,8 +27,7 @@ def llms_of(experiment: Experiment, prepared: Prepared, fits: Mapping[str, Fit],
     with prepared.target.to_read(prepared.cache) as model:
         yield "target before", prepared.target, model
     for method, kept in fits.items():
-        module = load_best(experiment.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
-        model = merged(prepared.target, module.network).eval()
+        model = experiment.trained(prepared, method, kept, run)
         if torch.cuda.is_available():
             model = model.to(torch.device("cuda"))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
         yield f"target {method}", prepared.target, model

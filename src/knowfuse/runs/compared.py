@@ -16,6 +16,7 @@ from knowfuse.llms.local import localize
 from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, flat, saved_settings
 from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.types import LLMSpec
 
 EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
@@ -75,8 +76,9 @@ def judged(place: str) -> Judged:
         )
     with undamaged(folder / "results.json"):
         unit = json.loads((folder / "results.json").read_text(encoding="utf-8"))["unit"]
-    settings, evaluated = saved_settings(folder) if (folder / "config.yaml").exists() else None, OWN_TEXT
-    if settings is None:
+    if (folder / "config.yaml").exists():
+        settings, evaluated = saved_settings(folder), OWN_TEXT
+    else:
         kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED))
         settings, evaluated = kept["run"], kept["evaluated"]
     return Judged(folder, settings, evaluated, unit, read_by_document(folder / DOCUMENTS))
@@ -107,8 +109,7 @@ def compared(
     if llms:
         nats |= _llm_rows(llms, runs[0], *texts_of(runs[0]))
     first = runs[0].scores
-    is_shared = np.isfinite(np.concatenate(list(nats.values()))).all(0)
-    shared = np.flatnonzero(is_shared)
+    shared = np.flatnonzero(np.isfinite(np.concatenate(list(nats.values()))).all(0))
     if not len(shared):
         raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
     if baseline is None:
@@ -198,7 +199,7 @@ def _short(key: str) -> str:
 def _llm_rows(
     places: Sequence[str], run: Judged, documents: Sequence[Document], cache: Path
 ) -> dict[str, Float64[np.ndarray, "1 D"]]:
-    if [d.id for d in documents] != run.scores.ids:
+    if Documents.of(documents).names != run.scores.ids:
         raise ValueError(
             f"the texts of {str(run.folder)!r} are not what its settings give now, so no other LLM can be asked about them: "
             "their files have changed, give one that was measured since"

@@ -20,7 +20,7 @@ from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
 from knowfuse.llms.attention import require_attention
-from knowfuse.llms.finetune import require_finetune
+from knowfuse.llms.finetune import merged, require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2, require_shardable
@@ -35,7 +35,7 @@ from knowfuse.text.document import Document
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, best_checkpoint, fit, require_validations
+from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best, require_validations
 from knowfuse.training.materialise import is_made
 from knowfuse.training.module import Fusion, FusionModule, Schedule
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
@@ -257,6 +257,11 @@ class Experiment:
         module = self.module(prepared, method, learning_rate)
         trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
         return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name))
+
+    def trained(self, prepared: Prepared, method: str, kept: Fit, run: Path) -> PreTrainedModel:
+        """The target as this method's kept fit left it, whole, on the CPU, adapters merged."""
+        module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
+        return merged(prepared.target, module.network).eval()
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
         logger = self.logger(save_dir=str(folder))

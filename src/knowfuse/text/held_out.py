@@ -1,11 +1,10 @@
 """Which texts, beside those of its own corpus, is a target asked about? Text of no training domain, or what it must not forget."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from knowfuse.text.corpus import Corpus, build_corpus
-from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
 from knowfuse.text.mixture import Mixture
 from knowfuse.text.text_files import domains_of_files
 
@@ -15,7 +14,7 @@ def held_out(
     max_document_bytes: int,
     text_field: Any = "text",
     cache: str | None = None,
-    never: Sequence[Document] = (),
+    never: Documents | None = None,
 ) -> Corpus:
     """All texts of these files as documents of the split "test"; `files` maps a domain to names and patterns.
 
@@ -29,7 +28,7 @@ def held_out(
         raise ValueError(
             f"corpus.files.{empty[0]} has no text that is not elsewhere too: give it another file, or leave it out"
         )
-    if both := {d.id for d in never} & {d.id for d in corpus.documents}:
+    if never is not None and (both := set(never.names) & set(corpus.documents.names)):
         raise ValueError(
             f"corpus.files has {len(both)} documents that the run was trained on, so nothing is held out: give other text, or "
             "other files"

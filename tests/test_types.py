@@ -51,7 +51,7 @@ def sources_fields() -> dict:
 
 
 def batch_fields() -> dict:
-    names = ("input_ids", "labels", "position_ids", "document_ids", "label_bytes")
+    names = ("input_ids", "labels", "position_ids", "document_ids", "label_bytes", "domains")
     return {name: torch.zeros(2, 4, dtype=torch.int64) for name in names}
 
 

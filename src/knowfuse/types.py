@@ -124,7 +124,8 @@ class FusionBatch:
     """A batch of packed blocks.
 
     `document_ids` number the documents inside each block from 1; 0 is padding. Attention stays inside a document,
-    and `position_ids` start at 0 in each. `label_bytes` counts the bytes of the token that each row predicts.
+    and `position_ids` start at 0 in each. `label_bytes` counts the bytes of the token that each row predicts;
+    `domains` are the places of the documents' domains among those of their corpus, 0 in padding.
     `sources` is None where nothing is fused (validation, plain CLM).
     """
 
@@ -133,6 +134,7 @@ class FusionBatch:
     position_ids: Int[Tensor, "B T"]
     document_ids: Int[Tensor, "B T"]
     label_bytes: Int[Tensor, "B T"]
+    domains: Int[Tensor, "B T"]
     sources: AlignedSources | None = None  # leading B
 
     def pin_memory(self) -> "FusionBatch":

@@ -1,5 +1,6 @@
 """Documents become blocks, with the words of the sources at the right rows, and blocks become batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -56,6 +57,18 @@ def test_the_rows_of_a_block() -> None:
         assert not block.label_bytes[0, padding].any()
     assert sorted(seen) == sorted(d.id for d in TEXTS)
     assert blocks.num_tokens == sum(len(surface("llama").tokenize(d.text, d.is_complete).input_ids) for d in TEXTS)
+
+
+def test_every_row_knows_the_domain_of_its_document() -> None:
+    """By its place in the corpus: here four, dealt in turn; padding is of the first."""
+    dealt = [replace(d, domain="abcd"[n % 4]) for n, d in enumerate(TEXTS)]
+    blocks = PackedBlocks(dealt, surface("llama"), 96)
+    names = blocks.documents.table.domains
+    for index in range(len(blocks)):
+        block = blocks[index]
+        for (_, rows), which in zip(pieces(block), blocks.blocks[index].tolist(), strict=True):
+            assert {names[n] for n in block.domains[0, rows].tolist()} == {dealt[which].domain}
+        assert not block.domains[0, block.document_ids[0] == 0].any()
 
 
 def test_documents_that_no_block_holds_are_set_aside_with_the_reason() -> None:
@@ -149,7 +162,7 @@ def test_sources_with_fewer_slots_get_empty_ones(tmp_path: Path) -> None:
     assert torch.equal(topk.log_probs[1], other.sources.topk.log_probs[0])
     for name in ("tail", "nll", "source_tokens", "is_aligned"):
         assert torch.equal(getattr(batch.sources, name)[1], getattr(other.sources, name)[0])
-    for name in ("input_ids", "labels", "position_ids", "document_ids", "label_bytes"):
+    for name in ("input_ids", "labels", "position_ids", "document_ids", "label_bytes", "domains"):
         assert torch.equal(getattr(batch, name), torch.cat([getattr(one, name), getattr(other, name)]))
 
 

@@ -112,7 +112,9 @@ class PackedBlocks(Dataset[FusionBatch]):
 
     def _row(self, places: Int[np.ndarray, " d"], length: int) -> FusionBatch:
         """Documents one after another in a row of this length, [1, T]; what is left of it is padding."""
-        rows = {name: np.zeros(length, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes")}
+        rows = {
+            name: np.zeros(length, dtype=np.int64) for name in ("ids", "positions", "documents", "bytes", "domains")
+        }
         labels = np.full(length, IGNORE, dtype=np.int64)
         said: list[list[tuple[int, AlignedSource | None]]] = [[] for _ in self.sources]
         start = longest = 0
@@ -122,6 +124,7 @@ class PackedBlocks(Dataset[FusionBatch]):
             rows["ids"][place] = tokens.input_ids
             rows["positions"][place] = np.arange(len(tokens.input_ids))
             rows["documents"][place] = number
+            rows["domains"][place] = self.documents.table.domain_codes[self.documents.rows[document_place]]
             labels[start : place.stop - 1] = tokens.input_ids[1:]
             rows["bytes"][start : place.stop - 1] = np.diff(tokens.ends)
             for source, words in zip(self.sources, said, strict=True):
@@ -135,6 +138,7 @@ class PackedBlocks(Dataset[FusionBatch]):
             position_ids=torch.from_numpy(rows["positions"])[None],
             document_ids=torch.from_numpy(rows["documents"])[None],
             label_bytes=torch.from_numpy(rows["bytes"])[None],
+            domains=torch.from_numpy(rows["domains"])[None],
             sources=_stack(said, length) if self.sources else None,
         )
 
@@ -208,6 +212,7 @@ def collate(blocks: Sequence[FusionBatch]) -> FusionBatch:
         position_ids=rows("position_ids"),
         document_ids=rows("document_ids"),
         label_bytes=rows("label_bytes"),
+        domains=rows("domains"),
         sources=_collated([b.sources for b in blocks if b.sources is not None], length),
     )
 

@@ -117,6 +117,11 @@ class FusionDataModule(L.LightningDataModule):
         return max(self.train_blocks.longest, self.validation_blocks.longest)
 
     @property
+    def domains(self) -> list[str]:
+        """What the numbers in a training batch's `domains` stand for."""
+        return self.train_blocks.documents.table.domains
+
+    @property
     def largest_token_id(self) -> int:
         """Of training and validation documents; the target must have an embedding of it."""
         return max(self.train_blocks.largest_token_id, self.validation_blocks.largest_token_id)

@@ -25,6 +25,7 @@ from knowfuse.progress import FitProgress, say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
+from knowfuse.training.said import SourcesSaid
 from knowfuse.training.weights import load_weights
 
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
@@ -40,6 +41,7 @@ class Fit:
     best_bits_per_byte: float
     learning_rate: float
     history: list[tuple[int, float]]  # (training tokens seen, validation bits per byte)
+    sources: dict[str, Any] | None = None  # what `SourcesSaid` sums up; None of plain CLM, and of the fits of before
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Fit":
@@ -108,11 +110,11 @@ def fit(
             finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
         say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
         return finished
-    history = History()
+    history, said = History(), SourcesSaid()
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
     runner = trainer(
-        callbacks=[KeepsItsPlace(), RandomStates(), history, FitProgress(name), keep],
+        callbacks=[KeepsItsPlace(), RandomStates(), history, said, FitProgress(name), keep],
         logger=loggers(),
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
@@ -129,9 +131,8 @@ def fit(
         runner.fit(module, data, ckpt_path=ckpt_path)
         if not keep.best_model_path:
             raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
-    result = Fit(
-        name, Path(keep.best_model_path).name, float(keep.best_model_score or "nan"), learning_rate, history.points
-    )
+    best = float(keep.best_model_score or "nan")
+    result = Fit(name, Path(keep.best_model_path).name, best, learning_rate, history.points, said.summary())
     if runner.is_global_zero:
         write_whole(done, json.dumps(asdict(result), indent=1).encode())
         for logger in runner.loggers:

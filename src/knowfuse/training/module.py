@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from knowfuse.alignment.hybrid import resolution
+from knowfuse.fusion.shares import SourceSums, source_sums
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.finetune import adapters, finetune_of, full, what_learns
 from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
@@ -83,6 +84,7 @@ class FusionModule(L.LightningModule):
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
+        self.source_sums: SourceSums | None = None  # since somebody took them; of this rank
         self.validation_nats = MeanMetric()  # per byte of text
         self.validation_eos_nats = MeanMetric()  # per document that has one
 
@@ -91,6 +93,11 @@ class FusionModule(L.LightningModule):
         """The target LLM, once `configure_model` has built it."""
         assert self.model is not None
         return self.model
+
+    @property
+    def domains(self) -> list[str]:
+        """Of the data module: what the numbers in a batch's `domains` stand for; empty where it does not say."""
+        return getattr(getattr(self.trainer, "datamodule", None), "domains", [])
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -170,6 +177,8 @@ class FusionModule(L.LightningModule):
             fused = self.fusion(batch.sources, batch.document_ids, batch.label_bytes)
             resolve = resolution(batch.sources)
             self.log_dict(source_metrics(batch, fused, self.source_names))
+            sums = source_sums(batch.sources, fused, batch.labels, batch.domains, max(1, len(self.domains)))
+            self.source_sums = sums if self.source_sums is None else self.source_sums + sums
             if self.global_step % LOG_SOURCES_EVERY == 0:
                 self.log_dict(dear_metrics(batch, self.source_names))
         lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps)

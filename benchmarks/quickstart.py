@@ -9,27 +9,16 @@ and means over the seeds; what is tuned is tuned on validation.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from knowfuse.study import Point, Runs
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def run(seed: int, cache: Path, folder: Path, overrides: list[str]) -> tuple[dict, float]:
-    """The results of one run of the main job, and its seconds."""
-    command = [sys.executable, "train.py", f"seed={seed}", f"hydra.run.dir={folder}", *overrides]
-    began = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "KNOWFUSE_CACHE": str(cache)}, check=True, stdout=sys.stderr)
-    seconds = time.perf_counter() - began
-    return json.loads((folder / "results.json").read_text()), seconds
 
 
 def main() -> None:
@@ -43,8 +32,10 @@ def main() -> None:
         table.add_column(column, justify="right")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(Path(folder) / "runs", ROOT, cache=Path(folder) / "cache")
         for seed in range(arguments.seeds):
-            results, seconds = run(seed, Path(folder) / "cache", Path(folder) / f"seed-{seed}", arguments.overrides)
+            run = runs.run(Point.of(arguments.overrides), seed)
+            results, seconds = run.results, run.seconds
             means = {name: bits["mean"] for name, bits in results["rows"].items()}
             clm, fused = means.pop("target clm"), means.pop("target fused")
             means.pop("target before")

@@ -104,7 +104,7 @@ def compared(
         raise ValueError(
             "compare= has no run, whose texts the others are compared on: add one, outputs/<name>/<date_time>"
         )
-    _require_same_texts(runs)
+    require_same_texts(runs)
     nats = _rows(runs)
     if llms:
         nats |= _llm_rows(llms, runs[0], *texts_of(runs[0]))
@@ -133,7 +133,8 @@ def _is_llm(place: str) -> bool:
     return place.count("/") == 1 and ":" not in place
 
 
-def _require_same_texts(runs: Sequence[Judged]) -> None:
+def require_same_texts(runs: Sequence[Judged]) -> None:
+    """ValueError that names two of these that are over different documents."""
     first = runs[0]
     for other in runs[1:]:
         if other.scores.ids != first.scores.ids or other.scores.domains != first.scores.domains:

@@ -12,20 +12,20 @@ def override(setting: str, value: Any) -> str | None:
     Names that hold spaces, commas, brackets or letters outside ASCII are in double quotes, all of it in single ones.
     """
     try:
-        return shlex.quote(f"{setting}={_literal(value)}")
+        return shlex.quote(f"{setting}={literal(value)}")
     except KeyError:
         return None
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """As Hydra 1.3 reads it. KeyError for a key with other than letters, digits, _ and -, which it cannot read."""
     if isinstance(value, Mapping):
         for key in value:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", str(key)):
                 raise KeyError(key)
-        return "{" + ", ".join(f"{key}: {_literal(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, str):
         return value if _is_plain(value) else _quoted(value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

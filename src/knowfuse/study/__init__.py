@@ -1,0 +1,26 @@
+"""What is found out by many runs? Points, their runs, the better half of them, and the tables that are left of it."""
+
+from knowfuse.study.gathered import Line, Measured, intervals, lines_of, lines_of_intervals, trained
+from knowfuse.study.halving import Round, halved
+from knowfuse.study.point import Point, axis, grid
+from knowfuse.study.runs import Finished, Runs
+from knowfuse.study.table import markdown, read_lines, write_lines
+
+__all__ = [
+    "Finished",
+    "Line",
+    "Measured",
+    "Point",
+    "Round",
+    "Runs",
+    "axis",
+    "grid",
+    "halved",
+    "intervals",
+    "lines_of",
+    "lines_of_intervals",
+    "markdown",
+    "read_lines",
+    "trained",
+    "write_lines",
+]

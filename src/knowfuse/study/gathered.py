@@ -1,0 +1,76 @@
+"""What came out of the runs of a study? A line for each of their LLMs, and how they compare over documents and seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from knowfuse.evaluation import Compared, compare
+from knowfuse.runs.compared import Judged, require_same_texts
+from knowfuse.study.runs import Finished
+
+Cell = str | int | float | None
+Line = dict[str, Cell]  # of a CSV file: column -> value
+Measured = tuple[Judged, str]  # a run or an evaluation, and which of its LLMs
+
+
+def lines_of(runs: Sequence[Finished]) -> list[Line]:
+    """A line for every LLM of every run: its point, the settings that differ among the points, seed, figures.
+
+    `validation` is the best bits per byte of the fit that was kept, `tokens` how many it had been trained on by then,
+    `learning_rate` its own; the domains and their `mean` are of the run's test side.
+    """
+    keys = sorted({key for run in runs for key in run.point.settings})
+    points = [run.point.settings for run in runs]
+    differing = [key for key in keys if any(p.get(key) != points[0].get(key) for p in points)]
+    found = []
+    for run in runs:
+        place: Line = {"point": run.point.name}
+        place |= {key: _cell(run.point.settings.get(key)) for key in differing}
+        for llm, bits in run.results["rows"].items():
+            fit = run.fits.get(llm.removeprefix("target "))
+            line = {**place, "seed": run.seed, "llm": llm, "learning_rate": None, "validation": None, "tokens": None}
+            if fit is not None:
+                tokens, best = min(fit.history, key=lambda point: point[1])
+                line |= {"learning_rate": fit.learning_rate, "validation": best, "tokens": tokens}
+            found.append({**line, **bits, "seconds": run.seconds, "run": run.folder.name})
+    return found
+
+
+def _cell(value: Any) -> Cell:
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def trained(runs: Sequence[Finished], method: str = "fused") -> list[Measured]:
+    """The target as this method trained it in each of these runs, which are of one point and several seeds."""
+    return [(run.judged, f"target {method}") for run in sorted(runs, key=lambda run: run.seed)]
+
+
+def intervals(rows: Mapping[str, Sequence[Measured]], baseline: str) -> dict[str, Compared]:
+    """Every named row, one LLM for each seed or one for all, against the baseline, over the documents that all can read.
+
+    ValueError where two are over different texts (both named), where numbers of seeds differ, or where no document is left.
+    """
+    require_same_texts([judged for row in rows.values() for judged, _ in row])
+    nats = {name: np.stack([judged.scores.nats[llm] for judged, llm in row]) for name, row in rows.items()}
+    shared = np.flatnonzero(np.isfinite(np.concatenate(list(nats.values()))).all(0))
+    if not len(shared):
+        raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
+    first = next(iter(rows.values()))[0][0].scores
+    domains = [first.domains[row] for row in shared]
+    return compare({name: paid[:, shared] for name, paid in nats.items()}, first.num_bytes[shared], domains, baseline)
+
+
+def lines_of_intervals(compared: Mapping[str, Compared], more: Mapping[str, Line] | None = None) -> list[Line]:
+    """A line for each row: bits per byte by domain, their mean with its 95 % interval, and what it is more than the baseline's.
+
+    `more` are further columns by the row's name.
+    """
+    lines = []
+    for name, row in compared.items():
+        mean, above = row.bits_per_byte["mean"], row.more_than_baseline["mean"]
+        line: Line = {"row": name, **(more or {}).get(name, {}), "seeds": row.seeds}
+        line |= {domain: bits.value for domain, bits in row.bits_per_byte.items()}
+        line |= {"low": mean.low, "high": mean.high}
+        lines.append({**line, "more": above.value, "more_low": above.low, "more_high": above.high})
+    return lines

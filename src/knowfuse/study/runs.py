@@ -1,0 +1,131 @@
+"""Where does the run of a point live, and how is it started? Finished ones are read, a stopped one goes on, nothing runs twice."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from knowfuse.files import undamaged, write_whole
+from knowfuse.progress import say
+from knowfuse.runs.compared import Judged, judged
+from knowfuse.runs.folder import load_run
+from knowfuse.runs.starting import train
+from knowfuse.study.point import Point
+from knowfuse.training.fit import Fit
+
+STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
+STARTED = "study.json"  # in the folder of a run: with what it was started, and how long it took
+# Settings that leave the figures of a run as they are.
+BESIDE = ("name", "cache", "ckpt_path", "logger", "tracing", "num_workers", "prefetch_batches")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of one point and seed that is done."""
+
+    point: Point
+    seed: int
+    folder: Path
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        with undamaged(self.folder / "results.json"):
+            return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def fits(self) -> dict[str, Fit]:
+        """The fit that was kept of each method."""
+        return load_run(self.folder)[2]
+
+    @cached_property
+    def judged(self) -> Judged:
+        """What every LLM of it pays on each document."""
+        return judged(str(self.folder))
+
+    @property
+    def seconds(self) -> float | None:
+        """It took, with what it had to prepare, over all its starts; None where one was killed that did not say."""
+        return _seconds(self.folder / STARTED)
+
+
+@dataclass
+class Runs:
+    """The runs of studies, each in a folder that is named by a hash of its settings.
+
+    `root` is the folder of `train.py` and `conf`; `cache` is where corpora, LLMs and traces are kept, None: as the
+    configuration says. `start` runs `train.py` with these overrides, and raises where it fails.
+    """
+
+    folder: Path = STUDIES
+    root: Path = field(default_factory=Path.cwd)
+    cache: Path | None = None
+    start: Callable[[Sequence[str], Path], object] = train
+
+    def place(self, point: Point, seed: int) -> Path:
+        """The folder of its run, whether it is there or not; settings that change no figure do not change it.
+
+        Raises what Hydra raises for a setting or a choice that does not exist.
+        """
+        settings = {key: value for key, value in self._composed(point.overrides(seed)).items() if key not in BESIDE}
+        state = json.dumps(settings, sort_keys=True)
+        return self.root / self.folder / f"run-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+
+    def _composed(self, overrides: Sequence[str]) -> Mapping[str, Any]:
+        with initialize_config_dir(version_base="1.3", config_dir=str(self.root.resolve() / "conf")):
+            settings = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        assert isinstance(settings, dict)
+        return {str(key): value for key, value in settings.items()}
+
+    def run(self, point: Point, seed: int = 0) -> Finished:
+        """The finished run; made, or gone on with, where it is not there. Another process that makes it is waited for.
+
+        RuntimeError where `train.py` fails; what it said is on the screen.
+        """
+        folder = self.place(point, seed)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "results.json").exists():
+                say(f"{point.name or 'as it is'}, seed {seed}: run {folder.name}")
+                self._make(folder, point, seed)
+        return Finished(point, seed, folder)
+
+    def _make(self, folder: Path, point: Point, seed: int) -> None:
+        own = {"hydra.run.dir": str(folder.resolve()), "ckpt_path": "last"}
+        own |= {} if self.cache is None else {"cache": str(self.cache)}
+        overrides = [*point.overrides(seed), *Point("", own).overrides(seed)[:-1]]
+        with _timed(folder / STARTED, overrides):
+            self.start(overrides, self.root)
+        if not (folder / "results.json").exists():
+            raise RuntimeError(f"train.py ended without results in {str(folder)!r}: start the same command again")
+
+    def run_all(self, points: Sequence[Point], seeds: Sequence[int]) -> list[Finished]:
+        """Every point with every seed, a seed after another, so that a study that is stopped has whole ones."""
+        return [self.run(point, seed) for seed in seeds for point in points]
+
+
+def _seconds(file: Path) -> float | None:
+    if not file.exists():
+        return None
+    with undamaged(file):
+        return json.loads(file.read_text(encoding="utf-8"))["seconds"]
+
+
+@contextmanager
+def _timed(file: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Add the seconds of the block to those that the file knows of."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = (_seconds(file) or 0.0) + time.perf_counter() - began
+        write_whole(file, json.dumps({"overrides": list(overrides), "seconds": seconds}, indent=1).encode())

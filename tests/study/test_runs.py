@@ -1,0 +1,106 @@
+"""Runs of a study: each once, whoever asks, and on from where it was stopped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from commands_for_tests import ROOT
+from runs_for_tests import left_by_train
+
+from knowfuse.runs import starting
+from knowfuse.study import Point, Round, Runs, axis, halved
+
+
+def folder_of(overrides: Sequence[str]) -> Path:
+    return Path(next(one.partition("=")[2].strip('"') for one in overrides if one.startswith("hydra.run.dir=")))
+
+
+def refuse(overrides: Sequence[str], root: Path) -> None:
+    raise AssertionError(f"started: {overrides}")
+
+
+def test_a_place_is_of_the_settings_that_decide_the_figures(tmp_path: Path) -> None:
+    """However they are written; not of names, caches and loggers."""
+    runs = Runs(tmp_path, ROOT)
+
+    def place(*overrides: str, seed: int = 0) -> Path:
+        return runs.place(Point.of(overrides), seed)
+
+    same = place()
+    assert place("lm_weight=0.30", "name=mine", "logger=tensorboard", "cache=/elsewhere", "num_workers=1") == same
+    others = [place("lm_weight=0.5"), place("alignment=hybrid"), place("alignment.rows=shared"), place(seed=1)]
+    assert len({same, *others}) == 5
+    with pytest.raises(Exception, match="lm_wait"):
+        place("lm_wait=0.5")
+
+
+def test_a_run_is_made_once_whoever_asks_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
+    """In its own folder, by ckpt_path=last."""
+    started: list[Sequence[str]] = []
+
+    def start(overrides: Sequence[str], root: Path) -> None:
+        started.append(overrides)
+        left_by_train(folder_of(overrides), {"target fused": [1.0] * 8}, {"fused": 2.0}, seed=1)
+
+    first = Runs(tmp_path, ROOT, tmp_path / "cache", start).run(Point("", {"lm_weight": 0.5}), seed=1)
+    assert (first.fits["fused"].best_bits_per_byte, first.judged.seed) == (2.0, 1)
+    assert first.seconds is not None
+    again = Runs(tmp_path, ROOT, None, refuse).run(Point("another study", {"lm_weight": 0.5, "name": "it"}), seed=1)
+    assert again.folder == first.folder
+    (first.folder / "results.json").unlink()
+    assert Runs(tmp_path, ROOT, None, start).run(Point("", {"lm_weight": 0.5}), seed=1).folder == first.folder
+    common = {"lm_weight=0.5", "seed=1", "ckpt_path=last"}
+    assert [common <= set(overrides) for overrides in started] == [True, True]
+    assert f"cache={tmp_path / 'cache'}" in [one.replace('"', "") for one in started[0]]
+
+
+def test_a_failed_run_is_told_and_tried_again(tmp_path: Path) -> None:
+    """With the seconds of both."""
+    failing = [True]
+
+    def start(overrides: Sequence[str], root: Path) -> None:
+        if failing.pop():
+            raise RuntimeError("the power is cut")
+        left_by_train(folder_of(overrides), {"target fused": [1.0] * 8}, {"fused": 2.0})
+        failing.append(True)
+
+    runs = Runs(tmp_path, ROOT, None, start)
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        runs.run(Point(""))
+    before = (runs.place(Point(""), 0) / "study.json").read_text()
+    failing.append(False)
+    done = runs.run(Point(""))
+    assert done.fits["fused"].best_bits_per_byte == 2.0
+    assert (done.folder / "study.json").read_text() != before
+
+
+def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, in the folder where it is."""
+    monkeypatch.setattr(starting, "IMPORTED", [])
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys\npathlib.Path('said').write_text(sys.argv[1])\nraise SystemExit(3)"
+    )
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    with pytest.raises(RuntimeError, match=r"python train\.py lm_weight=0\.5 seed=0 .*ended with exit status 3"):
+        Runs(root=tmp_path).run(Point("", {"lm_weight": 0.5}))
+    assert (tmp_path / "said").read_text() == "lm_weight=0.5"
+
+
+def test_the_better_half_goes_on_by_validation_alone(tmp_path: Path) -> None:
+    """The lambda nearest 0.4 is best on validation, and worst on test; every round has its own settings."""
+
+    def start(overrides: Sequence[str], root: Path) -> None:
+        given = dict(one.split("=", 1) for one in overrides)
+        worse = abs(float(given["lm_weight"]) - 0.4)
+        nats = {"target fused": [20 - 10 * worse] * 8}
+        left_by_train(folder_of(overrides), nats, {"fused": 2 + worse}, seed=int(given["seed"]))
+
+    points = axis("lm_weight", [0.1, 0.3, 0.9])
+    rounds = [Round({"trainer.max_steps": 100}, [0], 2), Round({}, [0, 1], 1)]
+    left, seen = halved(Runs(tmp_path, ROOT, None, start), points, rounds)
+    assert [point.name for point in left] == ["lm_weight=0.3"]
+    assert [len(tried) for tried in seen] == [3, 4]
+    assert {run.point.settings.get("trainer.max_steps") for run in seen[0]} == {100}
+    assert {run.point.name for run in seen[1]} == {"lm_weight=0.3", "lm_weight=0.1"}
+    with pytest.raises(ValueError, match="round 1 of the halving keeps 0 points"):
+        halved(Runs(tmp_path, ROOT, None, refuse), points, [Round({}, [0], 0)])

@@ -24,7 +24,6 @@ from knowfuse.runs.folder import load_run, register_resolvers
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents
 from knowfuse.text.held_out import held_out
-from knowfuse.training.fit import require_devices
 
 register_resolvers()
 
@@ -47,7 +46,7 @@ def score(cfg: DictConfig, folder: Path) -> None:
     if "trainer" in cfg:
         settings["trainer"] = OmegaConf.to_container(cfg.trainer, resolve=True)
     experiment = hydra.utils.instantiate(settings, _convert_="all")
-    require_devices(experiment.trainer)
+    experiment.require_machine()
     prepared = experiment.prepare()
     asked: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["split", "corpus"]), resolve=True)
     documents, where = texts(prepared.corpus, asked, prepared.cache)

@@ -11,10 +11,9 @@ from omegaconf import DictConfig
 
 from knowfuse import report
 from knowfuse.progress import is_first_rank, quiet_libraries, say
-from knowfuse.runs.experiment import headroom
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
+from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
-from knowfuse.training.fit import require_devices
 
 register_resolvers()
 
@@ -24,7 +23,7 @@ def main(cfg: DictConfig) -> float | None:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
     experiment = hydra.utils.instantiate(require_complete(cfg), _convert_="all")
-    require_devices(experiment.trainer)
+    experiment.require_machine()
     if experiment.debug is not None:
         return say(learns_nothing(experiment, experiment.prepare()))
     with open_run(HydraConfig.get().runtime.output_dir, cfg) as run:

@@ -20,8 +20,8 @@ from omegaconf import open_dict
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-from knowfuse.runs.experiment import headroom
 from knowfuse.runs.folder import checkpoints_to_resume, open_run
+from knowfuse.runs.headroom import headroom
 
 sys.path.insert(0, str(ROOT))
 import evaluate

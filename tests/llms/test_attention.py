@@ -10,7 +10,6 @@ import pytest
 import torch
 from architectures_for_tests import PACKED
 from experiments_for_tests import TINY_TRAINING, composed, local_llm
-from hydra.errors import InstantiationException
 from tokenizers_for_tests import llama
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -238,8 +237,10 @@ def test_flash_attention_in_what_shards_are_gathered_in(monkeypatch: pytest.Monk
     ],
 )
 def test_a_run_is_refused_before_anything_is_prepared(override: str, message: str) -> None:
-    with pytest.raises(InstantiationException, match=message):
-        hydra.utils.instantiate(composed("train", *TINY_TRAINING, f"++sources.{override}"), _convert_="all")
+    """By what train.py asks of the machine, first of all."""
+    experiment = hydra.utils.instantiate(composed("train", *TINY_TRAINING, f"++sources.{override}"), _convert_="all")
+    with pytest.raises(ValueError, match=message):
+        experiment.require_machine()
 
 
 def test_an_architecture_without_the_kernel(tmp_path: Path, tiny_cache: Path) -> None:

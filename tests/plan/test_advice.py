@@ -22,6 +22,7 @@ def with_overrides(overrides: list[str]) -> TrainingShape | None:
             "activation_checkpointing": {"is_checkpointed": True},
             "batch_blocks": {"batch_blocks": 1},
             "trainer.accumulate_grad_batches": {"accumulated": 2},
+            "trainer.val_check_interval": {"validated_every": 12},
             "loss.chunk_rows": {"chunk_rows": 128},
             "optimizer": {"optimizer": "adamw_8bit"},
             "trainer": {"spread": "fsdp"},
@@ -72,7 +73,7 @@ def test_a_key_has_one_value() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["batch_blocks=1", "trainer.accumulate_grad_batches=2"],
+        ["batch_blocks=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=100"],
         ["loss.chunk_rows=128"],
         ["activation_checkpointing=true"],
         ["optimizer=adamw_8bit"],

@@ -9,7 +9,9 @@ from commands_for_tests import Ended, ended, started
 from experiments_for_tests import composed
 from transformers import LlamaConfig
 
-from knowfuse.plan.__main__ import make_plan
+from knowfuse.plan.__main__ import experiment_of, make_plan
+from knowfuse.plan.advice import candidates
+from knowfuse.plan.settings import training_shape
 
 
 def printed(*overrides: str, by: Callable[..., Ended] = ended) -> str:
@@ -75,3 +77,38 @@ def test_a_target_that_cannot_train_is_not_planned() -> None:
 def test_settings_that_are_none_are_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_plan(composed("plan", override), LlamaConfig(), {})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["router_loss=0.1"],
+            "router_loss is 0.1, and transformers has no loss that balances experts for LlamaForCausalLM",
+        ),
+        (
+            ["finetune=lora", "finetune.target_modules=[experts]"],
+            "a linear layer 'experts' is not found in its text model",
+        ),
+        (["top_k=0"], "alignment 'byte_exact' needs the tokens that a source finds most probable, and top_k is 0"),
+        (
+            ["+sources.mpt.attention=flash_attention_2"],
+            "cannot attend by flash_attention_2: it computes in bfloat16 and float16",
+        ),
+        (["debug=self"], "debug=self trains nothing, and a plan is of a training"),
+        (
+            ["~trainer.max_steps"],
+            "trainer.max_steps is not set, and the schedules of learning rate and lm_weight are over",
+        ),
+    ],
+)
+def test_what_train_refuses_is_not_planned(overrides: list[str], message: str) -> None:
+    assert message in " ".join(printed(*overrides).split())
+
+
+def test_all_that_is_advised_trains() -> None:
+    """`batch_blocks=1` with as many batches a step is validated as often, and composes to a run."""
+    shape = training_shape(composed("plan", "batch_blocks=4"))
+    for overrides in candidates(shape):
+        if not {"trainer=fsdp", "finetune=qlora"} & set(overrides):
+            experiment_of(composed("plan", "batch_blocks=4", *overrides))

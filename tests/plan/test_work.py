@@ -11,10 +11,11 @@ from test_memory import FULL
 from tokenizers_for_tests import surface
 from transformers import PretrainedConfig
 
+from knowfuse.llms.shapes import build, shapes_only
 from knowfuse.plan.gpus import GPUS, gpu_named
 from knowfuse.plan.llms import llm_config
 from knowfuse.plan.memory import training
-from knowfuse.plan.simulate import build, shapes_only, size_of
+from knowfuse.plan.simulate import size_of
 from knowfuse.plan.work import corpus_bytes, hours, reading, training_flops
 from knowfuse.traces.codec import expected_layout
 from knowfuse.types import LLMSpec
@@ -33,7 +34,7 @@ def kept(path: str) -> PretrainedConfig:
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_the_parameters_are_the_published_ones(path: str) -> None:
     with shapes_only():
-        assert size_of(build(kept(path), torch.bfloat16, None, None)).parameters == PUBLISHED[path]
+        assert size_of(build(kept(path), torch.bfloat16, None)).parameters == PUBLISHED[path]
 
 
 def test_training_llama_takes_six_flops_a_parameter_and_token() -> None:

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.losses import LmWeight, fused_linear_loss
-from knowfuse.runs.experiment import Experiment, headroom
+from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import open_run
+from knowfuse.runs.headroom import headroom
 from knowfuse.settings import require_choices
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec, Recipe
@@ -297,7 +298,7 @@ def test_a_source_that_does_not_expect_its_eos_is_told_how_to_say_another(
     """
     _, prepared, _ = prepared_by(tiny_cache, tmp_path)
     for limit, is_made, is_said in ((5.0, True, True), (5.0, False, True), (7.0, True, False)):
-        monkeypatch.setattr("knowfuse.runs.experiment.DEAR_EOS", limit)
+        monkeypatch.setattr("knowfuse.runs.headroom.DEAR_EOS", limit)
         if not is_made:
             monkeypatch.setattr("knowfuse.training.materialise.RECIPES", "elsewhere")
         capsys.readouterr()

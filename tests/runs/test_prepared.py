@@ -500,3 +500,16 @@ def test_what_the_target_sets_aside_is_said_as_of_sources(
     said = " ".join(capsys.readouterr().out.split())
     line = rf"target target: 1 of 25 documents \(4\.0%\) set aside; the first, {long.id}: \d+ tokens, 'target' can hold 512"
     assert re.search(line, said)
+
+
+def test_a_target_that_cannot_learn_is_refused_before_a_source_is_made_or_read(
+    llms: dict[str, LocalLLM], tmp_path: Path
+) -> None:
+    def require(target: LocalLLM) -> None:
+        assert target.fingerprint == llms["llama"].fingerprint
+        raise ValueError("it cannot learn so")
+
+    nowhere = {"gone": LLMSpec(path=str(tmp_path / "nowhere")), "mpt": llms["mpt"].spec}
+    with pytest.raises(ValueError, match="it cannot learn so"):
+        prepare(corpus(TEXTS), llms["llama"].spec, nowhere, 5, tmp_path / "cache", TRACING, require)
+    assert not shards(tmp_path / "cache")

@@ -21,6 +21,7 @@ FLASH = {  # the package that has each, how it is installed, and the generation 
     "flash_attention_3": ("flash_attn_interface", "build it from the folder hopper/ of flash-attention", 9),  # Hopper
 }
 FLEX = "flex_attention"
+ELSEWHERE = "elsewhere"
 OTHERWISE = "set attention: sdpa, or leave it out"
 
 
@@ -29,8 +30,8 @@ def require_attention(
 ) -> None:
     """ValueError where this machine, or the dtype, rules out the kernel that a spec asks for; it says all that does.
 
-    `device` is the type of the one that it is to run on, None: the best of this machine; `gathered` the dtype in which shards
-    are gathered, where there are any. Nothing is loaded.
+    `device` is the type of the one that it is to run on, None: the best of this machine, ELSEWHERE: of another machine;
+    `gathered` is the dtype in which shards are gathered, where there are any. Nothing is loaded.
     """
     asked, device = spec.attention, device or _best_device()
     if asked is None:
@@ -38,11 +39,11 @@ def require_attention(
     wrong: list[str] = []
     if asked in FLASH:
         package, install, generation = FLASH[asked]
-        if find_spec(package) is None:
+        if device != ELSEWHERE and find_spec(package) is None:
             wrong.append(f"the package {package} is not installed ({install})")
         if device == "cpu":
             wrong.append("it runs on GPUs alone, and this LLM is to run on the CPU")
-        elif torch.cuda.get_device_capability()[0] < generation:
+        elif device != ELSEWHERE and torch.cuda.get_device_capability()[0] < generation:
             wrong.append(f"it is for GPUs of compute capability {generation}.0 and later, not {_gpu()}")
         if "float32" in (spec.dtype, gathered):
             wrong.append(

@@ -114,7 +114,7 @@ def _with_adapters(
 ) -> PreTrainedModel:
     from peft import LoraConfig, inject_adapter_in_model  # here: it takes a second to import, and bitsandbytes with it
 
-    layers = _adapted_layers(model, name, target_modules)
+    layers = [f"model.{layer}" for layer in adapted_layers(model, name, target_modules)]
     options = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
     inject_adapter_in_model(LoraConfig(**options, target_modules=layers), _Unnamed(model), ADAPTER)
     for layer in adapters(model).values():
@@ -136,12 +136,12 @@ class _Unnamed(nn.Module):
         self.is_loaded_in_4bit = getattr(model, "is_loaded_in_4bit", False)
 
 
-def _adapted_layers(model: PreTrainedModel, name: str, targets: str | Sequence[str]) -> list[str]:
-    """Names within `_Unnamed` of the layers that are meant; ValueError where one is none, or cannot have an adapter."""
+def adapted_layers(model: PreTrainedModel, name: str, targets: str | Sequence[str]) -> list[str]:
+    """Names of the layers that `target_modules` means; ValueError where one is none, or cannot have an adapter."""
     linear, head, experts = linear_layers(model), model.get_output_embeddings(), experts_of(model)
     asked = [targets] if isinstance(targets, str) else list(targets)
     if targets == ALL_LINEAR:
-        return [f"model.{layer}" for layer, module in linear.items() if module is not head]
+        return [layer for layer, module in linear.items() if module is not head]
     found: list[str] = []
     for target in asked:
         meant = {layer: m for layer, m in model.named_modules() if ends(layer, target)}
@@ -164,7 +164,7 @@ def _adapted_layers(model: PreTrainedModel, name: str, targets: str | Sequence[s
                 f"text model; it has {', '.join(there)}"
             )
         found += of_target
-    return [f"model.{layer}" for layer in linear if layer in found]
+    return [layer for layer in linear if layer in found]
 
 
 def adapters(model: nn.Module) -> dict[str, Any]:

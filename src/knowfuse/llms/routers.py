@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.llms.attention import reading_anywhere
 
@@ -58,17 +58,23 @@ class Routers:
         return self.balance(tuple(said), said[0].shape[-1], self.chosen, is_token.flatten())
 
 
+def router_weight(config: PretrainedConfig, weight: float | None) -> float:
+    """`weight`, or, where it is None, that of a text model's configuration: its `router_aux_loss_coef` where its
+    `output_router_logits` is true, as in transformers, and else 0.
+    """
+    if weight is not None:
+        return weight
+    return float(getattr(config, "router_aux_loss_coef", 0.0)) * bool(getattr(config, "output_router_logits", False))
+
+
 def routers_of(model: PreTrainedModel, weight: float | None) -> Routers | None:
     """The routers whose balance is learnt with this weight, or, where it is None, with that of the LLM's configuration.
 
-    That is its `router_aux_loss_coef` where its `output_router_logits` is true, as in transformers, and else 0; None for a
-    weight of 0. ValueError for a weight above 0 and an LLM without routers, or whose routers transformers balances by no loss.
+    None for a weight of 0. ValueError for a weight above 0 and an LLM without routers, or whose routers transformers balances
+    by no loss.
     """
     config = model.config.get_text_config()
-    if weight is None:
-        weight = float(getattr(config, "router_aux_loss_coef", 0.0)) * bool(
-            getattr(config, "output_router_logits", False)
-        )
+    weight = router_weight(config, weight)
     if weight == 0:
         return None
     balance, chosen = (

@@ -5,17 +5,18 @@ python -m knowfuse.plan experiment=fusellm_7b trainer=fsdp trainer.devices=8
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from transformers import PretrainedConfig
 
+from knowfuse.llms.attention import ELSEWHERE
 from knowfuse.plan.advice import merged, what_fits
 from knowfuse.plan.gpus import GPU, GPUS, gpu_named
 from knowfuse.plan.llms import llm_config
@@ -23,8 +24,8 @@ from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import register_resolvers, require_complete
-from knowfuse.runs.prepared import require_here
 from knowfuse.types import LLMSpec
 
 GIB = 2**30
@@ -60,6 +61,12 @@ class Plan:
 
     def fits(self, shape: TrainingShape, config: PretrainedConfig) -> bool:
         return training(config, shape).memory().total <= self.usable
+
+
+def experiment_of(cfg: DictConfig) -> Experiment:
+    """The run that `train.py` would make of these settings; InstantiationException for what it refuses."""
+    own = [field.name for field in fields(Experiment)]
+    return hydra.utils.instantiate(OmegaConf.masked_copy(cfg, ["_target_", *own]), _convert_="all")
 
 
 def make_plan(cfg: DictConfig, target: PretrainedConfig, sources: Mapping[str, PretrainedConfig]) -> Plan:
@@ -180,8 +187,11 @@ def warnings(plan: Plan, cfg: DictConfig, target: PretrainedConfig) -> list[str]
 
         def shape_with(overrides: list[str]) -> TrainingShape | None:
             try:
-                return training_shape(compose("plan", merged(stated, overrides)))
-            except (ConfigCompositionException, ValueError):  # no such setting, or not with the others
+                composed = compose("plan", merged(stated, overrides))
+                experiment_of(composed)
+                return training_shape(composed)
+            # No such setting, or not with the others.
+            except (ConfigCompositionException, InstantiationException, ValueError):
                 return None
 
         start = (
@@ -230,10 +240,13 @@ def main(cfg: DictConfig) -> None:
     """Prints the plan of the run that train.py would make of the same overrides."""
     quiet_libraries()
     require_complete(cfg)
-    specs: dict[str, LLMSpec] = hydra.utils.instantiate(cfg.sources, _convert_="all")
-    require_here(hydra.utils.instantiate(cfg.target, _convert_="all"))
-    target = llm_config("target", hydra.utils.instantiate(cfg.target), CONF)
-    plan = make_plan(cfg, target, {name: llm_config(name, spec, CONF) for name, spec in specs.items()})
+    experiment = experiment_of(cfg)
+    if experiment.debug is not None:
+        raise ValueError(f"debug={experiment.debug} trains nothing, and a plan is of a training: leave it out")
+    experiment.require_attention(ELSEWHERE)
+    target = llm_config("target", experiment.target, CONF)
+    experiment.require_learnable(target)
+    plan = make_plan(cfg, target, {name: llm_config(name, spec, CONF) for name, spec in experiment.sources.items()})
     show(plan)
     for line in assumptions(plan, cfg):
         say(f"- {line}")

@@ -13,8 +13,12 @@ def candidates(shape: TrainingShape) -> Iterator[list[str]]:
     if not shape.is_checkpointed:
         yield ["activation_checkpointing=true"]
     if shape.batch_blocks > 1:  # as many blocks a step as before
-        accumulated = shape.accumulated * shape.batch_blocks
-        yield ["batch_blocks=1", f"trainer.accumulate_grad_batches={accumulated}"]
+        accumulated, every = shape.accumulated * shape.batch_blocks, shape.validated_every * shape.batch_blocks
+        yield [
+            "batch_blocks=1",
+            f"trainer.accumulate_grad_batches={accumulated}",
+            f"trainer.val_check_interval={every}",
+        ]
     if shape.chunk_rows > FEWEST_CHUNK_ROWS:
         yield [f"loss.chunk_rows={FEWEST_CHUNK_ROWS}"]
     if shape.optimizer == "adamw" and shape.spread != "fsdp":

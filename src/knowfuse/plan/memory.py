@@ -1,19 +1,19 @@
 """How many bytes does a training take on each GPU, and at which moment most?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from knowfuse.llm_spec import Attention
+from knowfuse.llms.finetune import adapted_layers
 from knowfuse.llms.isolation import Packing
-from knowfuse.llms.parts import decoder_layers, is_linear
+from knowfuse.llms.shapes import build, shapes_only
 from knowfuse.plan.settings import TrainingShape
-from knowfuse.plan.simulate import PassUse, Size, build, shapes_only, size_of, training_pass
+from knowfuse.plan.simulate import PassUse, Size, size_of, training_pass
 
 NF4 = 0.5 + 4 / 64  # bytes a parameter: 4 bits, and a float32 scale for each 64. Source: QLoRA, arXiv 2305.14314
 EIGHT_BIT = 2 * (
@@ -160,14 +160,15 @@ def training(config: PretrainedConfig, shape: TrainingShape) -> Training:
     autocast = shape.compute if shape.is_autocast else None
     dtype = shape.compute if shape.spread == "fsdp" else shape.weights
     trained = shape.compute if shape.spread == "fsdp" else shape.trained
-    adapt = None if shape.finetune == "full" else (shape.lora_rank, shape.lora_targets, trained)
+    adapters = None if shape.finetune == "full" else (shape.lora_rank, shape.lora_targets, trained)
     size, used = _simulated(
         config.to_json_string(),
         _Config(config),
         dtype,
         shape.attention,
+        shape.trust_remote_code,
         autocast,
-        adapt,
+        adapters,
         shape.packing,
         shape.batch_blocks,
         shape.block_tokens,
@@ -197,6 +198,7 @@ def _simulated(
     config: _Config,
     dtype: torch.dtype,
     attention: Attention | None,
+    trust_remote_code: bool,
     autocast: torch.dtype | None,
     adapters: tuple[int, str | tuple[str, ...], torch.dtype] | None,
     packing: Packing,
@@ -207,7 +209,9 @@ def _simulated(
     keeps: bool,
 ) -> tuple[Size, PassUse]:
     with shapes_only():
-        model = build(config.config, dtype, attention, None if adapters is None else lora(*adapters))
+        model = build(config.config, dtype, attention, trust_remote_code)
+        if adapters is not None:
+            adapt(model, *adapters)
         options = {"autocast": autocast, "is_checkpointed": is_checkpointed, "keeps_gradients": keeps}
         used = training_pass(model, packing, blocks, tokens, document_tokens, **options)
         return size_of(model), used
@@ -228,18 +232,11 @@ class _Adapted(nn.Module):
         return (result + self.up(self.down(x.to(self.down.weight.dtype))) * 2.0).to(result.dtype)
 
 
-def lora(rank: int, targets: str | tuple[str, ...], dtype: torch.dtype) -> Callable[[nn.Module], None]:
-    """Freezes a model and puts adapters of this rank and dtype on its decoder layers; `targets` are ends of names, or all."""
-
-    def adapt(model: nn.Module) -> None:
-        model.requires_grad_(False)
-        for parent in list(decoder_layers(model).modules()):
-            for name, child in list(parent.named_children()):
-                if (
-                    is_linear(child)
-                    and isinstance(child, nn.Linear | Conv1D)
-                    and (targets == "all-linear" or name in targets)
-                ):
-                    setattr(parent, name, _Adapted(child, rank, dtype))
-
-    return adapt
+def adapt(model: PreTrainedModel, rank: int, targets: str | tuple[str, ...], dtype: torch.dtype) -> None:
+    """Freeze a model, and put adapters of this rank and dtype on the layers that have one in training."""
+    model.requires_grad_(False)
+    for path in adapted_layers(model, "target", targets):
+        parent, _, name = path.rpartition(".")
+        layer = model.get_submodule(path)
+        assert isinstance(layer, nn.Linear | Conv1D)
+        setattr(model.get_submodule(parent), name, _Adapted(layer, rank, dtype))

@@ -35,6 +35,7 @@ class TrainingShape:
     trained: torch.dtype  # of those that are trained, their gradients and the optimizer's states
     compute: torch.dtype  # of the products: autocast's, or of the weights that FSDP2 gathers
     attention: Attention | None  # the kernel; None: what transformers chooses
+    trust_remote_code: bool  # the LLM is its own code
     finetune: Finetune
     lora_rank: int
     lora_targets: str | tuple[str, ...]  # names of modules, or peft's `all-linear`
@@ -45,6 +46,7 @@ class TrainingShape:
     document_tokens: int  # the longest documents, in the target's tokens
     batch_blocks: int  # B, per GPU
     accumulated: int  # batches a step
+    validated_every: int  # batches
     steps: int
     fits: int  # trainings of the same size: learning rates, and plain CLM beside them
     chunk_rows: int
@@ -97,6 +99,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         else torch.float32,
         compute=compute,
         attention=target.attention,
+        trust_remote_code=target.trust_remote_code,
         finetune=finetune,
         lora_rank=rank,
         lora_targets=targets,
@@ -107,6 +110,7 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         document_tokens=max(1, round(settings["corpus"]["max_document_bytes"] / settings["bytes_per_token"])),
         batch_blocks=settings["batch_blocks"],
         accumulated=trainer.get("accumulate_grad_batches", 1),
+        validated_every=trainer.get("val_check_interval", 1),
         steps=trainer["max_steps"],
         fits=fits,
         chunk_rows=settings["loss"]["chunk_rows"],

@@ -1,6 +1,5 @@
 """What does one pass of an LLM hold in memory and compute? Its own code runs on tensors that have shapes and no data."""
 
-import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,17 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
-from knowfuse.llm_spec import Attention
 from knowfuse.llms.head import OutputHead, hidden_states, packed_hidden_states
 from knowfuse.llms.isolation import Packing
-from knowfuse.llms.local import architecture_of, auto_class, checkpoint_activations
+from knowfuse.llms.local import checkpoint_activations
 from knowfuse.llms.parts import decoder_layers, is_linear
 
 aten = torch.ops.aten
@@ -121,60 +117,6 @@ class Alive(TorchDispatchMode):
 
 def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-@contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
-    """Tensors made inside have shapes and no data; operators choose the kernels that they choose on a CPU, attention a fused one."""
-    logging.set_verbosity_error()  # what it says of weights that are not initialised is the point
-    grouped = torch.nn.functional.grouped_mm
-    torch.nn.functional.grouped_mm = lambda rows, weight, **_: _GroupedProduct.apply(rows, weight)
-    try:
-        with FakeTensorMode(), torch.device("cpu"):
-            yield
-    finally:
-        torch.nn.functional.grouped_mm = grouped
-
-
-class _GroupedProduct(torch.autograd.Function):
-    """The product of rows [N, H] with the experts [E, H, D] that they go to, by its shapes: each row meets one matrix.
-
-    torch's own has no shapes in float32, and its work is not among the operators whose work torch knows.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(rows, weight)
-        return rows @ weight[0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, weight = ctx.saved_tensors
-        of_rows = gradient @ weight[0].T if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return of_rows, None
-        of_weight = torch.empty_like(weight)
-        of_weight[0] = rows.T @ gradient
-        return of_rows, of_weight
-
-
-def build(
-    config: PretrainedConfig,
-    dtype: torch.dtype,
-    attention: Attention | None,
-    adapt: Callable[[nn.Module], object] | None,
-) -> PreTrainedModel:
-    """The model of a configuration, inside `shapes_only`; `adapt` freezes it and adds what is trained instead.
-
-    Flash and flex attention, which take GPUs or a compiler, are planned as sdpa where the LLM has it: none of them keeps scores.
-    """
-    if attention not in (None, "eager", "sdpa"):
-        architecture = architecture_of(config)
-        attention = "sdpa" if architecture is not None and architecture._supports_sdpa else None
-    model = auto_class(config).from_config(config, dtype=dtype, attn_implementation=attention)
-    if adapt is not None:
-        adapt(model)
-    return model
 
 
 def size_of(model: PreTrainedModel) -> Size:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from knowfuse.llms.shapes import build, shapes_only
 from knowfuse.plan.gpus import GPU
 from knowfuse.plan.memory import Training
-from knowfuse.plan.simulate import build, reading_pass, shapes_only, size_of
+from knowfuse.plan.simulate import reading_pass, size_of
 from knowfuse.text.mixture import text_files
 from knowfuse.text.quickstart import quickstart_corpus
 from knowfuse.text.text_files import domains_of_files
@@ -45,7 +46,7 @@ def reading(
     documents = max(1, batch_tokens // document_tokens)
     dtype = getattr(torch, spec.dtype)
     with shapes_only():
-        model = build(config, dtype, spec.attention, lambda model: model.requires_grad_(False))
+        model = build(config, dtype, spec.attention, spec.trust_remote_code).requires_grad_(False)
         size, used = size_of(model), reading_pass(model, documents, document_tokens)
     width = {None: dtype.itemsize, "8bit": 1, "4bit": 0.5}[spec.quantization]
     weights = int(size.linear * width) + (size.parameters - size.linear) * dtype.itemsize

@@ -1,7 +1,6 @@
 """What is one experiment? Its settings, and the prepared pieces that training and evaluation put together from them."""
 
 import gc
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,40 +9,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import require_slots
-from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, oracle, score_table, score_trained
-from knowfuse.llms.attention import require_attention
+from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, score_table, score_trained
+from knowfuse.llms.attention import ELSEWHERE, require_attention
 from knowfuse.llms.finetune import merged, require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
+from knowfuse.llms.learnable import require_learnable
 from knowfuse.llms.local import LocalLLM
-from knowfuse.llms.sharding import FSDP2, require_shardable
-from knowfuse.losses import LinearHead, LmWeight, WeightSchedule, completions
-from knowfuse.progress import say
+from knowfuse.llms.sharding import FSDP2
+from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import saved_settings
-from knowfuse.runs.prepared import Prepared, Source, prepare, require_here
+from knowfuse.runs.prepared import Prepared, prepare, require_here
+from knowfuse.runs.refusals import (
+    fit_name,
+    require_answers,
+    require_bytes,
+    require_groups,
+    require_least,
+    require_llms,
+    require_once,
+    require_rates,
+    require_training,
+)
 from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best, require_validations
-from knowfuse.training.materialise import is_made
+from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best, require_devices
 from knowfuse.training.module import Fusion, FusionModule, Schedule
-from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
+from knowfuse.types import Aligner, LLMSpec
 
-LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1}
-LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
-DEAR_EOS = 6.0  # nats a document
-BY_RANK = (rank_matched, hybrid)  # alignments whose ids are ranks, not tokens, or some of them
 METHODS = ("clm", "fused")  # the baseline and the point
 
 
@@ -93,15 +95,11 @@ class Experiment:
         require_types(type(self), vars(self))
         require_choices(type(self), vars(self))
         lm_weight = self._fused_lm_weight()
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
-        if self.router_loss is not None and not self.router_loss >= 0:
-            raise ValueError(f"router_loss is {self.router_loss}: it must be at least 0, or null for what the LLM says")
-        _require_rates("learning_rates", self.learning_rates)
+        require_least(vars(self))
+        require_rates("learning_rates", self.learning_rates)
         if self.clm_learning_rates is not None:
-            _require_rates("clm_learning_rates", self.clm_learning_rates)
-        _require_llms(self.target, self.sources)
+            require_rates("clm_learning_rates", self.clm_learning_rates)
+        require_llms(self.target, self.sources)
         require_here(self.target)
         require_slots(self.alignment, self.top_k)
         if self.debug == "self":
@@ -109,42 +107,31 @@ class Experiment:
             self.sources = {its_own: self.target}
             self.fusion = alone(self.fusion, its_own)
             require_exact(self.loss)
-        for chosen in (self.alignment, self.fusion, self.loss, self.finetune):
-            if isinstance(chosen, partial):
-                require_choices(chosen.func, chosen.keywords)
-                require_types(chosen.func, chosen.keywords)
-        for group, chosen, elsewhere in (
-            ("loss", self.loss, {"lm_weight": "lm_weight"}),
-            ("optimizer", self.optimizer, {"lr": "learning_rates", "weight_decay": "weight_decay"}),
-        ):
-            for key, setting in elsewhere.items():
-                if isinstance(chosen, partial) and key in chosen.keywords:
-                    raise ValueError(f"{group}.{key} would be overridden: set {setting} instead")
+        require_groups(self.alignment, self.fusion, self.loss, self.finetune)
+        require_once(self.loss, self.optimizer)
         require_finetune(self.finetune, self.target, "target")
-        if isinstance(self.trainer, partial):
-            require_validations(self.trainer.keywords)
-            if isinstance(self.trainer.keywords.get("strategy"), FSDP2) and isinstance(self.optimizer, partial):
-                require_shardable(self.optimizer.func)
-        self._require_attention()
-        # A setting that they refuse is refused now, not once the baseline has trained.
-        self.loss(*_no_rows(), lm_weight=lm_weight.start)
-        self.fusion(*_no_words(len(self.sources)))
-        if self._completes_sets and isinstance(self.alignment, partial) and self.alignment.func in BY_RANK:
-            name = self.alignment.func.__name__
-            raise ValueError(
-                f"loss.completion=set needs the bytes of tokens, and alignment={name} gives ranks among the target LLM's own: "
-                "set loss.completion=token, or another alignment, such as byte_exact"
-            )
+        require_training(self.trainer, self.optimizer)
+        require_answers(self.loss, self.fusion, lm_weight.start, len(self.sources))
+        if self._completes_sets:
+            require_bytes(self.alignment)
 
-    def _require_attention(self) -> None:
-        """ValueError for a kernel that cannot be where, and in the dtype in which, its LLM is to run."""
+    def require_machine(self) -> None:
+        """ValueError where this machine lacks what the Trainer asks for, or rules out by which kernel an LLM is to attend."""
+        require_devices(self.trainer)
         trainer = self.trainer.keywords if isinstance(self.trainer, partial) else {}
-        strategy = trainer.get("strategy")
-        device = "cpu" if trainer.get("accelerator") == "cpu" else None
+        self.require_attention("cpu" if trainer.get("accelerator") == "cpu" else None)
+
+    def require_attention(self, device: str | None) -> None:
+        """ValueError for a kernel by which an LLM cannot attend: the target on this device, sources on the best of its machine."""
+        strategy = self.trainer.keywords.get("strategy") if isinstance(self.trainer, partial) else None
         gathered = strategy.compute_dtype if isinstance(strategy, FSDP2) else None
         require_attention("target", self.target, is_trained=True, device=device, gathered=gathered)
         for name, spec in self.sources.items():
-            require_attention(name, spec)
+            require_attention(name, spec, device=ELSEWHERE if device == ELSEWHERE else None)
+
+    def require_learnable(self, target: PretrainedConfig) -> None:
+        """ValueError where a target of this configuration cannot learn as the settings say."""
+        require_learnable(target, "target", self.finetune, self.router_loss, self.target.trust_remote_code)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,7 +139,7 @@ class Experiment:
 
     @property
     def fit_names(self) -> list[str]:
-        return [_fit_name(method, rate) for method in self.methods for rate in self._rates(method)]
+        return [fit_name(method, rate) for method in self.methods for rate in self._rates(method)]
 
     def _rates(self, method: str) -> Sequence[float]:
         return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
@@ -173,7 +160,16 @@ class Experiment:
     def prepare(self) -> Prepared:
         """Corpus, LLMs and traces, made where they are missing."""
         cache = Path(self.cache).expanduser()
-        return prepare(self.corpus(cache=str(cache)), self.target, self.sources, self.top_k, cache, self.tracing)
+        corpus = self.corpus(cache=str(cache))
+        return prepare(
+            corpus,
+            self.target,
+            self.sources,
+            self.top_k,
+            cache,
+            self.tracing,
+            lambda llm: self.require_learnable(llm.config()),
+        )
 
     def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
         """The target LLM and how it learns by this method."""
@@ -250,7 +246,7 @@ class Experiment:
         run: Path,
         resume: Mapping[str, Path],
     ) -> Fit:
-        name = _fit_name(method, learning_rate)
+        name = fit_name(method, learning_rate)
         L.seed_everything(self.seed, workers=True, verbose=False)
         folder = run / "fits" / name
         loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
@@ -295,76 +291,3 @@ def _let_go(data: FusionDataModule | None = None) -> None:
     if data is not None:
         data.trainer = None
     gc.collect()
-
-
-def _require_rates(name: str, rates: Any) -> None:
-    """ValueError unless these are different positive numbers, in a list."""
-    if not isinstance(rates, Sequence) or isinstance(rates, str) or not rates:
-        raise ValueError(f"{name} is {rates}: give a list, such as {name}=[1e-5]")
-    if wrong := [rate for rate in rates if type(rate) not in (int, float) or not rate > 0]:
-        raise ValueError(f"{name} has {wrong[0]!r}: a learning rate is a number above 0")
-    if len({_fit_name("", rate) for rate in rates}) < len(rates):
-        raise ValueError(f"{name} is {list(rates)}: two are the same in six digits, and would share one fit")
-
-
-def _require_llms(target: Any, sources: Any) -> None:
-    """ValueError unless there are sources, named as folders may be, and every LLM is an LLMSpec."""
-    if not sources:
-        raise ValueError("sources is empty: name at least one LLM, such as sources=quickstart")
-    for name, spec in {**sources, "target": target}.items():
-        if not re.fullmatch(r"\w[\w.-]*", str(name)):
-            raise ValueError(
-                f"a source is named {name!r}: the name is a folder's, use letters, digits, '_', '.' and '-'"
-            )
-        if not isinstance(spec, LLMSpec):
-            raise ValueError(
-                f"LLM {name!r} is {spec!r}: give an LLMSpec, such as "
-                "{_target_: knowfuse.types.LLMSpec, path: <hub id or folder>}"
-            )
-
-
-def _no_words(num_sources: int) -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
-    """One row of which no source said anything, as a fusion rule is called with."""
-    rows = torch.zeros(1, num_sources, 1)
-    topk = TopK(torch.zeros(*rows.shape, 1, dtype=torch.int64), torch.full((*rows.shape, 1), EMPTY))
-    number = torch.ones(1, 1, dtype=torch.int64)
-    return AlignedSources(topk, rows, rows, rows, rows > 0), number, number
-
-
-def _no_rows() -> tuple[torch.Tensor, LinearHead, torch.Tensor, None]:
-    """Of a loss: no hidden states, a head of one token, no labels, no fused target."""
-    return torch.zeros(0, 1), LinearHead(torch.zeros(1, 1)), torch.zeros(0, dtype=torch.int64), None
-
-
-def _fit_name(method: str, learning_rate: float) -> str:
-    return f"{method}-lr{learning_rate:g}"
-
-
-def headroom(prepared: Prepared) -> ScoreTable:
-    """Validation bits per byte of every source, of the target before training, and of the oracle over the sources.
-
-    A line names each source that does not expect its EOS where a document ends.
-    """
-    documents = prepared.corpus.split("validation")
-    sources = prepared.source_scores(documents)
-    before = {"target before": prepared.target_scores(documents)}
-    table = score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)
-    for name, source in prepared.sources.items():
-        if source.surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
-            _say_dear_eos(name, source, paid, prepared.cache)
-    return table
-
-
-def _say_dear_eos(name: str, source: Source, paid: float, cache: Path) -> None:
-    """What an EOS costs that a source hardly expects where a document ends, and what may be done about it."""
-    assert source.surface.eos_id is not None
-    costs = f"its EOS {source.surface.token_strings[source.surface.eos_id]!r} costs {paid:.1f} nats a document"
-    if is_made(source.llm, cache):
-        say(
-            f"source {name}: {costs}: a small LLM, made here in minutes, knows little of where texts end; it counts apart"
-        )
-        return
-    say(
-        f"source {name}: {costs}, more than {DEAR_EOS:g}: it hardly expects it there. Where its texts ended otherwise in training, "
-        f"say so: ++sources.{name}.eos=<token>, or null for none; python -m knowfuse.surface shows its special tokens"
-    )

@@ -1,7 +1,7 @@
 """What must be there before a target can train? Corpus, LLMs, traces; each made once and found again."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,17 @@ class Prepared:
 
 
 def prepare(
-    corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpec], top_k: int, cache: Path, tracing: Tracing
+    corpus: Corpus,
+    target: LLMSpec,
+    sources: Mapping[str, LLMSpec],
+    top_k: int,
+    cache: Path,
+    tracing: Tracing,
+    require: Callable[[LocalLLM], object] = lambda target: None,
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
 
+    `require` is asked of the target before a source is made or read, and may raise.
     ValueError where `top_k` is below 0 or more than a source can name, and where an LLM has no row for a token of the text.
     """
     if top_k < 0:
@@ -73,10 +80,13 @@ def prepare(
     named = f"; left out: {left_out}" if left_out else ""
     say(f"corpus {corpus.name}: {len(corpus.documents)} documents, domains {', '.join(corpus.domains)}{named}")
     _require_uncompiled(sources, tracing)
-    llms = {name: _source(name, spec, corpus, cache, tracing) for name, spec in sources.items()}
     same = next((name for name, spec in sources.items() if spec == target), None)
-    its_own = llms[same] if same else None
-    target_llm = its_own if isinstance(its_own, LocalLLM) else _llm("target", target, corpus, cache)
+    target_llm = _llm(same or "target", target, corpus, cache)
+    require(target_llm)
+    llms = {
+        name: target_llm if name == same else _source(name, spec, corpus, cache, tracing)
+        for name, spec in sources.items()
+    }
     surfaces = {name: llm.surface() for name, llm in llms.items()}
     target_surface = surfaces[same] if same else target_llm.surface()
     for surface in surfaces.values():  # before one of them reads for days

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import LmWeight
 from knowfuse.training.fit import Fit, fit, load_best
-from knowfuse.training.resuming import RandomStates, Steps
+from knowfuse.training.resuming import RandomStates, Steps, require_resumable
 
 STEPS = 12
 BATCHES = len(data_module().train_blocks) // 3  # of one epoch
@@ -390,3 +391,56 @@ def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
     assert stopped.value.code == 128 + signal.SIGTERM
     assert "job: stopped; the same command with ckpt_path=last goes on" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "fit" / "fit.json").exists()
+
+
+def test_a_fit_that_goes_on_with_other_settings_takes_them_and_says_so(
+    target: LocalLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weight decay and schedule are those of this run, not of the restored optimizer; step by step the rate of 4 more steps."""
+    rates: list[float] = []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    before = {"weight_decay": 0.1, "schedule": "cosine", "name": "one", "logger.name": "csv"}
+    now = {"weight_decay": 0.5, "schedule": "linear", "name": "two", "logger.name": "wandb"}
+    module, make = fusion_module(target, is_fused=False, warmup_steps=0), trainer(6, also=[PowerCut(5)])
+    with pytest.raises(RuntimeError, match="power"):
+        fit("job", tmp_path / "a", module, data_module(), make, 2e-3, settings=before)
+    module = fusion_module(target, is_fused=False, warmup_steps=0, weight_decay=0.5, schedule="linear")
+    make = trainer(8, also=[Rates()])
+    fit("job", tmp_path / "b", module, data_module(), make, 2e-3, ckpt_path=tmp_path / "a" / "last.ckpt", settings=now)
+    assert rates == pytest.approx([2e-3 * (1 - step / 8) for step in range(4, 8)], rel=1e-12)
+    groups = module.trainer.optimizers[0].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "job: goes on with settings that are not the checkpoint's: weight_decay 0.1 -> 0.5, schedule 'cosine' -> 'linear' "
+        in said
+    )
+    assert "job: the learning rate goes on at 0.001, not at the checkpoint's 0.0005: step 4 of a schedule over" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "what"),
+    [
+        ("corpus.files.mine", ["a.txt"], "its place in the data is none here"),
+        ("block_tokens", 64, "its place in the data is none here"),
+        ("packing", "one_document", "its place in the data is none here"),
+        ("optimizer._target_", "bitsandbytes.optim.AdamW8bit", "its optimizer's state is of another kind"),
+    ],
+)
+def test_a_checkpoint_of_other_data_or_of_another_optimizer_is_refused(
+    target: LocalLLM, tmp_path: Path, key: str, was: Any, what: str
+) -> None:
+    """By its name; nothing is trained."""
+    checkpoint = tmp_path / "last.ckpt"
+    settings = {"settings": {key: was, "weight_decay": 0.1}}
+    torch.save({"global_step": 1, "callbacks": {"KeepsSettings": settings}}, checkpoint)
+    runner = trainer(4)(logger=False)
+    with pytest.raises(
+        ValueError, match=rf"is of a run with {re.escape(key)}=.*{what}; set it as it was, or start from"
+    ):
+        require_resumable(checkpoint, runner, data_module(), {key: "other", "weight_decay": 0.2})
+    require_resumable(checkpoint, runner, data_module(), {key: was, "weight_decay": 0.2})

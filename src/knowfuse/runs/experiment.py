@@ -23,7 +23,7 @@ from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
-from knowfuse.runs.folder import saved_settings
+from knowfuse.runs.folder import flat, saved_settings
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import (
     fit_name,
@@ -249,10 +249,11 @@ class Experiment:
         name = fit_name(method, learning_rate)
         L.seed_everything(self.seed, workers=True, verbose=False)
         folder = run / "fits" / name
-        loggers = partial(self._loggers, folder, {**saved_settings(run), "fit": name})
+        settings = saved_settings(run)
+        loggers = partial(self._loggers, folder, {**settings, "fit": name})
         module = self.module(prepared, method, learning_rate)
         trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
-        return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name))
+        return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name), flat(settings))
 
     def trained(self, prepared: Prepared, method: str, kept: Fit, run: Path) -> PreTrainedModel:
         """The target as this method's kept fit left it, whole, on the CPU, adapters merged."""

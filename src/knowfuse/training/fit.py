@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -24,6 +25,7 @@ from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
+from knowfuse.training.other_settings import KeepsSettings
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
 from knowfuse.training.said import SourcesSaid
 from knowfuse.training.weights import load_weights
@@ -99,10 +101,11 @@ def fit(
     learning_rate: float,
     loggers: Callable[[], list[Logger]] = list,
     ckpt_path: Path | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Fit:
     """Train and keep the best checkpoint by validation, and the last, in `folder`; from `ckpt_path` where given.
 
-    A fit that is finished there is returned as it is.
+    `settings`, flat, are those of the run; they are in the checkpoints, and compared with those of `ckpt_path`. A fit that is finished there is returned as it is.
     """
     done = folder / "fit.json"
     if done.exists():
@@ -114,7 +117,15 @@ def fit(
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
     runner = trainer(
-        callbacks=[KeepsItsPlace(), RandomStates(), history, said, FitProgress(name), keep],
+        callbacks=[
+            KeepsItsPlace(),
+            KeepsSettings(name, settings),
+            RandomStates(),
+            history,
+            said,
+            FitProgress(name),
+            keep,
+        ],
         logger=loggers(),
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
@@ -124,7 +135,7 @@ def fit(
     )
     require_validations({name: getattr(runner, name) for name in COUNTS})
     if ckpt_path is not None:
-        require_resumable(ckpt_path, runner, data)
+        require_resumable(ckpt_path, runner, data, settings)
         if runner.is_global_zero:
             _take_best_along(ckpt_path.parent, folder)
     with _failing(name, runner.loggers):

@@ -1,6 +1,7 @@
 """How does a fit go on from a checkpoint, on as many ranks as before or on others?"""
 
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.training.data import FusionDataModule
+from knowfuse.training.other_settings import require_same_data
 
 SHARDED = "meta.pt"  # Lightning's name of what is not in shards, in the folder of a sharded checkpoint
 
@@ -139,11 +141,13 @@ class RandomStates(L.Callback):
             L.seed_everything(seed, verbose=False)
 
 
-def require_resumable(checkpoint: Path, trainer: L.Trainer, data: FusionDataModule) -> None:
-    """ValueError for a checkpoint that this fit cannot go on from.
+def require_resumable(
+    checkpoint: Path, trainer: L.Trainer, data: FusionDataModule, settings: Mapping[str, Any]
+) -> None:
+    """ValueError for a checkpoint that this fit, of a run with these flat settings, cannot go on from.
 
-    One that cannot be read, that has trained for longer than this fit may, that is in shards where this fit is not, or
-    whose steps have other blocks.
+    One that cannot be read, that has trained for longer than this fit may, that is in shards where this fit is not, whose
+    steps have other blocks, or that is of other data or of another optimizer.
     """
     if checkpoint.is_dir() and not isinstance(trainer.strategy, FSDP2):
         raise ValueError(
@@ -165,5 +169,6 @@ def require_resumable(checkpoint: Path, trainer: L.Trainer, data: FusionDataModu
             f"checkpoint {str(checkpoint)!r} has trained for {steps} steps, trainer.max_steps is {trainer.max_steps}: "
             "nothing would be trained; set it higher, or score that checkpoint's own run"
         )
+    require_same_data(checkpoint, saved.get("callbacks", {}), settings)
     if before := saved_steps(saved):
         Steps.of(trainer, data).require_same(before)

@@ -25,6 +25,7 @@ from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import LmWeight
 from knowfuse.training.fit import Fit, fit, load_best
 from knowfuse.training.resuming import RandomStates, Steps, require_resumable
+from knowfuse.types import IGNORE
 
 STEPS = 12
 BATCHES = len(data_module().train_blocks) // 3  # of one epoch
@@ -444,3 +445,36 @@ def test_a_checkpoint_of_other_data_or_of_another_optimizer_is_refused(
     ):
         require_resumable(checkpoint, runner, data_module(), {key: "other", "weight_decay": 0.2})
     require_resumable(checkpoint, runner, data_module(), {key: was, "weight_decay": 0.2})
+
+
+@pytest.mark.parametrize("packing", ["blocks", "one_document"])
+def test_a_step_is_the_same_in_one_batch_and_in_several(target: LocalLLM, tmp_path: Path, packing: Packing) -> None:
+    """Four blocks of unequal numbers of labels, at once and one by one: each label weighs the same.
+
+    SGD, whose step is as long as the gradient: Adam's first would hide a factor. float32 sums in another order.
+    """
+    kept = []
+    for batch_blocks, parts in ((4, 1), (1, 4), (2, 2)):
+        folder = tmp_path / str(parts)
+        data = data_module(readers(tmp_path / "traces", documents(30)), batch_blocks=batch_blocks, packing=packing)
+        counts = [data.train_blocks.num_labels(index) for index in range(len(data.train_blocks))]
+        assert min(counts) < 0.8 * max(counts)
+        module = fusion_module(target, packing=packing, warmup_steps=0, weight_decay=0.0)
+        module.optimizer = partial(torch.optim.SGD, lr=0.1)
+        fit("job", folder, module, data, trainer(3, accumulate_grad_batches=parts, val_check_interval=3 * parts), 0.1)
+        kept.append(weights(folder / "last.ckpt"))
+    before = target.load().state_dict()
+    for other in kept[1:]:
+        for name, weight in kept[0].items():
+            moved = (weight - before[name.removeprefix("model.")]).abs().max()
+            assert (weight - other[name]).abs().max() <= 1e-4 * moved
+
+
+def test_the_labels_of_a_step_are_those_of_its_batches() -> None:
+    """Over epochs, and for blocks of any number."""
+    for blocks, batches in ((1, 1), (2, 3), (3, 2)):
+        data = data_module(batch_blocks=blocks)
+        loader = iter(data.train_dataloader())
+        for step in range(9):
+            counted = sum(int((next(loader).labels != IGNORE).sum()) for _ in range(batches))
+            assert data.labels_of_step(step, batches) == counted

@@ -103,6 +103,10 @@ class PackedBlocks(Dataset[FusionBatch]):
     def largest_token_id(self) -> int:
         return self.tokens.largest_id
 
+    def num_labels(self, index: int) -> int:
+        """Rows of this block that predict a token: of each document all but its last."""
+        return int((self.tokens.sizes[self.blocks[index]] - 1).clip(min=0).sum())
+
     def __getitem__(self, index: int) -> FusionBatch:
         places = self.blocks[index]
         if self.packing == "blocks":

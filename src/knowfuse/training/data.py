@@ -32,19 +32,23 @@ class EndlessShuffle(Sampler[int]):
     def __init__(self, size: int, world: int, rank: int, seed: int, start: int = 0) -> None:
         self.size, self.world, self.rank, self.seed = size, world, rank, seed
         self.taken = self.start = start  # indices that this rank took before
+        self.epoch, self.order = -1, torch.empty(0)
 
     def __len__(self) -> int:
         return self.LENGTH
 
     def __iter__(self) -> Iterator[int]:
         self.taken, self.start = self.start, 0
-        order, epoch = torch.empty(0), -1
         for place in count(self.taken * self.world + self.rank, self.world):
-            if epoch != place // self.size:
-                epoch = place // self.size
-                order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + epoch))
             self.taken += 1
-            yield int(order[place % self.size])
+            yield self.at(place)
+
+    def at(self, place: int) -> int:
+        """The index at this place of the order that all ranks share."""
+        if self.epoch != place // self.size:
+            self.epoch = place // self.size
+            self.order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        return int(self.order[place % self.size])
 
     def state_dict(self) -> dict[str, int]:
         return {"taken": self.taken}
@@ -109,6 +113,7 @@ class FusionDataModule(L.LightningDataModule):
                     )
         self.batch_blocks, self.seed, self.block_tokens = batch_blocks, seed, block_tokens
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self._order = EndlessShuffle(len(self.train_blocks), 1, 0, seed)
         self.blocks_taken = 0  # by all ranks, before training starts: a fit that goes on with other ranks sets it
 
     @property
@@ -125,6 +130,13 @@ class FusionDataModule(L.LightningDataModule):
     def largest_token_id(self) -> int:
         """Of training and validation documents; the target must have an embedding of it."""
         return max(self.train_blocks.largest_token_id, self.validation_blocks.largest_token_id)
+
+    def labels_of_step(self, step: int, batches: int) -> int:
+        """Labels of optimizer step `step`, the first of which is 0, of so many batches on each rank: of all of them."""
+        blocks = self._ranks[0] * self.batch_blocks * batches
+        return sum(
+            self.train_blocks.num_labels(self._order.at(place)) for place in range(step * blocks, (step + 1) * blocks)
+        )
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Without end: `trainer.max_steps` says when to stop."""

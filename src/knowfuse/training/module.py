@@ -29,6 +29,7 @@ from knowfuse.llms.routers import Routers, routers_of
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
 from knowfuse.losses import FusedLoss, LinearHead, LmWeight, linear_token_nll
 from knowfuse.progress import say
+from knowfuse.training.data import FusionDataModule
 from knowfuse.training.metrics import dear_metrics, source_metrics
 from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
 
@@ -201,8 +202,17 @@ class FusionModule(L.LightningModule):
             uneven = self.routers.loss(said, batch.document_ids > 0)
             self.log("train/router_loss", uneven)
             total = total + self.routers.weight * uneven
-        # Gradients are averaged over the ranks: each weighs by its labels, so that all together are one batch.
-        return total * (labelled * self.trainer.world_size / on_all_ranks)
+        # Gradients are averaged over the ranks and the batches of a step: each weighs by its labels, so that all are one batch.
+        return total * (
+            labelled * self.trainer.world_size * self.trainer.accumulate_grad_batches / self._of_step(on_all_ranks)
+        )
+
+    def _of_step(self, labelled: Tensor) -> Tensor | int:
+        """Labels of the whole step; `labelled` are those of a batch on all ranks, and that of data which tell no more."""
+        data, batches = getattr(self.trainer, "datamodule", None), self.trainer.accumulate_grad_batches
+        if isinstance(data, FusionDataModule):
+            return data.labels_of_step(self.global_step, batches)
+        return labelled * batches
 
     def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
         """[B * T, H], and the head that was whole for them."""

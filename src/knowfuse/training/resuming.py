@@ -61,8 +61,7 @@ class KeepsItsPlace(L.Callback):
     """Keeps in the checkpoint what a step is made of, and finds the place in the data again with other ranks.
 
     The same blocks make up each step then, so the fit goes on as on one process, within the order of float32 sums, where
-    `ranks x batch_blocks` is the same; where `accumulate_grad_batches` makes up for ranks, each batch of a step weighs
-    the same, however many labels it has.
+    `ranks x batch_blocks x accumulate_grad_batches` is the same.
     """
 
     def __init__(self) -> None:

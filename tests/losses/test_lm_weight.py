@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from knowfuse.losses import LmWeight
+from knowfuse.losses import Headroom, LmWeight
 
 
 def test_a_constant_weight_is_the_number_itself() -> None:
@@ -19,6 +19,24 @@ def test_a_line_from_the_first_step_to_the_last() -> None:
 def test_half_a_cosine_from_the_first_step_to_the_last() -> None:
     wanted = [0.5 + (0.1 - 0.5) * (1 - math.cos(math.pi * step / 8)) / 2 for step in range(9)]
     assert [LmWeight(0.5, "cosine", 0.1).at(step, 9) for step in range(9)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("now", "weight"), [(None, 0.3), (2.6, 0.3), (2.2, 0.3), (2.15, 0.475), (2.1, 0.65), (2.0, 1.0), (1.5, 1.0)]
+)
+def test_the_weight_rises_as_the_target_comes_near_the_oracle(now: float | None, weight: float) -> None:
+    """Which pays 2: from a tenth above it to it, wherever the step is; before the first validation, as the target was before."""
+    left = Headroom(oracle=2.0, before=3.0).left(now)
+    for step in (0, 5, 9):
+        assert LmWeight(0.3, "headroom", 1.0).at(step, 10, left) == pytest.approx(weight)
+    assert Headroom(2.0, 2.1).left(None) == pytest.approx(0.05)
+
+
+def test_a_weight_by_headroom_needs_it() -> None:
+    with pytest.raises(
+        ValueError, match="lm_weight_schedule=headroom goes by the oracle over the sources, and none was"
+    ):
+        LmWeight(0.3, "headroom", 1.0).at(0, 10)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

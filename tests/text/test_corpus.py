@@ -69,6 +69,29 @@ def test_split_and_domains() -> None:
     assert corpus.count("test", "code") == corpus.count("validation") == 0
 
 
+def test_a_share_of_the_fusion_side() -> None:
+    """Evenly spread, of every domain alike, halves of halves; the other sides stay whole."""
+    documents = [Document(f"{n}", "code" if n < 60 else "docs", "fusion") for n in range(100)]
+    held_out = [Document(f"{side} {n}", "code", side) for n in range(5) for side in ("validation", "test")]
+    corpus = Corpus.of("mine", [*documents, *held_out])
+    half, quarter = (corpus.with_share(share) for share in (0.5, 0.25))
+    assert list(half.split("fusion")) == documents[1::2]
+    assert list(quarter.split("fusion")) == documents[3::4]
+    assert len(corpus.with_share(0.3).split("fusion", domain="docs")) == 12
+    assert half.count("fusion") == 50
+    assert half.count("fusion", "docs") == len(half.split("fusion", domain="docs")) == 20
+    assert list(half.documents) == [*documents[1::2], *held_out]
+    assert list(half.split("validation")) == list(corpus.split("validation"))
+    assert half.split("fusion").key != corpus.split("fusion").key
+    assert corpus.with_share(1.0).split("fusion").key == corpus.split("fusion").key
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.1, float("nan")])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"fusion_share is {share}: it is a share, above 0 and at most 1, such as"):
+        Corpus.of("mine", []).with_share(share)
+
+
 def test_too_few_documents_on_a_side() -> None:
     corpus = Corpus.of("mine", [Document("a", "code", "fusion")])
     assert corpus.require({"fusion": 1}) is corpus

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalL
 
 from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
-from knowfuse.losses import LmWeight
+from knowfuse.losses import Headroom, LmWeight
 from knowfuse.training.fit import Fit, fit, load_best
 from knowfuse.training.resuming import RandomStates, Steps, require_resumable
 from knowfuse.types import IGNORE
@@ -66,9 +66,9 @@ class Job:
     def run(self, folder: Path, ckpt_path: Path | None = None, stop: L.Callback | None = None, **options: Any) -> Fit:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
-        module = fusion_module(
-            self.target, build=self.build, packing=self.packing, lm_weight=LmWeight(0.1, "cosine", 0.9)
-        )
+        rising = LmWeight(0.1, "cosine" if self.num_workers else "headroom", 0.9)
+        module = fusion_module(self.target, build=self.build, packing=self.packing, lm_weight=rising)
+        module.headroom = Headroom(oracle=4.7, before=5.1)  # near enough that every validation moves the weight
         make = trainer(STEPS, also=[stop] if stop else [], **options)
         return fit("job", folder, module, data, make, 2e-3, ckpt_path=ckpt_path)
 

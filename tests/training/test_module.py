@@ -33,7 +33,7 @@ from knowfuse.fusion.min_ce import min_ce
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.packed import packed_logits
-from knowfuse.losses import FusedLoss, LinearHead, LmWeight, fused_linear_loss
+from knowfuse.losses import FusedLoss, Headroom, LinearHead, LmWeight, fused_linear_loss
 from knowfuse.text.documents import Documents
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 from knowfuse.training.data import FusionDataModule
@@ -174,6 +174,19 @@ def test_the_weights_and_rates_of_each_step_are_logged_as_used(target: LocalLLM,
         loss, clm, kl, share = (step[f"train/{name}"] for name in ("loss_nats", "clm_nats", "kl_nats", "lm_weight"))
         assert loss == pytest.approx(share * clm + (1 - share) * kl, rel=1e-6)
     assert [step["train/learning_rate"] for step in logged] == pytest.approx([0.0, 5e-4, 1e-3, 5e-4])
+
+
+def test_the_weight_goes_by_the_last_validation(target: LocalLLM, tmp_path: Path) -> None:
+    """By what the target pays before training until there is one; the room left is that of the figure that was logged."""
+    data, weight = data_module(readers(tmp_path, documents(30))), LmWeight(0.2, "headroom", 0.8)
+    module = fusion_module(target, lm_weight=weight)
+    module.headroom = Headroom(oracle=4.5, before=4.725)
+    watch = learn(module, data, 4, val_check_interval=2)
+    assert module.validated is not None
+    assert module.validated > 1.1 * 4.5
+    assert [step["train/lm_weight"] for step in watch.logged] == pytest.approx([0.5, 0.5, 0.2, 0.2])
+    module.headroom = Headroom(oracle=module.validated / 1.05, before=99.0)
+    assert weight.at(0, 4, module.headroom.left(module.validated)) == pytest.approx(0.5)
 
 
 def test_plain_clm_logs_no_source(target: LocalLLM) -> None:

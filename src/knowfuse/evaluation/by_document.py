@@ -43,6 +43,10 @@ class ByDocument:
             for domain in sorted(set(self.domains))
         }
 
+    def over_all_bytes(self, name: str) -> float:
+        """Bits per byte of all domains together, as validation counts while a target trains."""
+        return math.fsum(self.nats[name]) / (math.log(2) * int(self.num_bytes.sum()))
+
 
 def by_document(nats: Mapping[str, Mapping[str, float]], documents: Sequence[Document]) -> ByDocument:
     """Of named LLMs' nats by document id, in the order of these documents."""

@@ -6,15 +6,30 @@ from typing import Literal, get_args
 
 from knowfuse.settings import require_choices
 
-WeightSchedule = Literal["constant", "linear", "cosine"]
+WeightSchedule = Literal["constant", "linear", "cosine", "headroom"]
+AMPLE = 0.1  # of what the oracle pays: so far above it the target has all to learn from its sources
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """What the oracle over the sources pays on validation, and the target before training; bits per byte."""
+
+    oracle: float
+    before: float
+
+    def left(self, now: float | None) -> float:
+        """By which share of what the oracle pays the target pays more, `now` or, None, before training; below 0: less."""
+        return ((self.before if now is None else now) - self.oracle) / self.oracle
 
 
 @dataclass(frozen=True)
 class LmWeight:
     """The paper's lambda: `start` throughout, or from `start` at the first step to `end` at the last.
 
-    `linear` goes there evenly, `cosine` slowly at both ends. Raises ValueError for a weight outside [0, 1], a schedule
-    without an end, and an end without a schedule.
+    `linear` goes there evenly, `cosine` slowly at both ends. `headroom` looks at validation: it is `start` while the target
+    pays more than the oracle over the sources by `AMPLE` of what that pays, and goes evenly to `end`, where it pays no more than the
+    oracle, which then has nothing to teach it. Raises ValueError for a weight outside [0, 1], a schedule without an end, and an
+    end without a schedule.
     """
 
     start: float
@@ -31,18 +46,26 @@ class LmWeight:
         if self.schedule == "constant" and self.end is not None:
             raise ValueError(
                 f"lm_weight_end is {self.end} and lm_weight_schedule is constant, which has no end: set lm_weight_schedule to "
-                "linear or cosine, or leave lm_weight_end out"
+                "headroom, linear or cosine, or set lm_weight_end to null"
             )
         if self.schedule != "constant" and self.end is None:
             raise ValueError(
                 f"lm_weight_schedule is {self.schedule} and lm_weight_end is not set: set it to the lm_weight of the last step"
             )
 
-    def at(self, step: int, max_steps: int) -> float:
-        """The weight of step `step`, the first of which is 0, of `max_steps`."""
+    def at(self, step: int, max_steps: int, left: float | None = None) -> float:
+        """The weight of step `step`, the first of which is 0, of `max_steps`.
+
+        `left` is the `Headroom.left` of the last validation: ValueError where `headroom` is to go by it and it is None.
+        """
         if self.end is None:
             return self.start
-        done = min(step / max(max_steps - 1, 1), 1.0)
+        if self.schedule == "headroom":
+            if left is None:
+                raise ValueError("lm_weight_schedule=headroom goes by the oracle over the sources, and none was given")
+            done = min(max(1.0 - left / AMPLE, 0.0), 1.0)
+        else:
+            done = min(step / max(max_steps - 1, 1), 1.0)
         if self.schedule == "cosine":
             done = (1.0 - math.cos(math.pi * done)) / 2.0
         return (1.0 - done) * self.start + done * self.end

@@ -82,7 +82,7 @@ def make_plan(cfg: DictConfig, target: PretrainedConfig, sources: Mapping[str, P
     known = {str(name): int(size) for name, size in cfg.known_corpora.items()}
     corpus = OmegaConf.to_container(cfg.corpus, resolve=True)
     assert isinstance(corpus, dict)
-    text = cfg.corpus_bytes or corpus_bytes(corpus, known)  # pyright: ignore[reportArgumentType]
+    text = round(cfg.fusion_share * (cfg.corpus_bytes or corpus_bytes(corpus, known)))  # pyright: ignore[reportArgumentType]
     tokens, document = text / cfg.bytes_per_token, max(1, round(cfg.corpus.max_document_bytes / cfg.bytes_per_token))
     specs: dict[str, LLMSpec] = hydra.utils.instantiate(cfg.sources, _convert_="all")
     readings = {

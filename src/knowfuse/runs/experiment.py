@@ -24,6 +24,7 @@ from knowfuse.llms.sharding import FSDP2
 from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import flat, saved_settings
+from knowfuse.runs.headroom import validation_headroom
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import (
     fit_name,
@@ -90,6 +91,7 @@ class Experiment:
     prefetch_batches: int  # per worker
     compare_with_clm: bool
     debug: Literal["self"] | None = None  # the runs of before had none
+    fusion_share: float = 1.0  # of the fusion text; nor this
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
@@ -157,16 +159,18 @@ class Experiment:
     def _fused_lm_weight(self) -> LmWeight:
         return LmWeight(self.lm_weight, self.lm_weight_schedule, self.lm_weight_end)
 
-    def prepare(self) -> Prepared:
-        """Corpus, LLMs and traces, made where they are missing."""
-        cache = Path(self.cache).expanduser()
-        corpus = self.corpus(cache=str(cache))
+    def text(self) -> Corpus:
+        """The corpus, with the share of its fusion side that the run is to have."""
+        return self.corpus(cache=str(Path(self.cache).expanduser())).with_share(self.fusion_share)
+
+    def prepare(self, corpus: Corpus | None = None) -> Prepared:
+        """Corpus, LLMs and traces, made where they are missing; of another corpus than the run's where one is given."""
         return prepare(
-            corpus,
+            corpus or self.text(),
             self.target,
             self.sources,
             self.top_k,
-            cache,
+            Path(self.cache).expanduser(),
             self.tracing,
             lambda llm: self.require_learnable(llm.config()),
         )
@@ -252,6 +256,8 @@ class Experiment:
         settings = saved_settings(run)
         loggers = partial(self._loggers, folder, {**settings, "fit": name})
         module = self.module(prepared, method, learning_rate)
+        if module.lm_weight.schedule == "headroom":
+            module.headroom = validation_headroom(prepared)
         trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
         return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name), flat(settings))
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from knowfuse.evaluation import ScoreTable, oracle, score_table
+from knowfuse.losses import Headroom
 from knowfuse.progress import say
 from knowfuse.runs.prepared import Prepared, Source
 from knowfuse.training.materialise import is_made
@@ -23,6 +24,14 @@ def headroom(prepared: Prepared) -> ScoreTable:
         if source.surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
             _say_dear_eos(name, source, paid, prepared.cache)
     return table
+
+
+def validation_headroom(prepared: Prepared) -> Headroom:
+    """What the oracle over the sources pays on validation, and the target before training, over the bytes of all domains."""
+    documents = prepared.corpus.split("validation")
+    best = {"oracle": oracle(prepared.source_scores(documents)), "before": prepared.target_scores(documents)}
+    shared = score_table(best, documents).by_document.shared()
+    return Headroom(shared.over_all_bytes("oracle"), shared.over_all_bytes("before"))
 
 
 def _say_dear_eos(name: str, source: Source, paid: float, cache: Path) -> None:

@@ -96,6 +96,6 @@ def _loss(module: FusionModule, batch: FusionBatch) -> FusedLoss:
     with torch.no_grad():
         hidden, head = module.hidden_states(batch)
         fused = module.fusion(batch.sources, batch.document_ids, batch.label_bytes)
-        weight = module.lm_weight.at(0, 1)
+        weight = module.lm_weight.start
         resolve = resolution(batch.sources)
         return module.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=weight, resolve=resolve)

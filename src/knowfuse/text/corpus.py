@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -60,6 +60,7 @@ class Corpus:
     name: str
     table: Table
     about: About
+    fusion_share: float = 1.0  # of the documents of its fusion side, evenly spread; the others are as if not there
 
     @staticmethod
     def of(name: str, documents: Iterable[Document], duplicates: int = 0) -> "Corpus":
@@ -70,7 +71,13 @@ class Corpus:
     @property
     def documents(self) -> Documents:
         """All of them, whatever their side."""
-        return Documents(self.table, (SPLITS, None))
+        return self._of(SPLITS)
+
+    def with_share(self, share: float) -> "Corpus":
+        """With only this share of the documents of its fusion side, every second of them for 0.5; ValueError outside (0, 1]."""
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"fusion_share is {share}: it is a share, above 0 and at most 1, such as fusion_share=0.5")
+        return replace(self, fusion_share=share)
 
     @property
     def duplicates(self) -> int:
@@ -90,11 +97,22 @@ class Corpus:
         """The documents of these sides, in the order of the corpus; ValueError for a side that does not exist."""
         if unknown := [split for split in splits if split not in SPLITS]:
             raise ValueError(f"split is {unknown[0]!r}: choose one of {list(SPLITS)}")
-        is_side = len(splits) == 1 and domain is None
-        return Documents(self.table, (splits, domain), self.about.keys[splits[0]] if is_side else None)
+        return self._of(splits, domain)
+
+    def _of(self, splits: tuple[Split, ...], domain: str | None = None) -> Documents:
+        if "fusion" not in splits or self.fusion_share == 1.0:
+            is_side = len(splits) == 1 and domain is None
+            return Documents(self.table, (splits, domain), self.about.keys[splits[0]] if is_side else None)
+        documents = Documents(self.table, (splits, domain))
+        side = Documents(self.table, (("fusion",), None)).rows
+        reached = np.floor(np.arange(len(side) + 1) * self.fusion_share)
+        left_out = side[reached[1:] == reached[:-1]]
+        return documents.take(~np.isin(documents.rows, left_out))
 
     def count(self, split: Split, domain: str | None = None) -> int:
         """How many documents a side has, of one domain or of all."""
+        if split == "fusion" and self.fusion_share < 1.0:
+            return len(self.split(split, domain=domain))
         counts = self.about.counts[split]
         return sum(counts.values()) if domain is None else counts.get(domain, 0)
 

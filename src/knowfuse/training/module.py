@@ -27,7 +27,7 @@ from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.llms.routers import Routers, routers_of
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
-from knowfuse.losses import FusedLoss, LinearHead, LmWeight, linear_token_nll
+from knowfuse.losses import FusedLoss, Headroom, LinearHead, LmWeight, linear_token_nll
 from knowfuse.progress import say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.metrics import dear_metrics, source_metrics
@@ -44,7 +44,8 @@ Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
 class FusionModule(L.LightningModule):
     """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
 
-    Without `fusion` it is plain causal language modelling on the same batches. `lm_weight` goes over `trainer.max_steps`. `llm` is loaded in `configure_model`,
+    Without `fusion` it is plain causal language modelling on the same batches. `lm_weight` goes over `trainer.max_steps`, or by the
+    `headroom` that is set before training. `llm` is loaded in `configure_model`,
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
     `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
@@ -85,6 +86,8 @@ class FusionModule(L.LightningModule):
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
         self.tokens_seen = 0
+        self.headroom: Headroom | None = None  # of a fit whose lm_weight goes by it
+        self.validated: float | None = None  # bits per byte of the last validation
         self.source_sums: SourceSums | None = None  # since somebody took them; of this rank
         self.validation_nats = MeanMetric()  # per byte of text
         self.validation_eos_nats = MeanMetric()  # per document that has one
@@ -182,7 +185,8 @@ class FusionModule(L.LightningModule):
             self.source_sums = sums if self.source_sums is None else self.source_sums + sums
             if self.global_step % LOG_SOURCES_EVERY == 0:
                 self.log_dict(dear_metrics(batch, self.source_names))
-        lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps)
+        left = None if self.headroom is None else self.headroom.left(self.validated)
+        lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps, left)
         loss = self.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=lm_weight, resolve=resolve)
         if not bool(torch.isfinite(loss.total)):
             raise ValueError(
@@ -236,7 +240,8 @@ class FusionModule(L.LightningModule):
         return RowLogits(self.network, self.head).label_nll(*batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/bits_per_byte", self.validation_nats.compute() / math.log(2), prog_bar=True)
+        self.validated = float(self.validation_nats.compute() / math.log(2))
+        self.log("val/bits_per_byte", self.validated, prog_bar=True)
         if bool(torch.isfinite(eos_nats := self.validation_eos_nats.compute())):  # NaN where no document has one
             self.log("val/eos_nats", eos_nats)
         self.log("val/tokens", float(self.tokens_seen))
@@ -298,6 +303,7 @@ class FusionModule(L.LightningModule):
             "name": self.llm.name,
             "finetune": finetune_of(self.network),
             "tokens_seen": self.tokens_seen,
+            "validated": self.validated,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -314,3 +320,4 @@ class FusionModule(L.LightningModule):
                 f"the checkpoint is of a run with {theirs}, this run has {mine}: set {theirs}, or give another ckpt_path"
             )
         self.tokens_seen = saved["tokens_seen"]
+        self.validated = saved.get("validated")  # the checkpoints of before had none

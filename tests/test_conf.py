@@ -43,6 +43,8 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 NEEDED = {  # what a choice leaves to the user
     "static": ["fusion.weights={llama2: 0.2, mpt: 0.3, openllama: 0.5}"],
     "text_files": ["corpus.files={mine: [mine.txt]}"],
+    "small_llms": ["target=llama2_7b"],
+    "regime": ["corpus.files={mine: [mine.txt]}"],
     "mixture": ["corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}"],
 }
 
@@ -60,6 +62,7 @@ def test_every_folder_is_a_group_we_know() -> None:
         "prepare.yaml",
         "align_report.yaml",
         "plan.yaml",
+        "probe.yaml",
         "export.yaml",
         "tracing.yaml",
     }

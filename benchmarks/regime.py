@@ -1,0 +1,138 @@
+"""Where does fusing pay? Plain CLM and the fused run over amounts of fresh text and passes over it, and a picture of the border.
+
+    python benchmarks/regime.py
+    python benchmarks/regime.py --name regime_smollm2 --shares 0.02 0.05 -- experiment=regime 'corpus.files={mine: [mine.txt]}'
+
+The first is the quickstart with 300,000 bytes a domain, of which each run has a share; sources, validation and test are the
+same for all. Every run is one of `train.py` under outputs/studies: the study goes on where it was stopped. Both methods have
+the learning rates of the base, each its own list, and keep their best on validation. The table and the picture go to
+docs/results; the last line is JSON.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import matplotlib
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+
+from knowfuse.runs.experiment import Experiment
+from knowfuse.runs.headroom import validation_headroom
+from knowfuse.study import Finished, Line, Point, Runs, write_lines
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = ["corpus.fusion_bytes=300000"]
+SHARES, PASSES = [1 / 15, 1 / 5, 1 / 3, 1.0], [1, 2, 4, 8]
+VALIDATIONS = 6  # of each fit, as many as the quickstart has
+
+
+def experiment_of(overrides: Sequence[str]) -> Experiment:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return hydra.utils.instantiate(compose("train", list(overrides)), _convert_="all")
+
+
+def points_of(
+    experiment: Experiment, base: Sequence[str], shares: Sequence[float], passes: Sequence[int], most_steps: int
+) -> list[tuple[Point, Line]]:
+    """Each place of the grid, by how long it takes, and what its line begins with; those of more than `most_steps` are left out."""
+    found = []
+    for share in shares:
+        small = replace(experiment, fusion_share=share)
+        blocks = small.data(small.prepare(), "clm").train_blocks
+        for times in passes:
+            steps = max(VALIDATIONS, times * len(blocks) // small.batch_blocks)
+            settings = {"trainer.max_steps": steps, "trainer.val_check_interval": steps // VALIDATIONS}
+            settings |= {"fusion_share": round(share, 6), "trainer.log_every_n_steps": 50}
+            point = Point.of(list(base)).plus(settings)
+            line: Line = {"fresh_tokens": blocks.num_tokens, "passes": times, "steps": steps}
+            found.append((point, line))
+    return sorted((f for f in found if int(f[1]["steps"] or 0) <= most_steps), key=lambda f: int(f[1]["steps"] or 0))
+
+
+def line_of(begins: Line, run: Finished, oracle_bits: float) -> Line:
+    """One run: both methods at their best on validation, and on test; the gain is CLM's figure less the fused one's."""
+    line = {**begins, "seed": run.seed, "oracle": oracle_bits}
+    for method, fit in run.fits.items():
+        line |= {f"{method}_learning_rate": fit.learning_rate, f"{method}_validation": fit.best_bits_per_byte}
+        line[f"{method}_test"] = run.results["rows"][f"target {method}"]["mean"]
+    clm, fused = run.fits["clm"], run.fits["fused"]
+    line["gain_validation"] = clm.best_bits_per_byte - fused.best_bits_per_byte
+    line["gain_test"] = float(line["clm_test"] or 0) - float(line["fused_test"] or 0)
+    best = min(range(len(clm.history)), key=lambda n: clm.history[n][1])
+    line["ahead_of_clm_to_its_best"] = sum(
+        ours[1] < theirs[1] for ours, theirs in zip(fused.history[: best + 1], clm.history[: best + 1], strict=True)
+    ) / (best + 1)
+    return line
+
+
+def picture(lines: Sequence[Line], title: str) -> Figure:
+    """The gain of each place, blue where fusing won, and the line where CLM reaches the oracle."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    tokens, passes, gains = (
+        [float(line[key] or 0) for line in lines] for key in ("fresh_tokens", "passes", "gain_test")
+    )
+    most = max(0.02, *map(abs, gains))
+    places = axes.scatter(tokens, passes, c=gains, cmap="RdBu", vmin=-most, vmax=most, s=900, edgecolors="0.4")
+    for x, y, gain, line in zip(tokens, passes, gains, lines, strict=True):
+        above = float(line["clm_validation"] or 0) > float(line["oracle"] or 0)
+        axes.annotate(f"{gain:+.3f}\n{'>' if above else '<'}", (x, y), ha="center", va="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_yscale("log", base=2)
+    axes.margins(0.15)
+    axes.set_yticks(sorted(set(passes)), [f"{p:g}" for p in sorted(set(passes))])
+    axes.set_xlabel("fresh tokens of the target")
+    axes.set_ylabel("passes over them")
+    axes.set_title(
+        f"{title}: bits per byte below CLM on test\n> CLM ends above the oracle over the sources, < below", fontsize=9
+    )
+    figure.colorbar(places, label="gain of fusing")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="regime_quickstart", help="of the files in --results")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the fusion text")
+    parser.add_argument("--passes", nargs="+", type=int, default=PASSES, help="over it")
+    parser.add_argument("--most-steps", type=int, default=1500, help="places that take more are left out")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "base", nargs="*", help="overrides of train.py, after --; the quickstart's where there are none"
+    )
+    asked = parser.parse_args()
+    base = asked.base or QUICKSTART
+    experiment, runs = experiment_of(base), Runs(root=ROOT)
+    points, known = (
+        points_of(experiment, base, asked.shares, asked.passes, asked.most_steps),
+        validation_headroom(experiment.prepare()).oracle,
+    )
+    heading = [
+        f"python benchmarks/regime.py --name {asked.name} -- {' '.join(base)}",
+        "bits per byte; means of the domains on test",
+    ]
+    asked.results.mkdir(parents=True, exist_ok=True)
+    lines: list[Line] = []
+    for seed in asked.seeds:
+        for point, begins in points:
+            lines.append(line_of(begins, runs.run(point, seed), known))
+            write_lines(asked.results / f"{asked.name}.csv", heading, lines)
+    picture(lines, asked.name).savefig(asked.results / f"{asked.name}.png", dpi=120)
+    right = [(line["gain_validation"] > 0) == (line["clm_validation"] > line["oracle"]) for line in lines]  # type: ignore[operator]
+    print(
+        json.dumps(
+            {"places": len(lines), "rule_right": sum(right), "worst_gain": min(line["gain_test"] for line in lines)}
+        )
+    )  # type: ignore[type-var]
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()

@@ -5,12 +5,16 @@ python train.py fusion=avg_ce alignment=min_edit_distance
 python train.py debug=self
 """
 
+import os
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from knowfuse import report
 from knowfuse.progress import is_first_rank, quiet_libraries, say
+from knowfuse.runs.agent_words import in_hydras_words
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
@@ -40,4 +44,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
     main()

@@ -1,27 +1,29 @@
 """Forks for each command of the user's that a test asks for, with what takes longest at a start, imports, done before.
 
-Started by `commands_for_tests.py`; a program, not a test. A command gets its own folder, environment, streams, session
-and exit status, and imports knowfuse itself. Of what Python does at a start it misses this: the seed of `hash()` is the
-server's, and settings that a library reads when it is imported are those of the server's environment.
+Started by `commands_for_tests.py`; a program, not a test. A command gets its own arguments, folder, environment, streams,
+session and exit status, and imports knowfuse itself; what it starts by `sys.executable` is forked here too (`stand_in.py`).
+Of what Python does at a start it misses this: the seed of `hash()` is the server's, and settings that a library reads when
+it is imported are those of the server's environment.
 """
 
 import atexit
+import gc
 import json
 import logging
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from select import select
 from typing import Any, NoReturn
 
 LIBRARIES = [
+    "multiprocessing.spawn",  # it keeps the executable, for processes that are given open files
     "torch",
     "torch._dynamo",
     "torch._inductor.test_operators",
@@ -39,6 +41,12 @@ LIBRARIES = [
     "peft",
     "accelerate",
     "numba",
+    "jaxtyping",
+    "pandas",  # pyarrow imports it where it is
+    "pyarrow.compute",
+    "urllib3",
+    "safetensors.numpy",
+    "transformers.optimization",
     "hydra.utils",
     "hydra._internal.hydra",
     "filelock",
@@ -47,84 +55,88 @@ LIBRARIES = [
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 ]
+REQUEST_BYTES = 1 << 17
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # where Lightning reads which process this is, when it is imported
 
 
-class _Command:
-    """One that runs, from now on."""
+class _Client:
+    """Who asked for a command, or has yet to; the command ends, with its group, when this one goes."""
 
-    def __init__(self, command: dict[str, Any], requests: socket.socket) -> None:
-        ends = [os.pipe(), os.pipe()]
-        self.pid = os.fork()
+    def __init__(self, asks: socket.socket) -> None:
+        self.asks, self.pid, self.has_ended = asks, 0, False
+
+    def fileno(self) -> int:
+        return self.asks.fileno()
+
+    def hear(self) -> bool:
+        """Take a request, or the number of a signal for the command that runs; False once nobody is there."""
+        try:
+            request, streams, _, _ = socket.recv_fds(self.asks, REQUEST_BYTES, 3)
+        except ConnectionError:
+            return False
+        if not request:
+            return False
         if self.pid == 0:
-            requests.close()
-            _die_as_python(command, [write for _, write in ends])
-        for _, write in ends:
-            os.close(write)
-        self.files = {ends[0][0]: open(command["out"], "wb"), ends[1][0]: open(command["error"], "wb")}  # noqa: SIM115
-        self.status: int | None = None
+            self.pid = os.fork()
+            if self.pid == 0:
+                _die_as_python(json.loads(request), streams)
+            for stream in streams:
+                os.close(stream)
+        elif not self.has_ended:
+            os.kill(self.pid, int(request))
+        return True
 
-    def pump(self, stream: int) -> None:
-        """What it or what it started has printed goes to its file, until nobody is left who could print."""
-        if data := os.read(stream, 1 << 16):
-            self.files[stream].write(data)
-        else:
-            os.close(stream)
-            self.files.pop(stream).close()
-
-    def has_ended(self) -> bool:
-        """As `subprocess` sees it: also what it started, unless that closed the streams."""
-        if self.status is None:
+    def look(self) -> None:
+        """Tell who asked how the command ended, if it has."""
+        if self.pid and not self.has_ended:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if ended else None
-        return self.status is not None and not self.files
+            if ended:
+                self.has_ended = True
+                with suppress(OSError):
+                    self.asks.send(str(os.waitstatus_to_exitcode(status)).encode())
 
-    def kill(self) -> None:
-        """With what it started and left running."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        for stream in list(self.files):
-            os.close(stream)
-            self.files.pop(stream).close()
-        if self.status is None:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def serve(requests: socket.socket) -> None:
-    """Runs the commands of each request side by side and answers with their statuses, until nobody asks any more."""
-    while request := requests.recv(1 << 20):
-        asked = json.loads(request)
-        commands = [_Command(command, requests) for command in asked["commands"]]
-        in_time = _wait(commands, asked["timeout"], requests)
-        for command in commands:
-            command.kill()
-        requests.send(json.dumps([command.status for command in commands] if in_time else None).encode())
+    def close(self) -> None:
+        """End what is left of the command and of what it started."""
+        self.asks.close()
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            if not self.has_ended:
+                os.waitpid(self.pid, 0)
 
 
-def _wait(commands: Sequence[_Command], timeout: float, requests: socket.socket) -> bool:
-    """Whether all ended within so many seconds, or one of several failed: then the others have 5 s left, as torchrun
-    would give them. Not if nobody waits for the answer."""
-    deadline, has_failed = time.monotonic() + timeout, False
-    while sum(not command.has_ended() for command in commands):
-        if not has_failed and len(commands) > 1 and any(command.status for command in commands):
-            deadline, has_failed = time.monotonic() + 5, True
-        streams = {stream: command for command in commands for stream in command.files}
-        watched: list[Any] = [requests, *streams]
-        ready, _, _ = select(watched, [], [], 0.01 if len(streams) < 2 * len(commands) else 0.1)
-        if requests in ready or time.monotonic() > deadline:
-            return has_failed
-        for stream in ready:
-            streams[stream].pump(stream)
-    return True
+def serve(listener: socket.socket) -> None:
+    """Runs commands side by side, until all who were there have gone."""
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    clients: list[_Client] = []
+    while True:
+        ready: list[Any] = select([listener, wake, *clients], [], [])[0]
+        if wake in ready:
+            os.read(wake, 1 << 10)
+        for client in clients[:]:
+            client.look()
+            if client in ready and not client.hear():
+                clients.remove(client)
+                client.close()
+        if listener in ready:
+            clients.append(_Client(listener.accept()[0]))
+        if not clients:
+            return
 
 
-def _die_as_python(command: dict[str, Any], streams: Sequence[int]) -> NoReturn:
+def _die_as_python(command: dict[str, Any], streams: list[int]) -> NoReturn:
     status = 1
     try:
         os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for n, stream in enumerate(streams):
-            os.dup2(stream, n + 1)
+            os.dup2(stream, n)
             os.close(stream)
-        status = _run(command["arguments"], command["environment"], command["cwd"])
+        status = _run(command["arguments"], command["environment"], command["cwd"], command["executable"])
         threading._shutdown()  # type: ignore[attr-defined]  # Python's own end: threads, then what asked to be called
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -133,12 +145,12 @@ def _die_as_python(command: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         os._exit(status)
 
 
-def _run(arguments: list[str], environment: dict[str, str], cwd: str) -> int:
+def _run(arguments: list[str], environment: dict[str, str], cwd: str, executable: str) -> int:
     """What `python` does with these arguments; its exit status."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    _forget_the_server(int(environment.get("RANK", 0)))
+    _forget_the_server(next((int(environment[key]) for key in RANKS if key in environment), 0), executable)
     kind, *rest = arguments
     try:
         if kind == "-m":
@@ -161,17 +173,22 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str) -> int:
     return 0
 
 
-def _forget_the_server(rank: int) -> None:
+def _forget_the_server(rank: int, executable: str) -> None:
     """What libraries drew or read when the server imported them, as a process of this rank would have."""
     import numpy as np
     from lightning.pytorch.utilities import rank_zero_only
 
     np.random.seed()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    sys.executable = executable
 
 
 if __name__ == "__main__":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
     for name in LIBRARIES:
         import_module(name)
+    import_module("numba").njit(lambda: 0)()  # its own parts that it imports when it first compiles
+    gc.freeze()  # what is there now is looked at by no collection of a command
     serve(socket.socket(fileno=int(sys.argv[1])))
+    shutil.rmtree(sys.argv[2])
+    os.remove(f"{sys.argv[2]}.lock")

@@ -4,23 +4,29 @@ Starting Python and importing torch, Lightning and transformers takes longer tha
 `run_python` forks from a server that has imported them (`command_server.py`), `start_python` starts.
 """
 
-import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from select import select
+from time import monotonic
+from typing import Any
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _ports = count(12_000 + 1_000 * WORKER)
+_STAYS: list[socket.socket] = []  # open for as long as this process may have commands to run
 
 
 @dataclass(frozen=True)
@@ -90,31 +96,93 @@ def free_port() -> int:
     raise AssertionError("a count does not end")
 
 
+class _Forked:
+    """A command that the server has forked, and what it has printed so far."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
+        self.status: int | None = None
+        self.asked = _connected(stand_in().parent)
+        pipes = [os.pipe(), os.pipe()]
+        self.said = {read: bytearray() for read, _ in pipes}
+        self.open = list(self.said)
+        asked = {"arguments": arguments, "environment": environment, "cwd": str(cwd), "executable": str(stand_in())}
+        with open(os.devnull) as nothing:
+            streams = [nothing.fileno(), *(write for _, write in pipes)]
+            socket.send_fds(self.asked, [json.dumps(asked).encode()], streams)
+        for _, write in pipes:
+            os.close(write)
+
+    @property
+    def awaited(self) -> list[Any]:
+        """As `subprocess` waits for it: its end, and the end of its streams, which what it started may have too."""
+        return [*self.open, *([self.asked] if self.status is None else [])]
+
+    def hear(self, ready: Sequence[Any]) -> None:
+        if self.asked in ready:
+            self.status = int(self.asked.recv(16))
+        for stream in [stream for stream in self.open if stream in ready]:
+            data = os.read(stream, 1 << 16)
+            self.said[stream].extend(data)
+            if not data:
+                self.open.remove(stream)
+
+    def end(self) -> Ended:
+        """It, and what it started and left running, is killed."""
+        self.asked.close()
+        for stream in self.said:
+            os.close(stream)
+        out, error = (said.decode(errors="replace") for said in self.said.values())
+        return Ended(-signal.SIGKILL if self.status is None else self.status, out, error)
+
+
 def _side_by_side(arguments: Sequence[str], environments: Sequence[Mapping[str, str]], cwd: Path) -> list[Ended]:
-    """How the command ended in each of the environments; they ran at once."""
-    with TemporaryDirectory() as folder:
-        streams = [(f"{folder}/{n}.out", f"{folder}/{n}.error") for n in range(len(environments))]
-        commands = [
-            {"arguments": arguments, "environment": environment, "cwd": str(cwd), "out": out, "error": error}
-            for environment, (out, error) in zip(environments, streams, strict=True)
-        ]
-        server = _server()
-        server.send(json.dumps({"commands": commands, "timeout": TIMEOUT}).encode())
-        statuses = json.loads(server.recv(1 << 20))
-        said = [[Path(path).read_text(encoding="utf-8", errors="replace") for path in pair] for pair in streams]
-    assert statuses, f"{' '.join(arguments)} ran for more than {TIMEOUT} s\n{said}"
-    return [Ended(status, out, error) for status, (out, error) in zip(statuses, said, strict=True)]
+    """How the command ended in each of the environments; they ran at once.
+
+    One of several that fails leaves the others 5 s, as torchrun would.
+    """
+    commands = [_Forked(arguments, environment, cwd) for environment in environments]
+    deadline, has_failed = monotonic() + TIMEOUT, False
+    while (awaited := [what for command in commands for what in command.awaited]) and monotonic() < deadline:
+        ready = select(awaited, [], [], 1.0)[0]
+        for command in commands:
+            command.hear(ready)
+        if not has_failed and len(commands) > 1 and any(command.status for command in commands):
+            deadline, has_failed = monotonic() + 5, True
+    done = [command.end() for command in commands]
+    assert not awaited or has_failed, f"{' '.join(arguments)} ran for more than {TIMEOUT} s\n{done}"
+    return done
 
 
 @once
-def _server() -> socket.socket:
-    """Where to ask; the server ends with this process."""
-    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = Path(__file__).with_name("command_server.py")
-    command = [sys.executable, str(program), str(its.fileno())]
-    server = subprocess.Popen(
-        command, env=environment_with(), pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    its.close()
-    atexit.register(lambda: (mine.close(), server.wait()))
-    return mine
+def stand_in() -> Path:
+    """What may stand where Python would be started, in a folder that `PATH` may begin with.
+
+    All workers share one server; it ends when the last of them does.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"knowfuse-tests-{run}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _start_server(folder)
+        _STAYS.append(_connected(folder))
+    return folder / "python"
+
+
+def _start_server(folder: Path) -> None:
+    folder.mkdir()
+    here = Path(__file__).parent
+    (folder / "python").write_text(f"#!{sys.executable} -IS\n{(here / 'stand_in.py').read_text()}")
+    (folder / "python").chmod(0o755)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(folder / "socket"))
+    listener.listen(64)
+    command = [sys.executable, str(here / "command_server.py"), str(listener.fileno()), str(folder)]
+    fds, nothing = [listener.fileno()], subprocess.DEVNULL
+    subprocess.Popen(command, env=environment_with(), pass_fds=fds, stdin=nothing, start_new_session=True)
+    listener.close()
+
+
+def _connected(folder: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(str(folder / "socket"))
+    return connection

@@ -7,11 +7,19 @@ named on the command line runs in the process itself, and so does everything wit
 - Nothing is written outside `tmp_path`, `tmp_path_factory` and `tiny_cache`, and no port is fixed: a command that starts
   processes of its own gets one in `MASTER_PORT`, others are `commands_for_tests.free_port()`.
 - Commands of the user's run by `commands_for_tests.run_python` in a process of their own, forked from one in which torch,
-  Lightning and transformers are imported; ranks by `run_ranks`. `start_python` really starts Python, which takes seconds:
-  once for each command of the user's is enough.
+  Lightning and transformers are imported; ranks by `run_ranks`; what they start by `sys.executable`, and what a shell finds
+  behind `stand_in()` in its `PATH`, is forked too. `start_python` really starts Python, which takes 7 s: once for each
+  command of the user's is enough.
 - The workers share what is costly to make, under a lock: see `made_once`.
+
+What a test may cost: all of them have 6 minutes on two cores, 720 seconds of CPU for more than 3,200. So a test takes
+some hundredths of a second, one of a whole command 2 s (`run_python train.py` with `TINY_TRAINING`), and a file of fits,
+ranks or servers that takes more than 10 s says in its docstring what for. Before more is spent: a fit or a command that is there
+already and whose output can be read by one more test; a smaller model, text or number of steps, where their size is not what
+is tested. `python -m pytest --durations=40` says where it goes.
 """
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,10 +30,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; the other co
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadFileScheduling
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("no clock")
@@ -37,6 +47,7 @@ LONGEST = [
     "test_readme",
     "test_notebooks",
     "test_main_job",
+    "surface/test_real_tokenizers",
     "alignment/test_real_pairs",
     "test_sweep",
     "llms/test_sharding",
@@ -46,7 +57,6 @@ LONGEST = [
     "plan/test_plan",
     "align_report/test_align_report",
     "test_benchmarks",
-    "surface/test_real_tokenizers",
     "test_launcher",
     "alignment/test_exact_match",
     "plan/test_memory",
@@ -61,10 +71,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if is_one_file else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Each file on one worker; those that read the same real tokenizers, which take seconds to make, on the same."""
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/surface/test_real_tokenizers.py" if "/test_real_" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker is left alone with one at the end."""
     order = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay: no collection of garbage need look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

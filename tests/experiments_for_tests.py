@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
-from knowfuse.types import LLMSpec
+from knowfuse.types import Aligner, LLMSpec
 
 SOURCES = ("llama2", "mpt", "openllama")
 TRACING = Tracing(
@@ -111,12 +111,12 @@ def readers(
     folder: Path, texts: Sequence[Document], families: Sequence[str] = ("neox", "unigram")
 ) -> list[SourceReader]:
     """One source per tokenizer family, aligned with the Llama-2-like target."""
-    return [
-        SourceReader(
-            trace_store(folder / family, family, texts), byte_exact(TokenizerPair(surface(family), surface("llama")))
-        )
-        for family in families
-    ]
+    return [SourceReader(trace_store(folder / family, family, texts), _aligner(family)) for family in families]
+
+
+@cache
+def _aligner(family: str) -> Aligner:
+    return byte_exact(TokenizerPair(surface(family), surface("llama")))
 
 
 def data_module(sources: Sequence[SourceReader] = (), number: int = 30, **options: Any) -> FusionDataModule:

@@ -10,6 +10,7 @@ from pathlib import Path
 import gpu
 import pytest
 import startup
+from commands_for_tests import stand_in
 from experiments_for_tests import ROOT, TINY_TRAINING, run_python
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import llama
@@ -85,7 +86,8 @@ SHORT = ["trainer.max_steps=1", "trainer.val_check_interval=1"]
 
 def test_the_gpu_script_runs_its_parts_and_names_those_that_fail(tiny_cache: Path, tmp_path: Path) -> None:
     """On the CPU: a part with its figures; one that cannot be, with its last words, which the exit status says too."""
-    environment = {**os.environ, "KNOWFUSE_CACHE": str(tiny_cache), "STEPS": "1", "TMPDIR": str(tmp_path)}
+    path = f"{stand_in().parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "KNOWFUSE_CACHE": str(tiny_cache), "STEPS": "1", "TMPDIR": str(tmp_path)}
     command = ["benchmarks/gpu.sh", "--accelerator", "cpu", "--parts", "quickstart nonsense"]
     done = subprocess.run([*command, *TINY_TRAINING, *SHORT], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

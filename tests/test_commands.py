@@ -1,10 +1,11 @@
 """The commands that other tests run in forked processes end as they would where Python is started."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from commands_for_tests import ended, ended_ranks, started
+from commands_for_tests import ended, ended_ranks, stand_in, started
 
 PROGRAMS = {
     "print('said'); import sys; print('wrong', file=sys.stderr)": 0,
@@ -17,6 +18,7 @@ PROGRAMS = {
     "import atexit; atexit.register(print, 'last')": 0,
     "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()": 0,
     "import subprocess; subprocess.Popen(['sh', '-c', 'sleep 0.2; echo child'])": 0,
+    "import subprocess, sys; print(subprocess.call([sys.executable, '-uc', 'print(1 + 1)']))": 0,
 }
 
 
@@ -28,6 +30,23 @@ def test_a_command_ends_as_when_python_is_started(tmp_path: Path) -> None:
         assert done.returncode == want.returncode == status, program
         assert done.stdout == want.stdout, program
         assert done.stderr.splitlines()[-1:] == want.stderr.splitlines()[-1:], program
+
+
+def test_what_a_command_starts_by_its_executable_is_forked_too(tmp_path: Path) -> None:
+    """With the streams, folder, environment and status that it would have; a signal reaches it."""
+    program = "import os, sys; print(sys.stdin.read(), os.getcwd(), os.environ['MINE'], flush=True); sys.exit(5)"
+    nested = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-u', '-c', {program!r}]))"
+    command = [stand_in(), "-c", nested]
+    done = subprocess.run(command, input="asked", cwd=tmp_path, env={"MINE": "yes"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (5, f"asked {tmp_path} yes\n", "")
+    sleeper = "import signal, time; signal.signal(15, lambda *_: 1 / 0); print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen([stand_in(), "-c", sleeper], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(30) == 1
+    with subprocess.Popen([stand_in(), "-c", "import os; os.abort()"], stderr=subprocess.DEVNULL) as process:
+        assert process.wait(30) == -signal.SIGABRT
 
 
 def test_modules_and_files_find_what_lies_beside_them(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from tokenizers_for_tests import surface
 
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.evaluation import Tasks
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.runs.experiment import Experiment
 from knowfuse.text.document import Document
@@ -79,11 +78,6 @@ def test_every_choice_builds_an_experiment(group: str, choice: str) -> None:
     for setting in ("corpus", "alignment", "fusion", "finetune", "loss", "optimizer", "trainer", "logger"):
         assert isinstance(getattr(experiment, setting), partial), setting
     assert not [name for name, value in vars(experiment).items() if OmegaConf.is_config(value)]
-
-
-@pytest.mark.parametrize("choice", [path.stem for path in sorted((CONF / "evaluation").glob("*.yaml"))])
-def test_every_suite_is_of_tasks_that_the_harness_knows(choice: str) -> None:
-    assert Tasks(composed("evaluate", f"evaluation={choice}").tasks).names
 
 
 @pytest.mark.parametrize("overrides", [[], ["experiment=fusellm_7b"], ["target=llama2_7b", "sources=fusellm_7b"]])

@@ -4,11 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from commands_for_tests import stand_in
 from experiments_for_tests import ROOT, TINY_TRAINING
 from wandb_server_for_tests import WandbState, wandb_server
 
@@ -16,15 +16,15 @@ SWEEP = yaml.safe_load((ROOT / "conf" / "sweep" / "fusion.yaml").read_text())
 
 
 def environment(url: str, cache: Path, folder: Path) -> dict[str, str]:
-    """Of a user who is logged in at this server; `python` is this one."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Of a user who is logged in at this server; `python` is this one, forked."""
+    path = f"{stand_in().parent}{os.pathsep}{os.environ['PATH']}"
     mine = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "WANDB_ENTITY": "us", "WANDB_PROJECT": "knowfuse"}
     mine |= {f"WANDB_{kind}DIR": str(folder) for kind in ("", "CONFIG_", "CACHE_", "DATA_")} | {"WANDB_MODE": "online"}
     return {**os.environ, **mine, "PATH": path, "KNOWFUSE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 def wandb(*arguments: str, env: dict[str, str], cwd: Path) -> str:
-    command = [sys.executable, "-m", "wandb", *arguments]
+    command = [stand_in(), "-m", "wandb", *arguments]
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -70,7 +70,11 @@ def slow_rows(
         return bytes_of(int(trace.input_ids[u + 1])).removesuffix(span)
 
     def first(rest: bytes, t: int) -> int:
-        return int(target_surface.first_tokens([rest], at_start=t == 0)[0])
+        return first_token(rest, t == 0)
+
+    @cache  # the same few rests are asked for again and again
+    def first_token(rest: bytes, at_start: bool) -> int:
+        return int(target_surface.first_tokens([rest], at_start=at_start)[0])
 
     def takes_all(token: int, rest: bytes) -> bool:
         spelled = target_surface.token_bytes[token] or b""

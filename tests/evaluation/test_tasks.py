@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments_for_tests import ROOT, composed
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import llama
 
@@ -101,6 +102,11 @@ def test_a_limit_is_of_questions(tmp_path: Path) -> None:
     )
     assert isinstance(got["mine"], Answers)
     assert got["mine"].questions == 1
+
+
+@pytest.mark.parametrize("choice", [path.stem for path in sorted((ROOT / "conf" / "evaluation").glob("*.yaml"))])
+def test_every_suite_is_of_tasks_that_the_harness_knows(choice: str) -> None:
+    assert Tasks(composed("evaluate", f"evaluation={choice}").tasks).names
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:

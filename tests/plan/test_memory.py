@@ -1,5 +1,6 @@
 """The plan's memory against the memory that real trainings take."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -92,6 +93,7 @@ class Measured(L.Callback):
         states = trainer.optimizers[0].state.values()
         self.optimizer = sum(t.nbytes for state in states for t in state.values() if isinstance(t, torch.Tensor))
         assert all(p.grad is None for p in parameters), "they went with the step before"
+        gc.collect()  # what an earlier training left must not go while this one is measured
         self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         self.profiler.start()
 
@@ -113,14 +115,21 @@ class Measured(L.Callback):
             now += event.nbytes()
             most = max(most, now)
         self.peak = self.weights + self.optimizer + most
+        trainer.should_stop = True
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the traces of all these trainings are, by the number of their documents."""
+    return tmp_path_factory.mktemp("traces")
 
 
 def measured(
-    config: PretrainedConfig, shape: TrainingShape, folder: Path, texts: Sequence[Document] | None = None
+    config: PretrainedConfig, shape: TrainingShape, traces: Path, texts: Sequence[Document] | None = None
 ) -> Measured:
-    """A real fit of a FusionModule by Lightning's Trainer, on documents with aligned sources."""
+    """A real fit of a FusionModule by Lightning's Trainer, on documents with aligned sources, until it is measured."""
     texts = texts or documents(200)
-    sources, validation = readers(folder / "traces", texts), documents(8, "validation")
+    sources, validation = readers(traces / f"{len(texts)}", texts), documents(8, "validation")
     blocks = {"block_tokens": BLOCK_TOKENS, "batch_blocks": BATCH_BLOCKS, "seed": 1}
     data = FusionDataModule(texts, validation, surface("llama"), sources, **blocks, packing=shape.packing)
 
@@ -136,7 +145,7 @@ def measured(
     found = Measured()
     precision = "bf16-mixed" if shape.is_autocast else "32-true"
     options = {"precision": precision, "accumulate_grad_batches": shape.accumulated, "logger": False}
-    options |= {"max_steps": shape.steps, "val_check_interval": 100, "default_root_dir": str(folder)}
+    options |= {"max_steps": shape.steps, "val_check_interval": 100, "default_root_dir": str(traces)}
     options |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer(also=[found], **options)().fit(module, data)
     assert found.peak > 0
@@ -150,13 +159,11 @@ def planned(config: PretrainedConfig, shape: TrainingShape) -> Memory:
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_the_plan_is_what_a_training_takes(
-    architecture: str, is_checkpointed: bool, dtypes: str, tmp_path: Path
-) -> None:
+def test_the_plan_is_what_a_training_takes(architecture: str, is_checkpointed: bool, dtypes: str, traces: Path) -> None:
     """Weights, gradients and optimizer to the byte; all within 15 %, and within 15 % what comes on top of weights and states."""
     weights, compute = DTYPES[dtypes]
     shape = replace(FULL, weights=weights, trained=weights, compute=compute, is_checkpointed=is_checkpointed)
-    real, plan = measured(CONFIGS[architecture], shape, tmp_path), planned(CONFIGS[architecture], shape)
+    real, plan = measured(CONFIGS[architecture], shape, traces), planned(CONFIGS[architecture], shape)
     print(
         f"\n{architecture} {dtypes} checkpointed={is_checkpointed}: measured {real.peak / 1e6:.2f} MB, planned "
         f"{plan.total / 1e6:.2f} MB ({plan.total / real.peak:.3f}) at {plan.moment}"
@@ -169,12 +176,12 @@ def test_the_plan_is_what_a_training_takes(
     assert plan.total - fixed == pytest.approx(real.peak - fixed, rel=0.15)
 
 
-def test_documents_a_row_are_planned_with_their_padding(tmp_path: Path) -> None:
+def test_documents_a_row_are_planned_with_their_padding(traces: Path) -> None:
     """Of near-equal length, as many as fill the blocks; within 15 %, as packed ones are."""
     llama = surface("llama")
     texts = [d for d in documents(800) if 34 <= len(llama.tokenize(d.text, d.is_complete).input_ids) <= 41]
     shape = replace(FULL, packing="one_document", document_tokens=41)
-    real, plan = measured(CONFIGS["llama"], shape, tmp_path, texts), planned(CONFIGS["llama"], shape)
+    real, plan = measured(CONFIGS["llama"], shape, traces, texts), planned(CONFIGS["llama"], shape)
     fixed = real.weights + real.optimizer
     assert plan.total - fixed == pytest.approx(real.peak - fixed, rel=0.15)
 
@@ -205,22 +212,22 @@ def test_shards_hold_a_share_and_gather_the_rest() -> None:
     assert replace(four, shape=replace(shape, devices=8)).memory().total < four.memory().total
 
 
-def test_gradients_that_wait_for_a_step_are_planned(tmp_path: Path) -> None:
+def test_gradients_that_wait_for_a_step_are_planned(traces: Path) -> None:
     """The batch that is measured is the second of a step."""
     shape = replace(FULL, accumulated=2)
-    real, plan = measured(CONFIGS["llama"], shape, tmp_path), planned(CONFIGS["llama"], shape)
+    real, plan = measured(CONFIGS["llama"], shape, traces), planned(CONFIGS["llama"], shape)
     print(f"\naccumulated: measured {real.peak / 1e6:.2f} MB, planned {plan.total / 1e6:.2f} MB")
     assert plan.parts["gradients"] == real.gradients
     assert plan.total == pytest.approx(real.peak, rel=0.15)
 
 
-def test_the_scores_of_eager_attention_are_planned(tmp_path: Path) -> None:
+def test_the_scores_of_eager_attention_are_planned(traces: Path) -> None:
     """Those of each document, [heads, T, T] in every layer, which fused kernels do not keep: a tenth of all and more.
 
     The plan takes all documents for as long as they may be.
     """
     long = replace(FULL, document_tokens=BLOCK_TOKENS, attention="eager")
-    real = measured(CONFIGS["llama"], long, tmp_path, documents(24, max_bytes=700)).peak
+    real = measured(CONFIGS["llama"], long, traces, documents(24, max_bytes=700)).peak
     eager, fused, flash = (
         planned(CONFIGS["llama"], replace(long, attention=kernel)).total
         for kernel in ("eager", "sdpa", "flash_attention_2")
@@ -246,12 +253,12 @@ def test_what_is_quantised_is_planned(tmp_path: Path, architecture: str) -> None
     assert plan.size.linear == sum(state.shape.numel() for state in states)
 
 
-def test_a_mixture_of_experts_is_planned(tmp_path: Path) -> None:
+def test_a_mixture_of_experts_is_planned(traces: Path) -> None:
     """Each token meets two of four experts, in one product of all; the plan's rows are as many."""
     config = MixtralConfig(
         vocab_size=VOCABULARY, max_position_embeddings=512, num_local_experts=4, num_key_value_heads=4, **SHAPE
     )
-    real, plan = measured(config, FULL, tmp_path), training(config, FULL)
+    real, plan = measured(config, FULL, traces), training(config, FULL)
     print(f"\nmixture: measured {real.peak / 1e6:.2f} MB, planned {plan.memory().total / 1e6:.2f} MB")
     assert plan.memory().parts["weights"] == real.weights
     assert plan.memory().total == pytest.approx(real.peak, rel=0.15)

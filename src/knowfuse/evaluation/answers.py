@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,6 @@ class Tasks:
     def __init__(self, names: Sequence[str], limit: int | None = None, run_code: bool = False) -> None:
         if find_spec("lm_eval") is None:
             raise ValueError(f"tasks= needs lm-evaluation-harness, which is not installed: {INSTALL}")
-        from lm_eval.tasks import TaskManager  # here: it is an extra
-
         if limit is not None and not limit >= 1:
             raise ValueError(f"limit is {limit}: it must be at least 1 question of each task, or null for all")
         if not names:
@@ -54,9 +53,7 @@ class Tasks:
             raise ValueError(f"tasks has {missing[0]!r}, and there is no such file: give the YAML file of a task")
         self.names = [_task_of(Path(name)) if Path(name) in files else name for name in names]
         self.limit, self.run_code = limit, run_code
-        folders: list[str | Path] = sorted({path.parent for path in files})
-        has_others = len(files) < len(names)  # to find the harness's own takes seconds
-        self.manager = TaskManager(include_path=folders or None, include_defaults=has_others)
+        self.manager = _manager(tuple(sorted({path.parent for path in files})), has_others=len(files) < len(names))
         known = set(self.manager.all_tasks)
         for name in self.names:
             if name not in known:
@@ -110,6 +107,22 @@ class Tasks:
                 f"{name}: {cuts.count} texts are longer than its {max_tokens} tokens, and were asked without their beginning"
             )
         return {task: _answers(found["results"][task], found["samples"][task], llm) for task in found["samples"]}
+
+
+def _manager(folders: tuple[Path, ...], has_others: bool) -> Any:
+    """What the harness knows of tasks: those in these folders, and its own, which take seconds to find."""
+    from lm_eval.tasks import TaskManager  # here: it is an extra
+
+    if has_others and not folders:
+        return _its_own()
+    return TaskManager(include_path=list(folders) or None, include_defaults=has_others)
+
+
+@cache
+def _its_own() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _task_of(path: Path) -> str:

@@ -41,9 +41,8 @@ GROUPS = [
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {  # what a choice leaves to the user
     "static": ["fusion.weights={llama2: 0.2, mpt: 0.3, openllama: 0.5}"],
-    "text_files": ["corpus.files={mine: [mine.txt]}"],
     "small_llms": ["target=llama2_7b"],
-    "regime": ["corpus.files={mine: [mine.txt]}"],
+    **{key: ["corpus.files={mine: [mine.txt]}"] for key in ("text_files", "regime", "specialists", "specialists_135m")},
     "mixture": ["corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}"],
 }
 

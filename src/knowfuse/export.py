@@ -3,7 +3,6 @@
 python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00
 """
 
-import shutil
 from pathlib import Path
 
 import hydra
@@ -12,11 +11,10 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from knowfuse.files import whole_folder
-from knowfuse.llms.files import files_in
 from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.saved import save
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.runs.folder import load_run
-from knowfuse.surface.loading import save_tokenizer
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
@@ -30,12 +28,7 @@ def export(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
     """
     require_free(folder)
     with whole_folder(folder) as unfinished:
-        model.save_pretrained(unfinished)
-        for name in files_in(llm.folder, llm.spec.trust_remote_code).code:
-            if not (copy := unfinished / name).exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(llm.folder / name, copy)
-        save_tokenizer(llm.tokenizer(), unfinished, llm.spec.trust_remote_code)
+        save(model, llm, unfinished)
 
 
 def require_free(folder: Path) -> None:

@@ -23,7 +23,7 @@ def test_hydra_reads_the_values_that_were_written() -> None:
 
 
 def test_a_point_of_a_command_line_is_the_same() -> None:
-    given = Point("", SETTINGS).overrides(0)[:-1]
+    given = Point("", SETTINGS).overrides()
     assert Point.of(given) == Point(" ".join(given), SETTINGS)
 
 

@@ -15,7 +15,7 @@ def folder_of(overrides: Sequence[str]) -> Path:
     return Path(next(one.partition("=")[2].strip('"') for one in overrides if one.startswith("hydra.run.dir=")))
 
 
-def refuse(overrides: Sequence[str], root: Path) -> None:
+def refuse(program: str, overrides: Sequence[str], root: Path) -> None:
     raise AssertionError(f"started: {overrides}")
 
 
@@ -38,7 +38,8 @@ def test_a_run_is_made_once_whoever_asks_and_a_stopped_one_goes_on(tmp_path: Pat
     """In its own folder, by ckpt_path=last."""
     started: list[Sequence[str]] = []
 
-    def start(overrides: Sequence[str], root: Path) -> None:
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
+        assert program == "train.py"
         started.append(overrides)
         left_by_train(folder_of(overrides), {"target fused": [1.0] * 8}, {"fused": 2.0}, seed=1)
 
@@ -58,7 +59,7 @@ def test_a_failed_run_is_told_and_tried_again(tmp_path: Path) -> None:
     """With the seconds of both."""
     failing = [True]
 
-    def start(overrides: Sequence[str], root: Path) -> None:
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
         if failing.pop():
             raise RuntimeError("the power is cut")
         left_by_train(folder_of(overrides), {"target fused": [1.0] * 8}, {"fused": 2.0})
@@ -89,7 +90,7 @@ def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatc
 def test_the_better_half_goes_on_by_validation_alone(tmp_path: Path) -> None:
     """The lambda nearest 0.4 is best on validation, and worst on test; every round has its own settings."""
 
-    def start(overrides: Sequence[str], root: Path) -> None:
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
         given = dict(one.split("=", 1) for one in overrides)
         worse = abs(float(given["lm_weight"]) - 0.4)
         nats = {"target fused": [20 - 10 * worse] * 8}

@@ -19,6 +19,7 @@ from knowfuse.evaluation.bits_per_byte import (
 from knowfuse.evaluation.by_document import DOCUMENTS, ByDocument, by_document, read_by_document, write_by_document
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
 from knowfuse.evaluation.comparison import Compared, Interval, compare
+from knowfuse.evaluation.ensemble import Ensemble
 from knowfuse.evaluation.trained import score_trained
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ByDocument",
     "Compared",
     "DocumentScores",
+    "Ensemble",
     "Interval",
     "ScoreTable",
     "SeenDocument",

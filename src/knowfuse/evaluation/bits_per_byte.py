@@ -5,7 +5,7 @@ on. The EOS of a complete document is no byte of it: what that costs says where 
 knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apart.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -24,7 +24,7 @@ from knowfuse.llms.head import row_logits
 from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
-from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
 from knowfuse.traces.asking import nats_served
 from knowfuse.traces.served import ServedLLM
@@ -54,8 +54,20 @@ def score_documents(
     ValueError for tokens that it has no embedding of, and for nats that are not finite.
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
-    require_embedded(model, surface.name, tokens.largest_id)
     scores = DocumentScores({}, tokens.set_aside)
+    for name, nats in nats_by_row(model, surface, tokens, batch_tokens, mine):
+        count(scores, name, tokens[name], nats, surface.name)
+    return scores
+
+
+def nats_by_row(
+    model: PreTrainedModel, surface: Surface, tokens: TokenizedDocuments, batch_tokens: int, mine: Ranks = ALONE
+) -> Iterator[tuple[str, Float[Tensor, " T"]]]:
+    """By document id: the nats that an LLM pays on the label of each row, padding after it; rows without a label are 0.
+
+    ValueError for tokens that it has no embedding of.
+    """
+    require_embedded(model, surface.name, tokens.largest_id)
     was_training = model.training
     model.eval()
     llm, device = row_logits(model), input_device(model)
@@ -63,10 +75,8 @@ def score_documents(
         ids, labels = (rows.to(device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
             paid = llm.label_nll(ids, labels)
-        for name, nats in zip(batch, paid.cpu(), strict=True):
-            count(scores, name, tokens[name], nats, surface.name)
+        yield from zip(batch, paid.cpu(), strict=True)
     model.train(was_training)
-    return scores
 
 
 def count(scores: DocumentScores, name: str, document: TokenizedDocument, nats: Float[Tensor, " T"], llm: str) -> None:

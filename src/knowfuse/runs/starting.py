@@ -1,4 +1,4 @@
-"""How is `train.py` started many times? In a process of its own each, forked from one that has imported what takes seconds."""
+"""How is `train.py` started many times, and `evaluate.py`? In a process each, forked from one that has imported what takes seconds."""
 
 import multiprocessing
 import os
@@ -11,26 +11,26 @@ from typing import Any
 IMPORTED = ["knowfuse.runs.experiment", "knowfuse.report", "hydra._internal.hydra", "transformers.generation"]
 
 
-def train(overrides: Sequence[str], root: Path) -> None:
-    """`python train.py` with these overrides, in the folder `root`; what it prints goes to standard error.
+def start(program: str, overrides: Sequence[str], root: Path) -> None:
+    """`python <program>` with these overrides, in the folder `root`; what it prints goes to standard error.
 
     RuntimeError where it fails.
     """
     has_server = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
     context: Any = multiprocessing.get_context("forkserver" if has_server else "spawn")
     context.set_forkserver_preload(IMPORTED)
-    process = context.Process(target=_main, args=(list(overrides), root))
+    process = context.Process(target=_main, args=(program, list(overrides), root))
     process.start()
     process.join()
     if process.exitcode:
         raise RuntimeError(
-            f"python train.py {' '.join(overrides)} ended with exit status {process.exitcode}; its reason is above. The same "
+            f"python {program} {' '.join(overrides)} ended with exit status {process.exitcode}; its reason is above. The same "
             "command of the study goes on from here"
         )
 
 
-def _main(overrides: list[str], root: Path) -> None:
+def _main(program: str, overrides: list[str], root: Path) -> None:
     os.dup2(2, 1)
     os.chdir(root)
-    sys.argv, sys.path[0:0] = ["train.py", *overrides], [str(root)]
-    runpy.run_path("train.py", run_name="__main__")
+    sys.argv, sys.path[0:0] = [program, *overrides], [str(root)]
+    runpy.run_path(program, run_name="__main__")

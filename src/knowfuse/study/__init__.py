@@ -4,6 +4,7 @@ from knowfuse.study.gathered import Line, Measured, intervals, lines_of, lines_o
 from knowfuse.study.halving import Round, halved
 from knowfuse.study.point import Point, axis, grid
 from knowfuse.study.runs import Finished, Runs
+from knowfuse.study.specialist import as_settings, specialist
 from knowfuse.study.table import markdown, read_lines, write_lines
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Point",
     "Round",
     "Runs",
+    "as_settings",
     "axis",
     "grid",
     "halved",
@@ -21,6 +23,7 @@ __all__ = [
     "lines_of_intervals",
     "markdown",
     "read_lines",
+    "specialist",
     "trained",
     "write_lines",
 ]

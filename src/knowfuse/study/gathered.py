@@ -14,19 +14,17 @@ Line = dict[str, Cell]  # of a CSV file: column -> value
 Measured = tuple[Judged, str]  # a run or an evaluation, and which of its LLMs
 
 
-def lines_of(runs: Sequence[Finished]) -> list[Line]:
-    """A line for every LLM of every run: its point, the settings that differ among the points, seed, figures.
+def lines_of(runs: Sequence[Finished], settings: Sequence[str] | None = None) -> list[Line]:
+    """A line for every LLM of every run: its point, these settings of it, seed, figures; None: those that differ among them.
 
     `validation` is the best bits per byte of the fit that was kept, `tokens` how many it had been trained on by then,
     `learning_rate` its own; the domains and their `mean` are of the run's test side.
     """
-    keys = sorted({key for run in runs for key in run.point.settings})
-    points = [run.point.settings for run in runs]
-    differing = [key for key in keys if any(p.get(key) != points[0].get(key) for p in points)]
+    columns = _differing(runs) if settings is None else settings
     found = []
     for run in runs:
         place: Line = {"point": run.point.name}
-        place |= {key: _cell(run.point.settings.get(key)) for key in differing}
+        place |= {key: _cell(run.point.settings.get(key)) for key in columns}
         for llm, bits in run.results["rows"].items():
             fit = run.fits.get(llm.removeprefix("target "))
             line = {**place, "seed": run.seed, "llm": llm, "learning_rate": None, "validation": None, "tokens": None}
@@ -35,6 +33,12 @@ def lines_of(runs: Sequence[Finished]) -> list[Line]:
                 line |= {"learning_rate": fit.learning_rate, "validation": best, "tokens": tokens}
             found.append({**line, **bits, "seconds": run.seconds, "run": run.folder.name})
     return found
+
+
+def _differing(runs: Sequence[Finished]) -> list[str]:
+    points = [run.point.settings for run in runs]
+    keys = sorted({key for point in points for key in point})
+    return [key for key in keys if any(point.get(key) != points[0].get(key) for point in points)]
 
 
 def _cell(value: Any) -> Cell:

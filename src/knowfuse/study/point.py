@@ -24,9 +24,9 @@ class Point:
         settings = {one.get_key_element(): one.value() for one in parsed}
         return Point(" ".join(overrides), settings)
 
-    def overrides(self, seed: int) -> list[str]:
-        """As `train.py` takes them."""
-        given = {**self.settings, "seed": seed}
+    def overrides(self, seed: int | None = None) -> list[str]:
+        """As `train.py` takes them; None: no seed among them."""
+        given = {**self.settings, **({} if seed is None else {"seed": seed})}
         return [key if key.startswith("~") else f"{key}={literal(value)}" for key, value in given.items()]
 
     def plus(self, settings: Mapping[str, Any]) -> "Point":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,18 +13,19 @@ from typing import Any
 
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import undamaged, write_whole
 from knowfuse.progress import say
 from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.folder import load_run
-from knowfuse.runs.starting import train
+from knowfuse.runs.starting import start
 from knowfuse.study.point import Point
 from knowfuse.training.fit import Fit
 
 STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
 STARTED = "study.json"  # in the folder of a run: with what it was started, and how long it took
+DONE = "done"  # in the folder of an evaluation
 # Settings that leave the figures of a run as they are.
 BESIDE = ("name", "cache", "ckpt_path", "logger", "tracing", "num_workers", "prefetch_batches")
 
@@ -58,33 +60,38 @@ class Finished:
         return _seconds(self.folder / STARTED)
 
 
+def deciding(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that decide the figures of a run, as plain values."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in settings.items() if key not in BESIDE}
+
+
 @dataclass
 class Runs:
     """The runs of studies, each in a folder that is named by a hash of its settings.
 
     `root` is the folder of `train.py` and `conf`; `cache` is where corpora, LLMs and traces are kept, None: as the
-    configuration says. `start` runs `train.py` with these overrides, and raises where it fails.
+    configuration says. `start` runs a program of `root` with overrides, and raises where it fails.
     """
 
     folder: Path = STUDIES
     root: Path = field(default_factory=Path.cwd)
     cache: Path | None = None
-    start: Callable[[Sequence[str], Path], object] = train
+    start: Callable[[str, Sequence[str], Path], object] = start
 
     def place(self, point: Point, seed: int) -> Path:
         """The folder of its run, whether it is there or not; settings that change no figure do not change it.
 
         Raises what Hydra raises for a setting or a choice that does not exist.
         """
-        settings = {key: value for key, value in self._composed(point.overrides(seed)).items() if key not in BESIDE}
-        state = json.dumps(settings, sort_keys=True)
+        state = json.dumps(deciding(self.composed(point, seed)), sort_keys=True)
         return self.root / self.folder / f"run-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
-    def _composed(self, overrides: Sequence[str]) -> Mapping[str, Any]:
+    def composed(self, point: Point, seed: int) -> DictConfig:
+        """Its settings, as `train.py` would get them."""
+        own = Point("", {} if self.cache is None else {"cache": str(self.cache)}) + point
         with initialize_config_dir(version_base="1.3", config_dir=str(self.root.resolve() / "conf")):
-            settings = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-        assert isinstance(settings, dict)
-        return {str(key): value for key, value in settings.items()}
+            return compose("train", own.overrides(seed))
 
     def run(self, point: Point, seed: int = 0) -> Finished:
         """The finished run; made, or gone on with, where it is not there. Another process that makes it is waited for.
@@ -102,11 +109,22 @@ class Runs:
     def _make(self, folder: Path, point: Point, seed: int) -> None:
         own = {"hydra.run.dir": str(folder.resolve()), "ckpt_path": "last"}
         own |= {} if self.cache is None else {"cache": str(self.cache)}
-        overrides = [*point.overrides(seed), *Point("", own).overrides(seed)[:-1]]
+        overrides = [*point.overrides(seed), *Point("", own).overrides()]
         with _timed(folder / STARTED, overrides):
-            self.start(overrides, self.root)
+            self.start("train.py", overrides, self.root)
         if not (folder / "results.json").exists():
             raise RuntimeError(f"train.py ended without results in {str(folder)!r}: start the same command again")
+
+    def evaluated(self, run: Finished, name: str, settings: Mapping[str, Any]) -> Path:
+        """The folder of `evaluate.py` on a run with these settings, such as other text; read where it is there under this name."""
+        folder = run.folder / name
+        if not (folder / DONE).exists():
+            say(f"{run.point.name}, seed {run.seed}: {name}")
+            shutil.rmtree(folder, ignore_errors=True)  # what one that was stopped left
+            own = {"run": str(run.folder), "hydra.run.dir": str(folder.resolve())}
+            self.start("evaluate.py", Point("", {**settings, **own}).overrides(), self.root)
+            (folder / DONE).touch()
+        return folder
 
     def run_all(self, points: Sequence[Point], seeds: Sequence[int]) -> list[Finished]:
         """Every point with every seed, a seed after another, so that a study that is stopped has whole ones."""

@@ -1,0 +1,105 @@
+"""Merging in parameter space by the real mergekit: what comes out, and what has no mean."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiments_for_tests import local_llm
+
+from knowfuse.llms import merging
+from knowfuse.llms.local import LocalLLM, localize
+from knowfuse.llms.merging import merge
+from knowfuse.types import LLMSpec
+
+
+def copy_of(base: LocalLLM, folder: Path, seed: int) -> LocalLLM:
+    """As if tuned a little from it."""
+    model = base.load()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.02 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    base.tokenizer().save_pretrained(folder)
+    return localize(folder.name, LLMSpec(path=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def cast(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalLLM, dict[str, LocalLLM]]:
+    folder = tmp_path_factory.mktemp("tuned")
+    base = local_llm(folder / "base")
+    return base, {name: copy_of(base, folder / name, n) for n, name in enumerate(("one", "two"))}
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return localize("merged", LLMSpec(path=str(folder))).load().state_dict()
+
+
+def test_the_average_is_the_mean_of_every_weight(cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path) -> None:
+    """Made once; it cuts texts as they do."""
+    base, llms = cast
+    assert merge(llms, base, tmp_path / "mean", "linear")
+    one, two = (llm.load().state_dict() for llm in llms.values())
+    for name, found in weights_in(tmp_path / "mean").items():
+        torch.testing.assert_close(found, (one[name] + two[name]) / 2, rtol=0, atol=1e-6)  # a sum of two in float32
+    assert localize("it", LLMSpec(path=str(tmp_path / "mean"))).surface().fingerprint == base.surface().fingerprint
+    assert not merge(llms, base, tmp_path / "mean", "linear")
+
+
+@pytest.mark.parametrize(
+    ("method", "shared", "each"),
+    [("ties", {}, {"density": 1.0, "weight": 1.0}), ("sce", {"select_topk": 1.0}, {})],
+)
+def test_merged_differences_to_the_base(
+    cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path, method: str, shared: Any, each: Any
+) -> None:
+    """Of one LLM alone, nothing trimmed, it is that LLM; of two it is neither, and near the base."""
+    base, llms = cast
+    only = {"one": llms["one"]}
+    merge(only, base, tmp_path / "alone", method, shared, each)
+    expected = llms["one"].load().state_dict()
+    for name, found in weights_in(tmp_path / "alone").items():
+        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-5)
+    merge(llms, base, tmp_path / "both", method, shared, each)
+    found, start = weights_in(tmp_path / "both"), base.load().state_dict()
+    assert not any(torch.equal(found[name], expected[name]) for name in found)
+    assert all((found[name] - start[name]).abs().max() < 0.3 for name in found)
+
+
+def test_what_cannot_be_merged_is_refused(cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path) -> None:
+    """Another shape, another tokenizer, other random numbers; nothing is written."""
+    base, llms = cast
+
+    def refused(llm: LocalLLM, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            merge({**llms, "odd": llm}, base, tmp_path / "merged", "linear")
+
+    refused(
+        local_llm(tmp_path / "wide", width=64),
+        "'odd' cannot be merged with 'base': head_dim is 16 in the one and 8 in",
+    )
+    refused(
+        local_llm(tmp_path / "chance", seed=7),
+        r"'odd' cannot be merged with 'base': the cosine .* was not tuned from it",
+    )
+    tokenizer = base.tokenizer()
+    tokenizer.add_tokens(["knowledge"])
+    base.load().save_pretrained(tmp_path / "cuts")
+    tokenizer.save_pretrained(tmp_path / "cuts")
+    refused(localize("cuts", LLMSpec(path=str(tmp_path / "cuts"))), "they cut texts into other tokens")
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(ValueError, match=r"method is 'slerp': choose one of \['linear', 'ties', 'sce'\]"):
+        merge(llms, base, tmp_path / "merged", "slerp")
+
+
+def test_without_mergekit_the_line_that_installs_it_is_told(
+    cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"mergekit"}
+    monkeypatch.setattr(merging, "find_spec", lambda name: None if name in missing else importlib.util.find_spec(name))
+    with pytest.raises(
+        ValueError, match=r"merging needs mergekit, which is not installed: pip install -e '\.\[merge\]'"
+    ):
+        merge(cast[1], cast[0], tmp_path / "merged", "linear")

@@ -18,6 +18,7 @@ from knowfuse.runs.agent_words import in_hydras_words
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
+from knowfuse.runs.sampled import sampled
 
 register_resolvers()
 
@@ -34,12 +35,19 @@ def main(cfg: DictConfig) -> float | None:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 
         prepared = experiment.prepare()
-        report.show("Headroom: validation, before anyone trains", headroom(prepared))
+        to_gain = headroom(prepared)
+        report.show("Headroom: validation, before anyone trains", to_gain)
+        if is_first_rank():
+            report.write_headroom(run, to_gain)
         fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
-        results = experiment.score(prepared, fits, run, prepared.corpus.split("test"))
+        documents = prepared.corpus.split("test")
+        results = experiment.score(prepared, fits, run, documents)
         report.show("Results: test", results)
         if is_first_rank():
             report.write_results(run, results, fits, "the test split")
+        samples = sampled(experiment, prepared, fits, run, documents, results.by_document)
+        if is_first_rank():
+            report.write_page(run, samples)
     return fits["fused"].best_bits_per_byte
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -17,11 +18,15 @@ from commands_for_tests import ROOT, ended, run_python, start_python
 from experiments_for_tests import SOURCES, TINY_TRAINING, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
+from pages_for_tests import page_of
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
+from knowfuse.evaluation import read_by_document, read_samples
+from knowfuse.report import __main__ as command
 from knowfuse.runs.folder import checkpoints_to_resume, open_run
 from knowfuse.runs.headroom import headroom
+from knowfuse.training.curves import read_curves
 
 sys.path.insert(0, str(ROOT))
 import evaluate
@@ -202,6 +207,7 @@ def test_a_checkpoint_of_another_run_by_its_path(run: Path, tiny_cache: Path, tm
         fused = experiment.train(experiment.prepare(), "fused", tmp_path, resume)
     assert fused.history == [tuple(point) for point in results(run)["fits"]["fused"]["history"]]
     assert (tmp_path / "fits" / name / "best.ckpt").exists()
+    assert read_curves(tmp_path / "fits" / name) == read_curves(path.parent), "and the way there"
     with (
         settings_of(tiny_cache, tmp_path / "new", f"ckpt_path={path}", "learning_rates=[1e-3]") as cfg,
         pytest.raises(ValueError, match=rf"saved by a fit named '{name}', this run has \['clm-lr0\.001', 'fused-lr0"),
@@ -317,6 +323,69 @@ def test_the_llms_of_a_run_answer_a_task_of_the_users_own(run: Path, folder: Pat
     assert list(answers) == NAMES
     assert answers["target before"] == answers["llama2"] != answers["target fused"]
     assert all(tasks["mine"]["questions"] == 1 for tasks in answers.values())
+
+
+SECTIONS = [
+    "results",
+    "headroom",
+    "training",
+    "sources",
+    "mass",
+    "disagreement",
+    "documents",
+    "continuations",
+    "settings",
+]
+
+
+def test_a_run_has_its_page(run: Path) -> None:
+    """Whole in itself, nothing left out; what its tokens cost sums up to what the results say of the document."""
+    page = page_of((run / "report.html").read_text())
+    assert page.sections == SECTIONS
+    assert "leave something out" not in page.text
+    assert "hydra.run.dir" not in page.text
+    assert all(f"{bits['mean']:.3f}" in page.text for bits in results(run)["rows"].values())
+    assert (run / "report.md").read_text().startswith("| bits per byte on the test split |")
+    scores, kept = read_by_document(run / "documents.csv"), read_samples(run)
+    shown = [*kept.gained, *kept.lost]
+    assert shown
+    assert kept.baseline == "target clm"
+    for costs in shown:
+        row = scores.ids.index(costs.id)
+        assert (costs.domain, sum(costs.num_bytes)) == (scores.domains[row], scores.num_bytes[row])
+        for llm, nats in costs.nats.items():
+            assert sum(nats) == pytest.approx(scores.nats[llm][row], abs=1e-4 * len(nats))
+    assert {one.domain for one in kept.continuations} == {"code", "docs", "prose"}
+    assert all(set(one.went_on) == {"target before", "target clm", "target fused"} for one in kept.continuations)
+    assert json.loads((run / "headroom.json").read_text())["rows"].keys() == {*NAMES[:4], "oracle over the sources"}
+
+
+def test_the_page_of_a_run_that_was_copied(
+    run: Path, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its caches it has all that was kept; its checkpoints, asked again, say the same; unfinished, it says so."""
+    copy = tmp_path / run.parent.name / run.name
+    shutil.copytree(run, copy)
+    monkeypatch.setattr(sys, "argv", ["report", str(copy)])
+    command.main()
+    same = (copy / "report.html").read_text().replace(str(copy), "RUN") == (run / "report.html").read_text().replace(
+        str(run), "RUN"
+    )
+    assert same
+    kept = read_samples(run)
+    (copy / "samples.json").unlink()
+    monkeypatch.setattr(sys, "argv", ["report", f"run={copy}", "--samples", "4"])
+    command.main()
+    assert read_samples(copy) == kept
+    for name in ("results.json", "documents.csv", "samples.json"):
+        (copy / name).unlink()
+    monkeypatch.setattr(sys, "argv", ["report", str(copy)])
+    command.main()
+    page = page_of((copy / "report.html").read_text())
+    assert page.sections == SECTIONS
+    assert "This run is not finished" in page.text
+    assert "3 of 9 sections leave something out" in page.text
+    assert "ckpt_path=last" in page.text
 
 
 def test_an_evaluation_overwrites_no_run(run: Path, folder: Path, tiny_cache: Path) -> None:

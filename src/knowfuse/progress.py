@@ -69,7 +69,7 @@ def _bar() -> Progress:
 
 def say(line: str) -> None:
     """A line of a stage: what it did, or why it had nothing to do."""
-    console.print(line, highlight=False, markup=False)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)  # a path in it can be copied
 
 
 @contextmanager

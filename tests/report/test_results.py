@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands_for_tests import run_python, started
+from commands_for_tests import run_python
 from rich.console import Console
 
 from knowfuse.evaluation import ScoreTable, by_document, read_by_document
@@ -19,6 +19,7 @@ from knowfuse.training.fit import Fit
 ROWS = {
     "llama2": {"code": 1.0, "docs": 4.0},
     "mpt": {"code": 3.0, "docs": 1.5},
+    "target before": {"code": 1.0, "docs": 4.0},
     "target fused": {"code": 1.0, "docs": 2.0},
 }
 DOCUMENTS = [Document("x" * 8, "code", "test"), Document("y" * 8, "docs", "test")]
@@ -71,16 +72,22 @@ def test_a_finished_run_as_the_readmes_table(tmp_path: Path) -> None:
         "| --- | --- | --- | --- |",
         "| llama2 | 1.000 | 4.000 | 2.500 |",
         "| mpt | 3.000 | 1.500 | 2.250 |",
+        "| target before | 1.000 | 4.000 | 2.500 |",
         "| target fused | 1.000 | 2.000 | 1.500 |",
         "",
         "The fused target reaches plain CLM's best validation figure with 1.5 times fewer training tokens.",
+        f"{tmp_path / 'report.html'}: the page of this run",
     ]
+    assert (tmp_path / "report.md").read_text().splitlines() == printed.splitlines()[:-1]
 
 
-def test_a_run_that_is_not_finished_has_no_table(tmp_path: Path) -> None:
-    done = started("-m", "knowfuse.report", str(tmp_path), cache=tmp_path)
-    assert done.returncode == 2
-    assert "is not there: give the folder of a finished run, or finish it with train.py" in done.stderr
+def test_a_folder_of_no_run_has_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert "is not there: give the folder of a finished run, or finish it with train.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", '{"unit": "bits', '{"unit": "bits per byte"}'])

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from knowfuse.align_report.example import example_of
-from knowfuse.align_report.page import page
+from knowfuse.align_report.page import alignment_page
 from knowfuse.align_report.picture import picture
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
@@ -91,7 +91,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     figures = {name: {method: asdict(q) for method, q in by.items()} for name, by in qualities.items()}
     (folder / "alignment.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    (folder / "alignment.html").write_text(page(qualities, examples), encoding="utf-8")
+    (folder / "alignment.html").write_text(alignment_page(qualities, examples), encoding="utf-8")
     picture(qualities, examples).savefig(folder / "alignment.png", dpi=120)
     say(f"{folder}: alignment.html, alignment.png, alignment.json")
 

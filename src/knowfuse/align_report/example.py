@@ -7,6 +7,7 @@ import numpy as np
 from knowfuse.alignment.byte_exact import serving_rows
 from knowfuse.evaluation import SeenDocument
 from knowfuse.surface import Surface
+from knowfuse.surface.shown import shown
 from knowfuse.types import EMPTY, MASS_CLASSES, Aligner
 
 NUM_BEST = 5  # aligned tokens that are listed
@@ -56,26 +57,20 @@ def example_of(align: Aligner, document: SeenDocument, source: Surface, target: 
         said = {int(aligned.topk.ids[t, n]): float(np.exp(aligned.topk.log_probs[t, n])) for n in slots}
         pieces.append(
             PredictedPiece(
-                _shown(document.data[begin:end]),
+                shown(document.data[begin:end]),
                 begin,
                 end,
                 served_by=u if aligned.is_aligned[t] else None,
-                residual=_shown(document.data[document.trace.ends[u] : begin]),
+                residual=shown(document.data[document.trace.ends[u] : begin]),
                 probability=said.get(i, 0.0),
                 budget=dict(zip(MASS_CLASSES, aligned.budget[t].tolist(), strict=True)),
-                best=[(_shown(target.token_bytes[j] or b"<eos>"), p) for j, p in list(said.items())[:NUM_BEST]],
+                best=[(shown(target.token_bytes[j] or b"<eos>"), p) for j, p in list(said.items())[:NUM_BEST]],
             )
         )
     ends = document.trace.ends
     theirs = [
-        Piece(_shown(document.data[ends[u] : ends[u + 1]]), int(ends[u]), int(ends[u + 1]))
+        Piece(shown(document.data[ends[u] : ends[u + 1]]), int(ends[u]), int(ends[u + 1]))
         for u, i in enumerate(document.trace.input_ids[1:].tolist())
         if source.token_bytes[i] is not None
     ]
     return Example(source.name, target.name, theirs, pieces)
-
-
-def _shown(data: bytes) -> str:
-    """Bytes as a person reads them; spaces and line ends are made visible."""
-    text = data.decode(errors="backslashreplace")
-    return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from knowfuse.align_report.example import Example
-from knowfuse.align_report.page import COLOURS
 from knowfuse.evaluation import AlignmentQuality
+from knowfuse.pages import MASS_COLOURS
 from knowfuse.types import MASS_CLASSES
 
 LOSS = "alignment loss, bits per byte"
@@ -54,7 +54,7 @@ def _budgets(axes: Axes, qualities: Mapping[str, Mapping[str, AlignmentQuality]]
     left = [0.0] * len(budgets)
     for kind in MASS_CLASSES:
         masses = [budget[kind] for budget in budgets.values()]
-        axes.barh(list(budgets), masses, left=left, color=COLOURS[kind], label=kind)
+        axes.barh(list(budgets), masses, left=left, color=MASS_COLOURS[kind], label=kind)
         left = [a + b for a, b in zip(left, masses, strict=True)]
     axes.invert_yaxis()
     axes.set_title("byte_exact: where the mass goes", fontsize=10)
@@ -70,7 +70,7 @@ def _text(axes: Axes, example: Example) -> None:
         for piece in example.target_pieces:
             colours = {"#ffffff": 1.0}
             if piece.served_by is not None:
-                colours = {COLOURS[kind]: mass for kind, mass in piece.budget.items()}
+                colours = {MASS_COLOURS[kind]: mass for kind, mass in piece.budget.items()}
             _box(axes, piece.begin - first, piece.end - first, top - 1.1, piece.text, colours)
     axes.set_xlim(0, LINE_BYTES)
     axes.set_ylim(-3.0 * NUM_LINES + 1.2, 1.2)

@@ -20,32 +20,57 @@ from knowfuse.evaluation.by_document import DOCUMENTS, ByDocument, by_document, 
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
 from knowfuse.evaluation.comparison import Compared, Interval, compare
 from knowfuse.evaluation.ensemble import Ensemble
-from knowfuse.evaluation.trained import score_trained
+from knowfuse.evaluation.samples import (
+    SAMPLES,
+    Continuation,
+    Samples,
+    TokenCosts,
+    baseline_of,
+    begun,
+    extremes,
+    read_samples,
+    write_samples,
+)
+from knowfuse.evaluation.told import Beginnings, Told, tell
+from knowfuse.evaluation.trained import score_trained, tell_trained
 
 __all__ = [
     "BATCH_TOKENS",
     "DOCUMENTS",
+    "SAMPLES",
     "AlignmentQuality",
     "Answers",
+    "Beginnings",
     "ByDocument",
     "Compared",
+    "Continuation",
     "DocumentScores",
     "Ensemble",
     "Interval",
+    "Samples",
     "ScoreTable",
     "SeenDocument",
     "Tasks",
+    "TokenCosts",
+    "Told",
     "alignment_quality",
+    "baseline_of",
+    "begun",
     "by_document",
     "cached_scores",
     "compare",
+    "extremes",
     "judged",
     "oracle",
     "read_by_document",
+    "read_samples",
     "score_documents",
     "score_served",
     "score_table",
     "score_trained",
+    "tell",
+    "tell_trained",
     "with_own_tokenizer",
     "write_by_document",
+    "write_samples",
 ]

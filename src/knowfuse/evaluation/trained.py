@@ -1,9 +1,10 @@
-"""What does a target pay once it is trained? It is read by the Trainer that trained it.
+"""What does a target pay once it is trained, and how does it go on? It is read by the Trainer that trained it.
 
 On its devices, in its precision, in its shards: nothing of the model is anywhere twice.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.bits_per_byte import DocumentScores, count, merged_scores
+from knowfuse.evaluation.told import Beginnings, Told, go_on, unpadded
 from knowfuse.llms.checks import require_embedded
+from knowfuse.llms.head import RowLogits
 from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE
 from knowfuse.surface import Surface
@@ -39,8 +42,54 @@ def score_trained(
     that are not the module's, and for nats that are not finite.
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
+    mine = DocumentScores({}, tokens.set_aside)
+    read = _read(trainer, module, checkpoint, tokens, batch_tokens)
+    for names, nats in read.batches:
+        for name, row in zip(names, nats, strict=False):  # one of nothing has a row without a name
+            count(mine, name, tokens[name], row, surface.name)
+    return mine if read.world == 1 else merged_scores(_of_all_ranks(mine, read.world))
+
+
+def tell_trained(
+    trainer: Callable[..., L.Trainer],
+    module: FusionModule,
+    checkpoint: Path,
+    tokens: TokenizedDocuments,
+    beginnings: Beginnings,
+    batch_tokens: int,
+) -> Told:
+    """What the module's LLM, with the weights of this checkpoint, says of each document, and how it goes on.
+
+    The ranks share the documents and go on together; each returns what all of them found.
+    """
+    goes_on = _GoesOn(beginnings)
+    read = _read(trainer, module, checkpoint, tokens, batch_tokens, goes_on)
+    told = Told({}, goes_on.went_on)
+    for names, nats in read.batches:
+        told.nats |= unpadded(tokens, names, nats)
+    if read.world > 1:
+        told.nats = {name: nats for share in _of_all_ranks(told.nats, read.world) for name, nats in share.items()}
+    return told
+
+
+@dataclass
+class _Read:
+    """The batches that this rank has read, each with its nats [B, T], and how many ranks there are."""
+
+    batches: list[tuple[list[str], Any]]
+    world: int
+
+
+def _read(
+    trainer: Callable[..., L.Trainer],
+    module: FusionModule,
+    checkpoint: Path,
+    tokens: TokenizedDocuments,
+    batch_tokens: int,
+    *callbacks: L.Callback,
+) -> _Read:
     runner = trainer(
-        callbacks=[_Loads(checkpoint, surface.name, tokens.largest_id)],
+        callbacks=[_Loads(checkpoint, tokens.name, tokens.largest_id), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -50,11 +99,7 @@ def score_trained(
     shares = _Shares(tokens, batch_tokens, length_borders(module.llm.config()))
     paid = runner.predict(module, shares)
     assert paid is not None
-    mine = DocumentScores({}, tokens.set_aside)
-    for names, nats in zip(shares.mine, paid, strict=True):
-        for name, row in zip(names, nats, strict=False):  # one of nothing has a row without a name
-            count(mine, name, tokens[name], row, surface.name)
-    return _of_all_ranks(mine, runner.world_size)
+    return _Read(list(zip(shares.mine, paid, strict=True)), runner.world_size)
 
 
 class _Loads(L.Callback):
@@ -67,6 +112,20 @@ class _Loads(L.Callback):
         assert isinstance(pl_module, FusionModule)
         require_embedded(pl_module.network, self.name, self.largest_id)
         load_weights(pl_module, self.checkpoint)
+
+
+class _GoesOn(L.Callback):
+    """Lets the module's LLM go on from beginnings once it has read all, where it is and in the Trainer's precision."""
+
+    def __init__(self, beginnings: Beginnings) -> None:
+        self.beginnings = beginnings
+        self.went_on: dict[str, list[int]] = {}
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, FusionModule)
+        llm = RowLogits(pl_module.network, pl_module.head)
+        with trainer.precision_plugin.predict_step_context():
+            self.went_on = go_on(llm, self.beginnings, pl_module.device)
 
 
 class _Shares(L.LightningDataModule):
@@ -91,9 +150,7 @@ class _Shares(L.LightningDataModule):
         )
 
 
-def _of_all_ranks(mine: DocumentScores, world: int) -> DocumentScores:
-    if world == 1:
-        return mine
+def _of_all_ranks(mine: Any, world: int) -> list[Any]:
     found: list[Any] = [None] * world
     torch.distributed.all_gather_object(found, mine)
-    return merged_scores(found)
+    return found

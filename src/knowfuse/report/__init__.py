@@ -3,6 +3,7 @@
 from knowfuse.report.answers import show_answers, write_answers
 from knowfuse.report.compared import show_comparison, write_comparison
 from knowfuse.report.results import show, tokens_to_clm_final, write_results
+from knowfuse.report.written import write_headroom, write_page
 
 __all__ = [
     "show",
@@ -11,5 +12,7 @@ __all__ = [
     "tokens_to_clm_final",
     "write_answers",
     "write_comparison",
+    "write_headroom",
+    "write_page",
     "write_results",
 ]

@@ -1,25 +1,58 @@
-"""The results of a finished run as the Markdown table of the README.
+"""The report of a run: one HTML page and its Markdown, in the run's folder; the table on the screen.
 
 python -m knowfuse.report outputs/quickstart/2026-01-31_12-00-00
+python -m knowfuse.report outputs/quickstart/2026-01-31_12-00-00 --samples 4
+
+Nothing is asked but the folder, which may be a copy on another machine. With --samples the checkpoints of its fits are asked
+too, on one device: what each token of some test documents costs, and how the target goes on from some beginnings.
 """
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 
-from knowfuse.files import undamaged
+import hydra
+
+from knowfuse.evaluation import DOCUMENTS, Samples
+from knowfuse.progress import quiet_libraries
+from knowfuse.report.left import left_by
 from knowfuse.report.results import markdown
+from knowfuse.report.written import write_page
+from knowfuse.runs.folder import load_run
+from knowfuse.runs.sampled import sampled
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
-    path = Path(str(parser.parse_args().run).removeprefix("run=")) / "results.json"
-    if not path.exists():
-        parser.error(f"{str(path)!r} is not there: give the folder of a finished run, or finish it with train.py")
-    with undamaged(path, "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"):
-        table = markdown(json.loads(path.read_text(encoding="utf-8")))
-    print(table)
+    parser.add_argument("--samples", type=int, metavar="N", help="test documents of each kind: gained, lost, begun")
+    asked = parser.parse_args()
+    run = Path(str(asked.run).removeprefix("run="))
+    if asked.samples is not None and asked.samples < 1:
+        parser.error(f"--samples is {asked.samples}: it must be at least 1")
+    try:
+        left = left_by(run)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    if left.results is not None:
+        print(markdown(left.results))
+    write_page(run, None if asked.samples is None else ask(run, asked.samples))
+
+
+def ask(run: Path, number: int) -> Samples | None:
+    """The checkpoints of a finished run. ValueError where one, its LLM or its text is not on this machine."""
+    quiet_libraries()
+    scores = left_by(run).documents
+    _, settings, fits = load_run(run)
+    if scores is None:
+        raise ValueError(
+            f"{str(run)!r} has no {DOCUMENTS}, which says what gained and lost: run python evaluate.py run={run}, and copy the "
+            f"{DOCUMENTS} that it writes into the run's folder"
+        )
+    experiment = hydra.utils.instantiate({**settings, "samples": number}, _convert_="all")
+    experiment.trainer = partial(experiment.trainer, accelerator="auto", devices=1, num_nodes=1, strategy="auto")
+    prepared = experiment.prepare_target()
+    return sampled(experiment, prepared, fits, run, prepared.corpus.split("test"), scores)
 
 
 if __name__ == "__main__":

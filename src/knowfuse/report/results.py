@@ -14,6 +14,7 @@ from rich.table import Table
 from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
 from knowfuse.files import write_whole
 from knowfuse.progress import console
+from knowfuse.report.picture import results_picture
 from knowfuse.training.fit import Fit
 
 matplotlib.use("Agg")
@@ -65,7 +66,7 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: 
             writer.writerow([name, *row.values(), table.eos_nats.get(name), table.first_nats.get(name)])
     write_by_document(run / DOCUMENTS, table.by_document)
     _losses_picture(fits).savefig(run / "losses.png", dpi=120)
-    _results_picture(table, where).savefig(run / "results.png", dpi=120)
+    results_picture(table, where).savefig(run / "results.png", dpi=120)
     write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished
 
 
@@ -101,22 +102,6 @@ def _losses_picture(fits: Mapping[str, Fit]) -> Figure:
     axes.set_title("Target LLM while it trains")
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
-
-
-def _results_picture(table: ScoreTable, where: str) -> Figure:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    columns = [*table.domains, "mean"]
-    width = 0.8 / len(table.rows)
-    for n, (name, bits) in enumerate(table.rows.items()):
-        values = [*(bits[d] for d in table.domains), table.mean(name)]
-        bars = axes.bar([x + n * width for x in range(len(columns))], values, width, label=name)
-        axes.bar_label(bars, fmt="%.2f", fontsize=6, rotation=90, padding=2)
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(columns))], columns)
-    axes.set_ylabel(f"bits per byte on {where} (lower is better)")
-    axes.margins(y=0.15)
-    axes.legend(fontsize=8)
     return figure
 
 

@@ -25,7 +25,7 @@ from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import flat, saved_settings
 from knowfuse.runs.headroom import validation_headroom
-from knowfuse.runs.prepared import Prepared, prepare, require_here
+from knowfuse.runs.prepared import Prepared, prepare, prepare_target, require_here
 from knowfuse.runs.refusals import (
     fit_name,
     require_answers,
@@ -92,6 +92,7 @@ class Experiment:
     compare_with_clm: bool
     debug: Literal["self"] | None = None  # the runs of before had none
     fusion_share: float = 1.0  # of the fusion text; nor this
+    samples: int = 0  # documents of each kind that are kept with their text; the runs of before kept none
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
@@ -174,6 +175,10 @@ class Experiment:
             self.tracing,
             lambda llm: self.require_learnable(llm.config()),
         )
+
+    def prepare_target(self) -> Prepared:
+        """The corpus and the target, without the sources."""
+        return prepare_target(self.text(), self.target, self.sources, Path(self.cache).expanduser())
 
     def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
         """The target LLM and how it learns by this method."""

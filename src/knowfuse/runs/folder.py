@@ -15,8 +15,9 @@ from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
 from knowfuse.training.fit import Fit
 
-# What a run that goes on may have other than before: where from, what it logs to, and the ranks with what makes up for them.
-MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks"} | {
+# What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
+# for them.
+MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
     f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
 }
 

@@ -112,6 +112,13 @@ def prepare(
     )
 
 
+def prepare_target(corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpec], cache: Path) -> Prepared:
+    """The target alone: what asks its checkpoints needs no source, nor what one said."""
+    same = next((name for name, spec in sources.items() if spec == target), "target")
+    llm = _llm(same, target, corpus, cache)
+    return Prepared(corpus, llm, llm.surface(), {}, cache)
+
+
 def require_here(target: LLMSpec) -> None:
     """ValueError for a target on a server, or spread by accelerate: what is trained must be on this machine, in shards.
 

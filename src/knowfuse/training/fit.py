@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
+from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
 from knowfuse.training.other_settings import KeepsSettings
@@ -126,7 +127,7 @@ def fit(
             FitProgress(name),
             keep,
         ],
-        logger=loggers(),
+        logger=[*loggers(), Curves(folder)],
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
         num_sanity_val_steps=0,
@@ -219,10 +220,12 @@ def _close(logger: Logger, result: Fit, step: int) -> None:
 
 
 def _take_best_along(start: Path, folder: Path) -> None:
-    """Copy the best checkpoint beside the one a fit goes on from, where that is another folder."""
+    """Copy the best checkpoint beside the one a fit goes on from, and its way so far, where that is another folder."""
     best = restored(start / "best.ckpt")
     if start.resolve() != folder.resolve() and best.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        if (start / CURVES).exists():
+            shutil.copyfile(start / CURVES, folder / CURVES)
         if best.is_dir():
             shutil.copytree(best, folder / best.name, dirs_exist_ok=True)
         else:

@@ -1,0 +1,27 @@
+"""What is every page of ours made of? One HTML file that asks for no other: its style, tables, bars and charts."""
+
+from knowfuse.pages.bars import Part, bars, key
+from knowfuse.pages.charts import Dot, Line, areas, dots, lines
+from knowfuse.pages.page import Section, figure, grid, page, paragraph
+from knowfuse.pages.style import MASS_COLOURS, MASS_MEANING, SERIES
+from knowfuse.pages.tables import table
+
+__all__ = [
+    "MASS_COLOURS",
+    "MASS_MEANING",
+    "SERIES",
+    "Dot",
+    "Line",
+    "Part",
+    "Section",
+    "areas",
+    "bars",
+    "dots",
+    "figure",
+    "grid",
+    "key",
+    "lines",
+    "page",
+    "paragraph",
+    "table",
+]

@@ -1,0 +1,136 @@
+"""What did a run leave in its folder, and what of it is not there? Nothing else is looked at: the folder may have been copied."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
+from knowfuse.files import undamaged
+from knowfuse.runs.compared import EVALUATED
+from knowfuse.runs.folder import saved_settings
+from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
+from knowfuse.training.fit import Fit
+
+HEADROOM = "headroom.json"
+OLDER = "older versions did not write it"
+Read = TypeVar("Read")
+
+
+@dataclass
+class Left:
+    """What is there of a run, or of an evaluation; None or empty where it is not, and then `why` says so by the file's name."""
+
+    folder: Path
+    results: dict[str, Any] | None
+    settings: dict[str, Any] | None
+    overrides: list[str] | None  # what was written behind `python train.py`
+    evaluated: dict[str, Any] | None  # of an evaluation: what it was asked about
+    headroom: dict[str, Any] | None
+    documents: ByDocument | None
+    samples: Samples | None
+    fits: dict[str, Fit]  # by method, those that were kept
+    all_fits: dict[str, Fit] = field(default_factory=dict)  # that are finished, by name
+    curves: dict[str, Rows] = field(default_factory=dict)  # by name of a fit, of those that have begun too
+    why: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.results is not None
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.folder.resolve().parts[-2:])
+
+
+def left_by(folder: Path) -> Left:
+    """FileNotFoundError where the folder is of no run and no evaluation, ValueError for a file that is cut off or damaged."""
+    if not any((folder / name).exists() for name in ("results.json", "config.yaml")):
+        raise FileNotFoundError(
+            f"{str(folder / 'results.json')!r} is not there: give the folder of a finished run, or finish it with train.py"
+        )
+    why: dict[str, str] = {}
+
+    def read(name: str, how: Callable[[Path], Read], reason: str) -> Read | None:
+        path = folder / name
+        if not path.exists():
+            why[name] = reason
+            return None
+        return how(path)
+
+    unfinished = "the run is not finished: the same command with ckpt_path=last goes on with it"
+    results = read("results.json", _results, unfinished)
+    is_evaluation = (folder / EVALUATED).exists()
+    reason = unfinished if results is None else OLDER
+    kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED)) if is_evaluation else None
+    settings = (
+        kept["run"] if kept else read("config.yaml", lambda path: saved_settings(path.parent), "it was taken away")
+    )
+    left = Left(
+        folder,
+        results,
+        settings,
+        read(".hydra/overrides.yaml", _list, "Hydra's record of the command is not in the folder"),
+        kept["evaluated"] if kept else None,
+        read(HEADROOM, _json, "it is of the run, not of an evaluation" if kept else OLDER),
+        read(DOCUMENTS, read_by_document, reason),
+        read(SAMPLES, lambda path: read_samples(path.parent), reason),
+        {},
+        why=why,
+    )
+    _add_fits(left)
+    return left
+
+
+def _results(path: Path) -> dict[str, Any]:
+    remedy = "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"
+    with undamaged(path, remedy):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        _ = [Fit.from_json(fit) for fit in results["fits"].values()], results["rows"], results["unit"]
+    return results
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with undamaged(path, "remove it: it is only what the run's page shows"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _list(path: Path) -> list[str]:
+    return [str(line) for line in OmegaConf.load(path)]
+
+
+def _add_fits(left: Left) -> None:
+    """Those of the folder, and which of them were kept: of an unfinished run the best so far of each method."""
+    for place in sorted(path for path in left.folder.glob("fits/*") if path.is_dir()):
+        if (place / "fit.json").exists():
+            left.all_fits[place.name] = Fit.from_json(_json(place / "fit.json"))
+        if rows := _way(place):
+            left.curves[place.name] = rows
+    if left.results is not None:
+        left.fits = {method: Fit.from_json(fit) for method, fit in left.results["fits"].items()}
+        return
+    for method in ("clm", "fused"):
+        finished = [fit for name, fit in left.all_fits.items() if name.startswith(f"{method}-")]
+        if finished:
+            left.fits[method] = min(finished, key=lambda fit: fit.best_bits_per_byte)
+
+
+def _way(place: Path) -> Rows:
+    """The curves of a fit; of a run of before, those of Lightning's CSV logger, where it logged to that."""
+    if (place / CURVES).exists():
+        return read_curves(place)
+    versions = sorted(place.glob("*/version_*/metrics.csv"), key=lambda path: int(re.sub(r"\D", "", path.parent.name)))
+    rows: Rows = {}
+    for path in versions:  # one for each time that the fit was started
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                row = {name: float(value) for name, value in line.items() if name.startswith(KEPT) and value}
+                if row:
+                    rows[int(line["step"])] = {name: value for name, value in row.items() if math.isfinite(value)}
+    return dict(sorted(rows.items()))

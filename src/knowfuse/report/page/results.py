@@ -1,0 +1,135 @@
+"""What came out of a run, with which certainty, and what there was to gain before anyone trained?"""
+
+from html import escape
+from typing import Any
+
+from knowfuse.evaluation import Compared, Interval, baseline_of
+from knowfuse.pages import Dot, Section, dots, figure, grid, paragraph, table
+from knowfuse.report.left import HEADROOM, Left
+from knowfuse.report.page.rows import POINT, best_source, colours_of, compared
+
+
+def lead(left: Left) -> str:
+    """The first lines of the page: what to take away."""
+    if left.results is None:
+        return paragraph("This run is not finished: what there is of it so far is below.", "worse")
+    rows = left.results["rows"]
+    table = compared(left)
+    tiles = [_tile(f"{rows[POINT]['mean']:.3f}", f"{left.results['unit']}, fused target, mean of the domains")]
+    baseline = next(name for name in ("target clm", "target before") if name in rows)
+    tiles.append(_difference(rows, baseline, table[POINT].more_than_baseline["mean"] if table else None))
+    if (source := best_source(left, rows)) is not None:
+        tiles.append(_difference(rows, source, None, "the best source"))
+    if (sooner := left.results["tokens_to_clm_final"]) is not None:
+        tiles.append(_tile(f"{sooner:.1f} times", "fewer training tokens to plain CLM's best validation figure"))
+    return f"<div class=tiles>{''.join(tiles)}</div>"
+
+
+def _difference(rows: dict[str, Any], other: str, interval: Interval | None, what: str = "") -> str:
+    more = rows[POINT]["mean"] - rows[other]["mean"]
+    is_sure = interval is None or interval.high < 0 or interval.low > 0
+    kind = "" if not is_sure else "better" if more < 0 else "worse" if more > 0 else ""
+    said = f"against {other}" + (f", {what}" if what else "")
+    if interval is not None:
+        said += f" (95 %: {interval.low:+.3f} to {interval.high:+.3f}{'' if is_sure else ', which holds 0'})"
+    return _tile(f"{more:+.3f}", said, kind)
+
+
+def _tile(value: str, said: str, kind: str = "") -> str:
+    return f"<div class=tile><b class='{kind}'>{escape(value)}</b><span>{escape(said)}</span></div>"
+
+
+def results(left: Left) -> Section:
+    if left.results is None:
+        return Section("results", "Results", left_out=left.why["results.json"])
+    rows, with_intervals = left.results["rows"], compared(left)
+    domains = [name for name in next(iter(rows.values())) if name != "mean"]
+    charts = [
+        figure("mean of the domains" if d == "mean" else d, dots(_dots(left, rows, with_intervals, d), "bits per byte"))
+        for d in (["mean", *domains] if len(domains) > 1 else domains)
+    ]
+    body = paragraph(
+        f"{left.results['unit'].capitalize()}: lower is better; each axis begins where the figures differ."
+    )
+    body += grid(charts) + _table(left, domains, with_intervals) + paragraph(_certainty(left), "soft")
+    reason = left.why.get("documents.csv", "")
+    return Section("results", "Results", body, f"intervals (documents.csv: {reason})" if reason else "")
+
+
+def _dots(left: Left, rows: dict[str, Any], table: dict[str, Compared] | None, domain: str) -> list[Dot]:
+    colours = colours_of(left, rows)
+    found = []
+    for name, bits in rows.items():
+        of = table[name].bits_per_byte[domain] if table else None
+        ends = (of.low, of.high) if of else (None, None)
+        found.append(Dot(name, colours[name], bits[domain], *ends, is_point=name == POINT))
+    return found
+
+
+def _table(left: Left, domains: list[str], with_intervals: dict[str, Compared] | None) -> str:
+    assert left.results is not None
+    rows, heading = left.results["rows"], ["bits per byte", *domains, "mean"]
+    baseline = None
+    if with_intervals is not None and left.documents is not None:
+        baseline = baseline_of(left.documents)
+        heading.append(f"more than {baseline}")
+    nats = {"EOS, nats": left.results.get("eos_nats"), "first token, nats": left.results.get("first_token_nats")}
+    nats = {name: values for name, values in nats.items() if values}
+    lines, best = [], {}
+    for r, (name, bits) in enumerate(rows.items()):
+        line = [name, *(f"{bits[d]:.3f}" for d in [*domains, "mean"])]
+        for c, d in enumerate([*domains, "mean"], 1):
+            if bits[d] == min(other[d] for other in rows.values()):
+                best[r, c] = "best"
+        if baseline is not None and with_intervals is not None:
+            line.append("" if name == baseline else _more(with_intervals[name].more_than_baseline["mean"]))
+        lines.append(line + [f"{values[name]:.2f}" if name in values else "" for values in nats.values()])
+    return table([*heading, *nats], lines, best, [n for n, name in enumerate(rows) if name == POINT])
+
+
+def _more(interval: Interval) -> str:
+    return f"{interval.value:+.3f}\n{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def _certainty(left: Left) -> str:
+    assert left.results is not None
+    out = left.results.get("documents_left_out", 0)
+    said = f"{out:,} documents that some LLM cannot read are left out for all. " if out else ""
+    if left.documents is None:
+        return said
+    count = len(left.documents.shared().ids)
+    return said + (
+        f"95 % intervals: the {count:,} documents drawn anew within their domains, paired, 2,000 times. They are of this one "
+        "seed; python evaluate.py compare=[<run>, <run>] puts runs of several seeds into one table."
+    )
+
+
+def headroom(left: Left) -> Section:
+    if left.headroom is None:
+        return Section("headroom", "Headroom", left_out=left.why[HEADROOM])
+    rows = left.headroom["rows"]
+    domains = list(next(iter(rows.values())))
+    sources = {name: bits["mean"] for name, bits in rows.items() if not name.startswith(("target", "oracle"))}
+    oracle = next((bits["mean"] for name, bits in rows.items() if name.startswith("oracle")), None)
+    colours = colours_of(left, rows)
+    chart = dots(
+        [
+            Dot(name.partition(" over ")[0], colours[name], bits["mean"], is_point=name.startswith("oracle"))
+            for name, bits in rows.items()
+        ],
+        "bits per byte",
+    )
+    body = paragraph(f"{left.headroom['unit'].capitalize()}, before anyone trains.")
+    if oracle is not None and sources:
+        best = min(sources, key=lambda name: sources[name])
+        body += paragraph(
+            f"An LLM that were on every document as good as the best source there would pay {oracle:.3f}, which is "
+            f"{sources[best] - oracle:.3f} less than {best}, the best source on the mean, and "
+            f"{rows['target before']['mean'] - oracle:.3f} less than the target before: that much there is to gain from the sources."
+        )
+    lines = [[name, *(f"{bits[d]:.3f}" for d in domains)] for name, bits in rows.items()]
+    return Section(
+        "headroom",
+        "Headroom",
+        body + grid([figure("mean of the domains", chart), table(["bits per byte", *domains], lines)]),
+    )

@@ -1,0 +1,132 @@
+"""The page of what a run left, with what it did not leave named: older runs, runs of one method, other text."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pages_for_tests import Page, page_of
+from test_results import CLM, TABLE, fit
+
+from knowfuse.evaluation import Continuation, Samples, TokenCosts
+from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, write_results
+from knowfuse.report.left import left_by
+from knowfuse.report.page import SECTIONS
+from knowfuse.runs.compared import save_evaluated
+from knowfuse.training.fit import Fit
+
+FUSED = fit("fused-lr0.01", (100, 2.0), (200, 1.0))
+SETTINGS = {"name": "it's", "sources": {"llama2": {}, "mpt": {}}, "trainer": {"max_steps": 8}}
+SAID: dict[str, Any] = {
+    "share": {"llama2": {"code": 0.75, "docs": 0.0}, "mpt": {"code": 0.25, "docs": 1.0}},
+    "coverage": {"llama2": {"code": 1.0, "docs": 0.5}, "mpt": {"code": 1.0, "docs": 1.0}},
+    "labelled": {"code": 300, "docs": 100},
+    "mass": None,
+    "rows": None,
+    "over_training": [
+        {"tokens": 100, "share": {"llama2": {"code": 0.75}, "mpt": {"code": 0.25}}, "labelled": {"code": 300}}
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As an older `train.py` left it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / ".hydra").mkdir()
+    write_results(folder, TABLE, {"clm": CLM, "fused": FUSED}, "the test split")
+    OmegaConf.save(OmegaConf.create(SETTINGS), folder / "config.yaml")
+    overrides = OmegaConf.create(["name=it's", "corpus.files={mine: [a b.txt]}"])
+    OmegaConf.save(overrides, folder / ".hydra" / "overrides.yaml")
+    return folder
+
+
+def copy_of(finished: Path, folder: Path, fused: Fit = FUSED, **fits: Fit) -> Path:
+    """The run, with these fits where some are given."""
+    shutil.copytree(finished, folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["fits"] = {name: vars(fit) for name, fit in ({**fits, "fused": fused}).items()}
+    results["tokens_to_clm_final"] = tokens_to_clm_final({**fits, "fused": fused})
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def page(folder: Path, samples: Samples | None = None) -> Page:
+    write_page(folder, samples)
+    return page_of((folder / "report.html").read_text())
+
+
+def test_an_older_run_has_its_page_and_what_is_missing_is_named(finished: Path, tmp_path: Path) -> None:
+    """Its curves are those of the CSV logger, every step once though it was stopped in between."""
+    folder = copy_of(finished, tmp_path / "old", clm=CLM)
+    for version, steps in enumerate([(0, 1, 2), (2, 3)]):
+        place = folder / "fits" / "fused-lr0.01" / "csv" / f"version_{version}" / "metrics.csv"
+        place.parent.mkdir(parents=True)
+        with place.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "train/loss_nats", "train/disagreement_nats", "val/bits_per_byte"])
+            writer.writerows([[step, version + 0.5, 0.25, ""] for step in steps] + [[steps[-1], "", "", 1.0]])
+    rows = left_by(folder).curves["fused-lr0.01"]
+    assert [row["train/loss_nats"] for row in rows.values()] == [0.5, 0.5, 1.5, 1.5]
+    shown = page(folder)
+    assert len(shown.sections) == len(SECTIONS)
+    assert "5 of 9 sections leave something out" in shown.text
+    assert shown.text.count("older versions did not write it") >= 3
+    assert "--samples 4 asks the checkpoints for them" in shown.text
+    assert "-1.000" in shown.text, "against the target before"
+    assert "python train.py 'name=it'\"'\"'s' 'corpus.files={mine: [a b.txt]}'" in shown.text
+    assert "1.5 times" in shown.text
+
+
+def test_a_run_of_one_method_is_against_the_target_before(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "one")
+    shown = page(folder)
+    assert "against target before" in shown.text
+    assert "plain CLM's best" not in shown.text
+
+
+def test_figures_without_documents_have_no_intervals_and_say_so(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "run", clm=CLM)
+    (folder / "documents.csv").unlink()
+    shown = page(folder)
+    assert "intervals (documents.csv: older versions did not write it)" in shown.text
+    assert "95 %" not in shown.text
+
+
+def test_an_evaluation_has_a_page_of_its_own(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "evaluated", clm=CLM)
+    (folder / "config.yaml").unlink()
+    save_evaluated(folder, SETTINGS, {"split": "test", "corpus": {"files": {"mine": ["a.txt"]}}})
+    shown = page(folder)
+    assert "What it was measured on: split: test" in " ".join(shown.text.split())
+    assert "the page of its run has them" in shown.text
+    assert "python evaluate.py 'name=" in shown.text
+
+
+def test_texts_and_names_stay_text(finished: Path, tmp_path: Path) -> None:
+    """Whatever markup they hold; shares, areas and tokens are drawn."""
+    folder = copy_of(finished, tmp_path / "<i>run<", Fit(**{**vars(FUSED), "sources": SAID}), clm=CLM)
+    write_headroom(folder, TABLE)
+    nats = {name: [0.5, 9.0] for name in ("target before", "target clm", "target fused")}
+    costs = TokenCosts("d", "code", ["<b>", "⏎"], [3, 1], nats, 700)
+    samples = Samples("target clm", [costs], [], [Continuation("d", "docs", "</span>", "<p>", {"target fused": "&"})])
+    shown = page(folder, samples)
+    written = (folder / "report.html").read_text()
+    assert {"<b>", "</span>", "<p>", "&"} <= set(shown.text.split())
+    assert "<i>run<" in shown.text
+    assert "the first 2 of 700 tokens" in shown.text
+    assert "No document did." in shown.text
+    assert written.count("<polygon") == 2, "docs was not read between two validations"
+    assert "this alignment keeps no account of its mass" in shown.text
+
+
+def test_a_folder_of_no_run_is_refused_and_a_damaged_file_named(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results\.json' is not there: give the folder of a finished run"):
+        left_by(tmp_path)
+    folder = copy_of(finished, tmp_path / "run", clm=CLM)
+    (folder / "headroom.json").write_text("{")
+    with pytest.raises(ValueError, match=r"headroom\.json' is cut off or damaged .*remove it"):
+        write_page(folder)

@@ -8,18 +8,34 @@ from knowfuse.evaluation.learning_curve import extrapolated
 NOISE = 0.004
 
 
-def curve(n: float, floor: float, scale: float, power: float, before: float = 3.0) -> float:
-    return floor + (before - floor) * (1.0 + n / scale) ** -power
+def curve(n: float, floor: float, scale: float, power: float, shape: float = 1.0, before: float = 3.0) -> float:
+    return floor + (before - floor) * (1.0 + (n / scale) ** shape) ** -power
 
 
 @pytest.mark.parametrize(
-    ("floor", "scale", "power"), [(1.0, 2e4, 0.4), (0.0, 5e3, 0.12), (2.2, 4e4, 1.0), (2.7, 1e3, 0.6)]
+    "numbers",
+    [
+        (1.0, 2e4, 0.4),
+        (0.0, 5e3, 0.12),
+        (2.2, 4e4, 1.0),
+        (2.7, 1e3, 0.6),
+        (0.5, 5e5, 0.5, 0.6),
+        (1.5, 1e5, 1.0, 0.7),
+    ],
 )
-def test_a_curve_goes_on_as_it_began(floor: float, scale: float, power: float) -> None:
-    """From the first sixteenth to the half of a text, without noise: its end lies within the error that is told."""
-    parts = {n: curve(n, floor, scale, power) for n in (6_000, 12_000, 25_000, 50_000)}
+def test_a_curve_goes_on_as_it_began(numbers: tuple[float, ...]) -> None:
+    """From the first sixteenth to the half of a text, without noise: its end lies within the error that is told, which is small."""
+    parts = {n: curve(n, *numbers) for n in (6_000, 12_000, 25_000, 50_000)}
     found = extrapolated(3.0, parts, 100_000, NOISE)
-    assert abs(found.value - curve(100_000, floor, scale, power)) < min(2 * found.error, 0.02)
+    assert abs(found.value - curve(100_000, *numbers)) < 2 * found.error
+    assert found.error < 0.025
+
+
+def test_the_quickstart_from_its_first_half() -> None:
+    """What `python -m knowfuse.probe` measured of it on 99 documents; on all of validation it fell by 0.419 to its end."""
+    parts = {5_801: 3.104, 11_431: 3.055, 24_263: 2.998, 48_482: 2.901}
+    found = extrapolated(3.177, parts, 98_174, 0.005)
+    assert abs(found.value - (3.177 - 0.419)) < 2 * found.error < 0.05
 
 
 def test_the_error_is_as_large_as_the_miss_is() -> None:
@@ -27,10 +43,11 @@ def test_the_error_is_as_large_as_the_miss_is() -> None:
     rng = np.random.default_rng(0)
     misses, errors = [], []
     for _ in range(40):
-        shape = rng.uniform(0.5, 2.6), np.exp(rng.uniform(np.log(3e3), np.log(1e5))), rng.uniform(0.1, 1.0)
-        parts = {n: curve(n, *shape) + NOISE * rng.standard_normal() for n in (6_000, 12_000, 25_000, 50_000)}
+        numbers = rng.uniform(0.5, 2.6), np.exp(rng.uniform(np.log(3e3), np.log(1e5))), rng.uniform(0.1, 1.0)
+        numbers = (*numbers, rng.uniform(0.5, 1.0))
+        parts = {n: curve(n, *numbers) + NOISE * rng.standard_normal() for n in (6_000, 12_000, 25_000, 50_000)}
         found = extrapolated(3.0, parts, 100_000, NOISE)
-        misses.append(abs(found.value - curve(100_000, *shape)))
+        misses.append(abs(found.value - curve(100_000, *numbers)))
         errors.append(found.error)
     within = np.mean(np.array(misses) < 2 * np.array(errors))
     assert within >= 0.9

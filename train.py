@@ -7,6 +7,7 @@ python train.py debug=self
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +20,7 @@ from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resol
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
 from knowfuse.runs.sampled import sampled
+from knowfuse.runs.sweep import by_itself, figure_of, goes_on_from, is_point, starts_processes
 
 register_resolvers()
 
@@ -27,11 +29,18 @@ register_resolvers()
 def main(cfg: DictConfig) -> float | None:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if is_point():
+        if (figure := figure_of(folder, cfg)) is not None:
+            return figure
+        cfg.ckpt_path = goes_on_from(folder, cfg.ckpt_path)
     experiment = hydra.utils.instantiate(require_complete(cfg), _convert_="all")
     experiment.require_machine()
+    if is_point() and starts_processes(experiment.trainer):
+        return by_itself(folder, cfg.ckpt_path)
     if experiment.debug is not None:
         return say(learns_nothing(experiment, experiment.prepare()))
-    with open_run(HydraConfig.get().runtime.output_dir, cfg) as run:
+    with open_run(folder, cfg) as run:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 
         prepared = experiment.prepare()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from commands_for_tests import stand_in
 from experiments_for_tests import ROOT, TINY_TRAINING
+from test_main_job import KILLED
 from wandb_server_for_tests import WandbState, wandb_server
 
 SWEEP = yaml.safe_load((ROOT / "conf" / "sweep" / "fusion.yaml").read_text())
@@ -67,3 +69,24 @@ def test_a_run_that_failed_is_told_as_failed(swept: tuple[Path, WandbState]) -> 
     _, state = swept
     assert state.exit_codes == {"run0": 0, "run1": 1}
     assert not any(SWEEP["metric"]["name"] in line for line in state.history.get("run1", []))
+
+
+def test_a_run_that_was_stopped_goes_on_in_its_own_wandb_run(tiny_cache: Path, tmp_path: Path) -> None:
+    """By SIGTERM, between two checkpoints; `ckpt_path=last` then starts no second one."""
+    program = str(ROOT / "train.py")
+    settings = [*TINY_TRAINING, "compare_with_clm=false", "logger=wandb", f"hydra.run.dir={tmp_path / 'run'}"]
+    stopped = [str(stand_in()), "-c", KILLED.replace("SIGKILL", "SIGTERM"), "5", program, *settings]
+    with wandb_server() as (url, state):
+        env = environment(url, tiny_cache, tmp_path)
+        first = subprocess.run(stopped, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert first.returncode == 128 + signal.SIGTERM, first.stdout + first.stderr
+        (name,) = state.history
+        assert state.exit_codes == {name: 1}
+        goes_on = [str(stand_in()), program, *settings, "ckpt_path=last"]
+        then = subprocess.run(goes_on, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert then.returncode == 0, then.stdout + then.stderr
+    assert state.exit_codes == {name: 0}
+    assert list(state.history) == [name]
+    assert {line["trainer/global_step"] for line in state.history[name] if "train/loss_nats" in line} >= set(
+        range(3, 8)
+    )

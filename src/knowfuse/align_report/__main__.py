@@ -23,11 +23,13 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.surface import UnspellableDocument
 from knowfuse.types import Aligner
 
 matplotlib.use("Agg")
+register_resolvers()
 
 
 def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocument]:

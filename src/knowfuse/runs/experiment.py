@@ -25,6 +25,7 @@ from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import flat, saved_settings
 from knowfuse.runs.headroom import validation_headroom
+from knowfuse.runs.logged import logger_of
 from knowfuse.runs.prepared import Prepared, prepare, prepare_target, require_here
 from knowfuse.runs.refusals import (
     fit_name,
@@ -272,7 +273,7 @@ class Experiment:
         return merged(prepared.target, module.network).eval()
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
-        logger = self.logger(save_dir=str(folder))
+        logger = logger_of(self.logger, folder)
         logger.log_hyperparams(hyperparameters)
         return [logger]
 

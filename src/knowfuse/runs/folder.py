@@ -104,13 +104,7 @@ def _alone(run: Path) -> Iterator[None]:
 def _opened(run: Path, cfg: DictConfig) -> Path:
     saved = run / "config.yaml"
     if saved.exists():
-        before, now = flat(saved_settings(run)), flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-        for key in sorted(before.keys() | now.keys()):
-            if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
-                raise ValueError(
-                    f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
-                    "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
-                )
+        require_same_settings(run, cfg)
         if (run / "results.json").exists():
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
@@ -126,6 +120,22 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
     write_whole(saved, OmegaConf.to_yaml(cfg, resolve=True).encode())  # every rank of a run writes the same
     say(f"run {run}")
     return run
+
+
+def require_same_settings(run: Path, cfg: DictConfig) -> None:
+    """ValueError, with the setting and both values, where the run was started with others than these."""
+    before, now = flat(saved_settings(run)), flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    for key in sorted(before.keys() | now.keys()):
+        if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
+            raise ValueError(
+                f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
+                "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
+            )
+
+
+def was_started(run: Path) -> bool:
+    """Whether a fit of this run left a checkpoint to go on from."""
+    return bool(_last_checkpoints(run))
 
 
 def saved_settings(run: Path) -> dict[str, Any]:

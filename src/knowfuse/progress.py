@@ -1,6 +1,9 @@
 """How far is each stage, how fast, and how long will it take?"""
 
 import logging
+import os
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +45,10 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-console = Console(quiet=not is_first_rank())
+LOG_WIDTH = 140  # characters of a line where there is no terminal that says how many it has
+PULSE_SECONDS = 30.0
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
+console = Console(quiet=not is_first_rank(), width=_width)
 
 
 class _Speed(TextColumn):
@@ -72,9 +78,34 @@ def say(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)  # a path in it can be copied
 
 
+class Pulse:
+    """Says that a stage lives where no bar does, outside a terminal: a line every `PULSE_SECONDS`, with rate and time left."""
+
+    def __init__(self, stage: str, total: int, begun: int = 0) -> None:
+        self.stage, self.total, self.begun = stage, total, begun
+        self.start = self.last = time.monotonic()
+
+    def beat(self, done: int, counted: int, unit: str) -> None:
+        """`done` of the total, in which `counted` of the unit passed since the stage began."""
+        now = time.monotonic()
+        if console.is_terminal or now - self.last < PULSE_SECONDS or done <= self.begun:
+            return
+        self.last, spent = now, now - self.start
+        left = spent * (self.total - done) / (done - self.begun)
+        rate = f"{counted / spent:,.0f} {unit}/s" if spent else f"{counted:,} {unit}"
+        say(f"{self.stage}: {done:,} of {self.total:,} ({done / self.total:.0%}), {rate}, {clock(left)} left")
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 @contextmanager
 def counting(stage: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
     """A progress bar over tokens; call the yielded function with the number just done."""
+    pulse = Pulse(stage, total)
     with _bar() as bar:
         task = bar.add_task(stage, total=total, tokens=0, unit=unit, note="")
         done = 0
@@ -83,8 +114,11 @@ def counting(stage: str, total: int, unit: str = "tokens") -> Iterator[Callable[
             nonlocal done
             done += tokens
             bar.update(task, completed=done, tokens=done)
+            pulse.beat(done, done, unit)
 
         yield advance
+        if not done:  # else it would look stuck
+            bar.update(task, completed=total, note="found, nothing to do")
 
 
 class FitProgress(L.Callback):
@@ -95,6 +129,7 @@ class FitProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.tokens, self.bar = 0, _bar()
+        self.pulse = Pulse(self.stage, trainer.max_steps, trainer.global_step)
         if trainer.is_global_zero:
             self.bar.start()
         self.task = self.bar.add_task(self.stage, total=trainer.max_steps, tokens=0, note="")
@@ -104,6 +139,7 @@ class FitProgress(L.Callback):
     ) -> None:
         self.tokens += int((batch.labels != IGNORE).sum()) * trainer.world_size
         self.bar.update(self.task, completed=trainer.global_step, tokens=self.tokens)
+        self.pulse.beat(trainer.global_step, self.tokens, "tokens")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if "val/bits_per_byte" in trainer.callback_metrics and hasattr(self, "bar"):

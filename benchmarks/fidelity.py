@@ -29,7 +29,7 @@ from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
-from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
 from knowfuse.surface import Surface
@@ -112,7 +112,7 @@ def quality_of(
     method: Callable[[TokenizerPair], Aligner] | None, pair: TokenizerPair, seen: Sequence[SeenDocument]
 ) -> AlignmentQuality:
     """Of one method; None: the identity, the source's own tokenizer for the target's."""
-    return with_own_tokenizer(byte_exact, pair, seen) if method is None else judged(method, pair, seen)[1]
+    return with_own_tokenizer(byte_exact, pair, seen) if method is None else tried(method, pair, seen)[1]
 
 
 def main() -> None:

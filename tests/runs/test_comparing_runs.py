@@ -57,9 +57,25 @@ def test_rows_of_different_runs_are_named_by_the_settings_that_differ(tmp_path: 
     assert list(compared([one, two], no_texts, baseline="mpt").rows) == [
         "mpt",
         "target clm",
-        "target fused, fusion=knowfuse.fusion.min_ce.min_ce",
-        "target fused, fusion=knowfuse.fusion.avg_ce.avg_ce, fusion.temperature=0.1",
+        "target fused, fusion=min_ce",
+        "target fused, fusion=avg_ce",
     ]
+
+
+def test_rows_are_named_by_no_more_settings_than_tell_them_apart(tmp_path: Path) -> None:
+    """Of four that change together one is enough; a setting that one of them lacks tells it apart by its absence."""
+    avg = {"_target_": "knowfuse.fusion.avg_ce.avg_ce", "temperature": 0.1, "weighting": "softmax"}
+    kinds: list[dict[str, Any]] = [
+        {"top_k": 5, "lm_weight": 0.5, "schedule": "linear"},
+        {"fusion": avg},
+        {"fusion": {**avg, "temperature": 1.0, "weighting": "reference"}},
+    ]
+    places = [
+        run(tmp_path / f"{n}", {"target clm": SOURCE, "target fused": SOURCE - n - 1}, **kind)
+        for n, kind in enumerate(kinds)
+    ]
+    names = [name.removeprefix("target fused, ") for name in compared(places, no_texts).rows if "fused" in name]
+    assert names == ["fusion=min_ce", "fusion=avg_ce, fusion.temperature=0.1", "fusion=avg_ce, fusion.temperature=1.0"]
 
 
 def test_documents_that_one_cannot_read_are_left_out_for_all(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from knowfuse.align_report.picture import picture
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import require_slots
-from knowfuse.evaluation import AlignmentQuality, SeenDocument, judged, with_own_tokenizer
+from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
@@ -80,7 +80,7 @@ def main(cfg: DictConfig) -> None:
     for name, source in prepared.sources.items():
         documents = seen_documents(prepared, name, settings["num_documents"])
         pair = prepared.pair(name)
-        found = {method: judged(make, pair, documents) for method, make in methods.items()}
+        found = {method: tried(make, pair, documents) for method, make in methods.items()}
         qualities[name] = {
             "identity": with_own_tokenizer(byte_exact, pair, documents),
             **{m: q for m, (_, q) in found.items()},

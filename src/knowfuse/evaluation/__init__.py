@@ -4,7 +4,7 @@ from knowfuse.evaluation.alignment_quality import (
     AlignmentQuality,
     SeenDocument,
     alignment_quality,
-    judged,
+    tried,
     with_own_tokenizer,
 )
 from knowfuse.evaluation.answers import Answers, Tasks
@@ -60,7 +60,6 @@ __all__ = [
     "cached_scores",
     "compare",
     "extremes",
-    "judged",
     "oracle",
     "read_by_document",
     "read_samples",
@@ -70,6 +69,7 @@ __all__ = [
     "score_trained",
     "tell",
     "tell_trained",
+    "tried",
     "with_own_tokenizer",
     "write_by_document",
     "write_samples",

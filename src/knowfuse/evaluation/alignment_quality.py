@@ -42,7 +42,7 @@ class AlignmentQuality:
     identity_bits_per_byte: float | None = None  # what it loses where the target has the source's own tokenizer
 
 
-def judged(
+def tried(
     method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair, documents: Sequence[SeenDocument]
 ) -> tuple[Aligner, AlignmentQuality]:
     """The aligner of a method for this pair, and its quality, what it loses with the source's own tokenizer among it."""

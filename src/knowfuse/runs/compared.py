@@ -20,6 +20,7 @@ from knowfuse.text.documents import Documents
 from knowfuse.types import LLMSpec
 
 EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
+CHOICE = "._target_"  # the end of the key of what a group chooses
 SAME = {"seed", "name", "cache", "hydra"} | MAY_CHANGE  # settings that do not make runs different
 OWN_TEXT = {"split": "test", "corpus": {"files": None}}  # what a run was measured on
 
@@ -187,14 +188,29 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
 
 
 def _labels(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells each from the others: the settings in which they are not all alike."""
-    keys = sorted({key for kind in kinds for key in kind})
+    """What tells each from the others: as few of the settings in which they differ as it takes, those that all have first."""
+    keys = sorted({key for kind in kinds for key in kind}, key=lambda key: (not key.endswith(CHOICE), key))
     different = [key for key in keys if any(kind.get(key) != kinds[0].get(key) for kind in kinds)]
-    return [", ".join(f"{_short(key)}={kind.get(key)}" for key in different if key in kind) for kind in kinds]
+    shown = _short if _told_apart(kinds, different, _short) == len(kinds) else str
+    chosen: list[str] = []
+    while different and (so_far := _told_apart(kinds, chosen, shown)) < len(kinds):
+        apart = {key: _told_apart(kinds, [*chosen, key], shown) for key in different}
+        helps = [key for key in different if apart[key] > so_far and all(key in kind for kind in kinds)]
+        chosen.append(max(helps or different, key=apart.__getitem__))
+        different.remove(chosen[-1])
+    return [
+        ", ".join(f"{key.removesuffix(CHOICE)}={shown(kind[key])}" for key in chosen if key in kind) for kind in kinds
+    ]
 
 
-def _short(key: str) -> str:
-    return key.removesuffix("._target_")
+def _told_apart(kinds: Sequence[Mapping[str, Any]], keys: Sequence[str], shown: Callable[[Any], str]) -> int:
+    """How many kinds these settings tell apart, as they are shown."""
+    return len({tuple(shown(kind[key]) if key in kind else None for key in keys) for kind in kinds})
+
+
+def _short(value: Any) -> str:
+    """The name of a function without its modules."""
+    return value.rpartition(".")[2] if isinstance(value, str) and value.startswith("knowfuse.") else str(value)
 
 
 def _llm_rows(

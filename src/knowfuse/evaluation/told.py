@@ -15,7 +15,7 @@ from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE
 from knowfuse.surface.tokens import TokenizedDocuments
 
-NEW_TOKENS = 48  # that an LLM goes on by
+NEW_TOKENS = 24  # that an LLM goes on by; it reads all again for each
 
 
 @dataclass

@@ -33,7 +33,7 @@ from knowfuse.text.documents import Documents
 from knowfuse.training.fit import Fit, best_checkpoint
 from knowfuse.types import TokenizedDocument
 
-BEGINNING = 32  # tokens, BOS among them
+BEGINNING = 24  # tokens, BOS among them
 GOES_ON = 8  # tokens that a document must have beyond them
 
 

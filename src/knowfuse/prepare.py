@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
         settings["top_k"],
         cache,
         settings["tracing"],
+        kept=settings["traces"],
     )
 
 

@@ -12,7 +12,7 @@ construction in the tests (jaxtyping's import hook).
 """
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt8
@@ -25,6 +25,7 @@ from knowfuse.llm_spec import Recipe as Recipe
 
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 
+Kept = Literal["topk", "sampled"]  # of a source's distribution: its most probable tokens, or drawn ones
 IGNORE = -100  # the label of a row that predicts nothing
 # Where the probability of an aligned row went: to a target token that takes all of a candidate's bytes, to one that takes
 # the first of them, along the gold chain; what no slot holds: candidates that end where the row begins, candidates that
@@ -41,7 +42,8 @@ class TopK(Generic[ArrayT]):
     """A sparse distribution over a vocabulary: its most probable tokens.
 
     `log_probs` are natural logs normalised over the FULL vocabulary, so `1 - sum(exp(log_probs))` is the true
-    tail. `-inf` marks an empty slot, whose id means nothing.
+    tail. `-inf` marks an empty slot, whose id means nothing. Of drawn tokens (`SourceTrace.draws`) that is not so: they are
+    estimates, each right on the mean over draws, and what has no slot is no tail but was not drawn.
     """
 
     ids: Int[ArrayT, "*rows K"]
@@ -62,12 +64,17 @@ class SourceTrace:
 
     `ends` are byte offsets into the document. `nll` is in nats: what the source paid for the token after each
     row; its last value is 0.
+
+    With `draws` the slots are no most probable tokens: the first is the true next token, as probable as it is, and the others
+    were drawn from what it leaves, `draws` times each, which is what they count for. A row then sums to 1, and its true tail is
+    not known; the last row has no slot. What is linear in the probabilities is right on the mean over draws, and nothing else.
     """
 
     input_ids: Int[np.ndarray, " U"]
     ends: Int[np.ndarray, " U"]
-    topk: TopK[np.ndarray]  # [U, K], the source's vocabulary
+    topk: TopK[np.ndarray]  # [U, K], the source's vocabulary; [U, 1 + K] with draws
     nll: Float32[np.ndarray, " U"]
+    draws: Int[np.ndarray, "U D"] | None = None  # None: the slots are the K most probable
 
 
 @dataclass
@@ -117,6 +124,7 @@ class AlignedSources:
     row_classes: Float32[Tensor, "*B S 4"] | None = None
     is_by_rank: bool = False
     remainder: Int[Tensor, " R"] | None = None
+    is_drawn: bool = False  # the slots hold estimates (`SourceTrace.draws`)
 
 
 @dataclass

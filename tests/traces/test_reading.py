@@ -15,6 +15,7 @@ from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
 from knowfuse.traces import reading
+from knowfuse.traces.largest import largest
 from knowfuse.traces.reading import length_buckets, trace_documents
 from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument
 
@@ -121,7 +122,7 @@ def test_the_largest_are_found_by_groups(size: int, k: int) -> None:
     values = torch.randn(20, size, generator=torch.Generator().manual_seed(size))
     values[0, :k] += 9
     values[1, -k:] += 9
-    ids, found = reading._largest(values, k)
+    ids, found = largest(values, k)
     want = values.sort(dim=-1, descending=True)
     assert torch.equal(found, want.values[:, :k])
     assert torch.equal(ids, want.indices[:, :k])

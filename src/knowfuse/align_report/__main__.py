@@ -69,6 +69,11 @@ def main(cfg: DictConfig) -> None:
     for name, least in {"num_documents": 1, "example": 0}.items():
         if type(settings[name]) is not int or settings[name] < least:
             raise ValueError(f"{name} is {settings[name]!r}: it must be a whole number of at least {least}")
+    if settings["traces"] != "topk":
+        raise ValueError(
+            f"traces={settings['traces']}: what an alignment keeps is told from the most probable tokens, of which a loss can be "
+            "taken; set traces=topk"
+        )
     for method in settings["methods"].values():
         require_slots(method, settings["top_k"])
     cache = Path(settings["cache"]).expanduser()

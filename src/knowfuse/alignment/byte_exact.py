@@ -30,7 +30,7 @@ from functools import partial
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numba import njit
 
 from knowfuse.alignment.duplicates import log_of, new_table, slot_of
@@ -70,7 +70,10 @@ class _Roles:
 def align_bytes(
     trace: SourceTrace, target: TokenizedDocument, data: bytes, *, tokens: FirstTokens, roles: _Roles
 ) -> AlignedSource:
-    """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one)."""
+    """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one).
+
+    Of drawn tokens (`SourceTrace.draws`) rows that are conditioned are not aligned: their mass would be a quotient of estimates.
+    """
     ids, probs, budget, is_aligned = _align_rows(
         trace.input_ids,
         trace.ends,
@@ -91,6 +94,8 @@ def align_bytes(
         tokens.at_start,
         tokens.whole,
     )
+    if trace.draws is not None:  # a quotient of drawn probabilities would be biased
+        is_aligned &= ~_is_conditioned(trace, target, tokens.starts)
     nll, source_tokens = spent_on_target_tokens(trace, target)
     return AlignedSource(
         topk=TopK(ids, log_of(probs)),
@@ -105,6 +110,17 @@ def align_bytes(
 def serving_rows(source_ends: Int[np.ndarray, " U"], target_ends: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
     """The source row that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
     return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
+
+
+def _is_conditioned(
+    trace: SourceTrace, target: TokenizedDocument, starts: Int[np.ndarray, " boundaries"]
+) -> Bool[np.ndarray, " T"]:
+    """Whether a row goes on inside a source token, or after a space that the token has and the text has not."""
+    rows = serving_rows(trace.ends, target.ends)
+    following = np.minimum(rows + 1, len(trace.ends) - 1)
+    lead = np.diff(starts)[trace.input_ids[following]] - (trace.ends[following] - trace.ends[rows])
+    is_after_lone_space = (target.ends == 0) & (np.arange(len(target.ends)) > 0)
+    return (target.ends - trace.ends[rows] + lead > 0) | is_after_lone_space
 
 
 def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, usable: int) -> AlignedSource:

@@ -1,12 +1,26 @@
-"""Which methods need the tokens that a source found most probable, and which the true ones alone?"""
+"""Which methods need the tokens that a source found most probable, which the true ones alone, and which go with drawn ones?"""
 
 from collections.abc import Callable
 
+from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.chunk_likelihood import chunk_likelihood
+from knowfuse.alignment.exact_match import exact_match
+from knowfuse.alignment.mapping_statistics import mapping_statistics
+from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.types import Aligner
 
 WITHOUT_SLOTS = (chunk_likelihood,)
+# Linear in a row's probabilities; where that takes an option: its default, and what it must be. A row inside a source token is
+# divided by the mass of what begins with the bytes read, and of several tokens on one the most probable is a comparison.
+_SUMMED = {"many_to_one": ("sum", ("sum",))}
+LINEAR = {
+    byte_exact: {"rows": ("all", ("shared", "one_to_one"))},
+    exact_match: _SUMMED,
+    min_edit_distance: _SUMMED,
+    mapping_statistics: _SUMMED,
+    chunk_likelihood: {},
+}
 
 
 def require_slots(method: Callable[[TokenizerPair], Aligner], top_k: int) -> None:
@@ -18,3 +32,20 @@ def require_slots(method: Callable[[TokenizerPair], Aligner], top_k: int) -> Non
             f"alignment {getattr(function, '__name__', function)!r} needs the tokens that a source finds most probable, and "
             f"top_k is 0: set top_k to 1 or more, or alignment={able}"
         )
+
+
+def require_linear(method: Callable[[TokenizerPair], Aligner]) -> None:
+    """ValueError where what this method, perhaps a partial, makes of drawn tokens is not right on the mean over draws."""
+    function, settings = getattr(method, "func", method), getattr(method, "keywords", {})
+    name = getattr(function, "__name__", repr(function))
+    if function not in LINEAR:
+        raise ValueError(
+            f"alignment {name!r} ranks or divides probabilities, and drawn ones (traces=sampled) would bias it: set traces=topk, or "
+            f"alignment to one of {[its.__name__ for its in LINEAR]}"
+        )
+    for option, (default, right) in LINEAR[function].items():
+        if settings.get(option, default) not in right:
+            raise ValueError(
+                f"alignment.{option}={settings.get(option, default)} of {name} divides or compares probabilities, and drawn ones "
+                f"(traces=sampled) would bias it: set alignment.{option} to {' or '.join(right)}, or traces=topk"
+            )

@@ -86,7 +86,7 @@ def make_plan(cfg: DictConfig, target: PretrainedConfig, sources: Mapping[str, P
     tokens, document = text / cfg.bytes_per_token, max(1, round(cfg.corpus.max_document_bytes / cfg.bytes_per_token))
     specs: dict[str, LLMSpec] = hydra.utils.instantiate(cfg.sources, _convert_="all")
     readings = {
-        name: reading(config, specs[name], shape.top_k, cfg.tracing.batch_tokens, document, tokens)
+        name: reading(config, specs[name], shape.top_k, cfg.tracing.batch_tokens, document, tokens, cfg.traces)
         for name, config in sources.items()
     }
     planned = training(target, shape)

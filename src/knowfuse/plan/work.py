@@ -16,8 +16,9 @@ from knowfuse.text.quickstart import quickstart_corpus
 from knowfuse.text.text_files import domains_of_files
 from knowfuse.text.unpacked import PACKED
 from knowfuse.traces.codec import expected_layout
-from knowfuse.traces.reading import FEWEST_ROWS, GROUP, LOGITS_AT_ONCE
-from knowfuse.types import LLMSpec
+from knowfuse.traces.largest import GROUP
+from knowfuse.traces.reading import FEWEST_ROWS, LOGITS_AT_ONCE
+from knowfuse.types import Kept, LLMSpec
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,19 @@ class Reading:
 
 
 def reading(
-    config: PretrainedConfig, spec: LLMSpec, top_k: int, batch_tokens: int, document_tokens: int, tokens: float
+    config: PretrainedConfig,
+    spec: LLMSpec,
+    top_k: int,
+    batch_tokens: int,
+    document_tokens: int,
+    tokens: float,
+    kept: Kept = "topk",
 ) -> Reading:
     """Of one source whose documents have `document_tokens`, in batches of `batch_tokens`; all have `tokens`.
 
     Memory: weights, a batch, and what `sources` makes of the logits of some rows: the logits and their
-    log-probabilities in float32, and the groups among which the K largest are looked for.
+    log-probabilities in float32, and the groups among which the K largest are looked for; drawn tokens, which take the same
+    bytes on disk, are looked for in groups again, in float64 too.
     """
     if spec.server is not None:
         row = expected_layout(top_k, config.get_text_config().vocab_size).row_bytes
@@ -52,6 +60,8 @@ def reading(
     weights = int(size.linear * width) + (size.parameters - size.linear) * dtype.itemsize
     rows = min(documents * document_tokens, max(FEWEST_ROWS, LOGITS_AT_ONCE[True] // size.vocabulary))
     logits = rows * size.vocabulary * (4 + 4) + rows * min(top_k * GROUP, size.vocabulary) * (4 + 8)
+    if kept == "sampled":
+        logits += rows * (size.vocabulary * 4 + top_k * GROUP * (4 + 8 + 8))
     a_token = used.flops / (documents * document_tokens) + 2 * size.vocabulary * size.hidden
     return Reading(
         parameters=size.parameters,

@@ -38,6 +38,7 @@ from knowfuse.runs.refusals import (
     require_rates,
     require_training,
 )
+from knowfuse.runs.unbiased import require_drawable, require_unbiased
 from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
@@ -46,7 +47,7 @@ from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best, require_devices
 from knowfuse.training.module import Fusion, FusionModule, Schedule
-from knowfuse.types import Aligner, LLMSpec
+from knowfuse.types import Aligner, Kept, LLMSpec
 
 METHODS = ("clm", "fused")  # the baseline and the point
 
@@ -94,6 +95,7 @@ class Experiment:
     debug: Literal["self"] | None = None  # the runs of before had none
     fusion_share: float = 1.0  # of the fusion text; nor this
     samples: int = 0  # documents of each kind that are kept with their text; the runs of before kept none
+    traces: Kept = "topk"  # nor this
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
@@ -106,6 +108,9 @@ class Experiment:
         require_llms(self.target, self.sources)
         require_here(self.target)
         require_slots(self.alignment, self.top_k)
+        require_drawable(self.traces, self.top_k, self.sources)
+        if self.traces == "sampled":
+            require_unbiased(self.alignment, self.loss, self.debug)
         if self.debug == "self":
             its_own = next((name for name, spec in self.sources.items() if spec == self.target), "itself")
             self.sources = {its_own: self.target}
@@ -175,6 +180,7 @@ class Experiment:
             Path(self.cache).expanduser(),
             self.tracing,
             lambda llm: self.require_learnable(llm.config()),
+            self.traces,
         )
 
     def prepare_target(self) -> Prepared:

@@ -9,6 +9,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import DocumentScores, cached_scores
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import counting, say
+from knowfuse.runs.unbiased import require_drawable
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus
@@ -17,7 +18,7 @@ from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.traces.store import MapStore, TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
 from knowfuse.training.materialise import materialise
-from knowfuse.types import LLMSpec
+from knowfuse.types import Kept, LLMSpec
 
 
 @dataclass
@@ -67,6 +68,7 @@ def prepare(
     cache: Path,
     tracing: Tracing,
     require: Callable[[LocalLLM], object] = lambda target: None,
+    kept: Kept = "topk",
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
 
@@ -75,6 +77,7 @@ def prepare(
     """
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}: it must be at least 0")
+    require_drawable(kept, top_k, sources)
     reasons = {"duplicates": corpus.duplicates, **corpus.skipped}
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     named = f"; left out: {left_out}" if left_out else ""
@@ -105,8 +108,8 @@ def prepare(
         target=target_llm,
         target_surface=target_surface,
         sources={
-            name: Source(llm, surfaces[name], read_documents(llm, surfaces[name], documents, top_k, cache, tracing))
-            for name, llm in llms.items()
+            name: Source(llm, its, read_documents(llm, its, documents, top_k, cache, tracing, kept))
+            for (name, llm), its in zip(llms.items(), surfaces.values(), strict=True)
         },
         cache=cache,
     )

@@ -59,7 +59,7 @@ def layout_of(traces: Sequence[SourceTrace]) -> Layout:
 
     ids = max(max(t.input_ids.max(), t.topk.ids.max(initial=0, where=t.topk.log_probs > EMPTY)) for t in traces)
     steps = max(np.diff(t.ends, prepend=0).max() for t in traces)
-    nll = max(_nll_codes(t.nll).max() for t in traces)
+    nll = max(nll_codes(t.nll).max() for t in traces)
     return Layout(traces[0].topk.ids.shape[-1], *(max(1, int(n).bit_length()) for n in (ids, steps, nll)))
 
 
@@ -69,12 +69,12 @@ def encode(trace: SourceTrace, layout: Layout) -> UInt8[np.ndarray, "U R"]:
     Raises ValueError where the trace breaks its own promises: ends that go back, nats that are not finite, kept
     probabilities above 1 in all, a kept true next token whose log-probability is not minus its nats.
     """
-    _require_sound(trace)
+    require_sound(trace)
     rows = np.zeros((len(trace.ends), layout.row_bytes), dtype=np.uint8)
     _encode(
         trace.input_ids.astype(np.int64),
         np.diff(trace.ends, prepend=0).astype(np.int64),
-        _nll_codes(trace.nll),
+        nll_codes(trace.nll),
         trace.nll.astype(np.float64),
         trace.topk.ids.astype(np.int64),
         trace.topk.log_probs.astype(np.float64),
@@ -107,7 +107,7 @@ def decode(rows: UInt8[np.ndarray, "U R"], layout: Layout) -> SourceTrace:
     return trace
 
 
-def _nll_codes(nll: np.ndarray) -> np.ndarray:
+def nll_codes(nll: np.ndarray) -> np.ndarray:
     """Steps below the largest logit of the true next token's probability; 0 for the last row, which has none."""
     nats = np.maximum(nll.astype(np.float64), 1e-9)
     logits = -nats - np.log(-np.expm1(-nats))
@@ -116,7 +116,14 @@ def _nll_codes(nll: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _require_sound(trace: SourceTrace) -> None:
+def logs_of(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probabilities of the true next tokens with these codes, and of all others together, float64."""
+    logits = _SURE - (codes - 1) / _STEPS
+    return -np.logaddexp(0.0, -logits), -np.logaddexp(0.0, logits)
+
+
+def require_sound(trace: SourceTrace) -> None:
+    """ValueError where a trace breaks what it promises of ends, nats and probabilities."""
     log_probs = trace.topk.log_probs
     total = np.exp(log_probs, dtype=np.float64).sum(-1).max(initial=0.0)
     is_gold = (trace.topk.ids[:-1] == trace.input_ids[1:, None]) & (log_probs[:-1] > EMPTY)

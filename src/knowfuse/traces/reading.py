@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,13 +14,14 @@ from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import RowLogits, row_logits
 from knowfuse.llms.isolation import length_borders
 from knowfuse.surface import Surface
-from knowfuse.types import EMPTY, SourceTrace, TokenizedDocument, TopK
+from knowfuse.traces.drawing import draw_, drawn_trace, uniforms
+from knowfuse.traces.largest import largest
+from knowfuse.types import EMPTY, Kept, SourceTrace, TokenizedDocument, TopK
 
 Name = TypeVar("Name", str, int)
 
 LOGITS_AT_ONCE = (2**23, 2**28)  # float32 logits alive at one time: on a CPU, on a GPU
 LOGITS_IN_CACHE = 2**20  # that a CPU core reduces without going to memory
-GROUP = 128  # logits whose largest is looked at before they are
 MOST_PADDED = 1.125  # tokens of a batch with its padding, over those without
 FEWEST_ROWS = 256  # of which the head still makes a fast matrix product
 
@@ -51,8 +52,11 @@ def trace_documents(
     top_k: int,
     batch_tokens: int,
     advance: Callable[[int], None] = lambda tokens: None,
+    kept: Kept = "topk",
 ) -> Iterator[dict[str, SourceTrace]]:
     """The traces of the documents, batch by batch; `advance` is told how many tokens were read.
+
+    Of each row `top_k` tokens are kept, the most probable or drawn ones (`traces.drawing`).
 
     Raises ValueError where `top_k` exceeds what the source can name, a token id the rows of the embedding, or where the
     source's logits are not finite (named: source, document).
@@ -67,14 +71,24 @@ def trace_documents(
         lengths = {d: len(t.input_ids) for d, t in documents.items()}
         for batch in length_buckets(lengths, batch_tokens, length_borders(model.config)):
             tokens = [documents[d] for d in batch]
-            yield _traces(batch, tokens, _said(llm, tokens, has_entry, top_k), surface.name)
+            uniform = _uniforms(batch, tokens) if kept == "sampled" else None
+            yield _traces(batch, tokens, _said(llm, tokens, has_entry, top_k, uniform), surface.name, kept)
             advance(sum(len(t.input_ids) for t in tokens))
 
 
+def _uniforms(names: Sequence[str], documents: Sequence[TokenizedDocument]) -> Float64[Tensor, " N"]:
+    rows = [uniforms(name, len(tokens.input_ids)) for name, tokens in zip(names, documents, strict=True)]
+    return torch.from_numpy(np.concatenate(rows))
+
+
 def _said(
-    llm: RowLogits, documents: Sequence[TokenizedDocument], has_entry: Tensor, top_k: int
+    llm: RowLogits,
+    documents: Sequence[TokenizedDocument],
+    has_entry: Tensor,
+    top_k: int,
+    uniform: Float64[Tensor, " N"] | None,
 ) -> tuple[np.ndarray, ...]:
-    """Kept ids and log-probabilities and the nats of the next token, the rows of all documents one after another."""
+    """Kept ids, log-probabilities or counts, and the nats of the next token, the rows of all documents one after another."""
     padded = torch.zeros(len(documents), max(len(t.input_ids) for t in documents), dtype=torch.int64)
     is_token = torch.zeros_like(padded, dtype=torch.bool)
     for n, document in enumerate(documents):
@@ -87,55 +101,59 @@ def _said(
     is_gpu = hidden.device.type == "cuda"
     rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
     in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
+    of_rows = [nexts] if uniform is None else [nexts, uniform.to(nexts.device)]
     kept = [
-        _keep(logits, some_nexts, has_entry, top_k)
-        for chunk, chunk_nexts in zip(llm.logits(hidden, rows), nexts.split(rows), strict=True)
-        for logits, some_nexts in zip(chunk.split(in_cache), chunk_nexts.split(in_cache), strict=True)
+        _keep(logits, has_entry, top_k, *parts)
+        for chunk, *chunk_parts in zip(llm.logits(hidden, rows), *(part.split(rows) for part in of_rows), strict=True)
+        for logits, *parts in zip(chunk.split(in_cache), *(part.split(in_cache) for part in chunk_parts), strict=True)
     ]
     return tuple(torch.cat(part).cpu().numpy() for part in zip(*kept, strict=True))
 
 
 def _keep(
-    logits: Float[Tensor, "N V"], nexts: Int[Tensor, " N"], has_entry: Bool[Tensor, " E"], top_k: int
+    logits: Float[Tensor, "N V"],
+    has_entry: Bool[Tensor, " E"],
+    top_k: int,
+    nexts: Int[Tensor, " N"],
+    uniform: Float64[Tensor, " N"] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The K most probable tokens of each row, and the nats of the true next one; NaN where the logits are not finite."""
+    """The K most probable tokens of each row, and the nats of the true next one; NaN where the logits are not finite.
+
+    With `uniform`, drawn tokens and how often each was drawn.
+    """
+    has_entry = has_entry[: logits.shape[-1]]
+    if uniform is not None:
+        probs = logits.float().softmax(-1)
+        best = probs.max(-1, keepdim=True)
+        nll = (logits.gather(1, best.indices).float() - best.values.log() - logits.gather(1, nexts[:, None]).float())[
+            :, 0
+        ]
+        probs = probs[:, : len(has_entry)].mul_(has_entry)
+        return *draw_(probs, nexts, uniform, top_k), nll
     log_probs = logits.float().log_softmax(-1)  # over the full vocabulary, padded rows of the head too
     nll = -log_probs.gather(-1, nexts[:, None])[:, 0]
     log_probs = log_probs[:, : len(has_entry)]
-    has_entry = has_entry[: log_probs.shape[-1]]
     if not bool(has_entry.all()):
         log_probs.masked_fill_(~has_entry, EMPTY)
-    return *_largest(log_probs, top_k), nll
-
-
-def _largest(values: Float[Tensor, "N V"], k: int) -> tuple[Tensor, Tensor]:
-    """Ids and values of the k largest of each row, in decreasing order: those of the groups with the k largest maxima."""
-    groups, size = values.shape[-1] // GROUP, values.shape[-1]
-    if groups < k:
-        kept = values.topk(k, dim=-1)
-        return kept.indices, kept.values
-    grouped = values[:, : groups * GROUP].unflatten(-1, (groups, GROUP))
-    best = grouped.amax(-1).topk(k, dim=-1).indices[..., None]  # [N, k, 1]
-    among = grouped.gather(1, best.expand(-1, -1, GROUP)).flatten(1)
-    every = torch.arange(size, device=values.device)
-    ids = torch.cat([(best * GROUP + every[:GROUP]).flatten(1), every[groups * GROUP :].expand(len(values), -1)], 1)
-    kept = torch.cat([among, values[:, groups * GROUP :]], 1).topk(k, dim=-1)
-    return ids.gather(1, kept.indices), kept.values
+    return *largest(log_probs, top_k), nll
 
 
 def _traces(
-    names: Sequence[str], documents: Sequence[TokenizedDocument], said: tuple[np.ndarray, ...], source: str
+    names: Sequence[str], documents: Sequence[TokenizedDocument], said: tuple[np.ndarray, ...], source: str, kept: Kept
 ) -> dict[str, SourceTrace]:
     """The rows of a batch, cut into its documents."""
     traces, start = {}, 0
     for name, tokens in zip(names, documents, strict=True):
-        ids, log_probs, nll = (part[start : start + len(tokens.input_ids)] for part in said)
-        if not np.isfinite(nll).all() or np.isnan(log_probs).any():
+        ids, of_slots, nll = (part[start : start + len(tokens.input_ids)] for part in said)
+        if not np.isfinite(nll).all() or np.isnan(of_slots).any():
             raise ValueError(
                 f"source {source!r} returned NaN or infinite logits on document {name}: check its dtype and weights"
             )
         nll = nll.copy()
         nll[-1] = 0.0
-        traces[name] = SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, log_probs), nll)
+        if kept == "sampled":
+            traces[name] = drawn_trace(tokens, ids, of_slots, nll)
+        else:
+            traces[name] = SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, of_slots), nll)
         start += len(tokens.input_ids)
     return traces

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from safetensors.numpy import load_file, save
 
 from knowfuse.files import Folder, make_once, sha256_of, undamaged, write_whole
 from knowfuse.ids import ID, IdIndex, hex_names, id_array
-from knowfuse.traces import codec, index
-from knowfuse.traces.codec import Layout, decode, encode, layout_of
+from knowfuse.traces import codec, drawn_codec, index
+from knowfuse.traces.codec import Layout
 from knowfuse.traces.index import Shard
 from knowfuse.traces.second_format import upgrade
-from knowfuse.types import SourceTrace
+from knowfuse.types import Kept, SourceTrace
 
 FORMAT_VERSION = 2  # of the shards
 MANIFEST = "manifest.json"
@@ -41,10 +42,16 @@ class TraceKey:
     tokenizer: str  # fingerprint of the surface
     top_k: int
     format_version: int = FORMAT_VERSION
+    kept: Kept = "topk"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a manifest says; of the most probable tokens as it was before there were others."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("kept", "topk")}
 
     @property
     def folder_name(self) -> str:
-        return f"{self.source}-{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]}"
+        return f"{self.source}-{hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()[:12]}"
 
 
 @dataclass
@@ -69,6 +76,10 @@ class TraceStore:
         self._verified: set[str] = set()
         self._forget()
         self.refresh()
+
+    @property
+    def _codec(self) -> ModuleType:
+        return drawn_codec if self.key.kept == "sampled" else codec
 
     def _forget(self) -> None:
         self._shards: dict[str, Shard] = {}  # by the name of its index
@@ -130,8 +141,8 @@ class TraceStore:
         """
         if not traces:
             return
-        layout = layout_of(list(traces.values()))
-        rows = [encode(trace, layout) for trace in traces.values()]
+        layout = self._codec.layout_of(list(traces.values()))
+        rows = [self._codec.encode(trace, layout) for trace in traces.values()]
         data = save(
             {
                 "layout": np.array(astuple(layout), dtype=np.int64),
@@ -170,7 +181,8 @@ class TraceStore:
         if shard.file not in self._open:
             self._open[shard.file] = self._map(shard)
         opened = self._open[shard.file]
-        return decode(opened.rows[int(opened.offsets[place]) : int(opened.offsets[place + 1])], opened.layout)
+        rows = opened.rows[int(opened.offsets[place]) : int(opened.offsets[place + 1])]
+        return self._codec.decode(rows, opened.layout)
 
     def verify(self) -> None:
         """Check every shard now; ValueError names the first that is gone or not what was written."""
@@ -255,7 +267,7 @@ class TraceStore:
         self._has_manifest = True
 
     def _require_made_as_asked(self, made: dict[str, Any]) -> None:
-        asked = {**asdict(self.key), "codec": codec.NAME}
+        asked = {**self.key.parts, "codec": self._codec.NAME}
         for part in asked:
             if made.get(part) != asked[part]:
                 raise ValueError(
@@ -266,7 +278,7 @@ class TraceStore:
     def _write_manifest(self) -> None:
         """Say what the traces depend on; the same whoever writes it, and once."""
         if not self._has_manifest:
-            self._put(MANIFEST, json.dumps({"key": asdict(self.key), "codec": codec.NAME}, indent=1).encode())
+            self._put(MANIFEST, json.dumps({"key": self.key.parts, "codec": self._codec.NAME}, indent=1).encode())
             self._has_manifest = True
 
     def _put(self, file: str, data: bytes) -> None:

@@ -25,7 +25,7 @@ from knowfuse.traces.asking import trace_served
 from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
 from knowfuse.traces.store import TraceKey, TraceStore
-from knowfuse.types import SourceTrace
+from knowfuse.types import Kept, SourceTrace
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 
@@ -63,6 +63,7 @@ def read_documents(
     top_k: int,
     cache: Path,
     tracing: Tracing,
+    kept: Kept = "topk",
 ) -> TraceStore:
     """The source's traces of all these documents; only documents without one are read.
 
@@ -71,7 +72,7 @@ def read_documents(
     written, ConnectionError where its server is gone: what was written before stays valid.
     """
     surface.require_top_k(top_k)
-    key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k), ranks()
+    key, mine = TraceKey(llm.name, llm.fingerprint, surface.fingerprint, top_k, kept=kept), ranks()
     writer = f"{mine.rank:04d}-of-{mine.world:04d}" if mine.world > 1 else ""
     if writer and tracing.verify == "read_again":
         raise ValueError(
@@ -161,7 +162,12 @@ def report_set_aside(
 
 @contextmanager
 def _reader(
-    llm: LocalLLM | ServedLLM, surface: Surface, tokens: TokenizedDocuments, top_k: int, cache: Path, tracing: Tracing
+    llm: LocalLLM | ServedLLM,
+    surface: Surface,
+    tokens: TokenizedDocuments,
+    key: TraceKey,
+    cache: Path,
+    tracing: Tracing,
 ) -> Iterator[Callable[[Callable[[int], None]], Iterator[dict[str, SourceTrace]]]]:
     """Says what the source says, some documents at a time, by a model that is loaded here, now, or by a server's.
 
@@ -169,12 +175,12 @@ def _reader(
     of its own, and in a notebook the two would call one another without end.
     """
     if isinstance(llm, ServedLLM):
-        yield partial(trace_served, llm, surface, tokens, top_k)
+        yield partial(trace_served, llm, surface, tokens, key.top_k)
         return
     with llm.to_read(cache) as model:
         if tracing.compile:
             model.base_model.compile(dynamic=True)
-        yield partial(trace_documents, model, surface, tokens, top_k, tracing.batch_tokens)
+        yield partial(trace_documents, model, surface, tokens, key.top_k, tracing.batch_tokens, kept=key.kept)
 
 
 def _trace(
@@ -193,7 +199,7 @@ def _trace(
     waiting = 0
     written: Future[None] = Future()
     written.set_result(None)
-    reader = _reader(llm, surface, tokens, store.key.top_k, cache, tracing)
+    reader = _reader(llm, surface, tokens, store.key, cache, tracing)
     bar = counting(f"traces {llm.name}", tokens.num_tokens)
     with ThreadPoolExecutor(max_workers=1) as writer, reader as read, bar as advance:
         try:

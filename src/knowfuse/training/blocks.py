@@ -107,6 +107,10 @@ class PackedBlocks(Dataset[FusionBatch]):
         """Rows of this block that predict a token: of each document all but its last."""
         return int((self.tokens.sizes[self.blocks[index]] - 1).clip(min=0).sum())
 
+    @property
+    def _is_drawn(self) -> bool:
+        return any(source.store.key.kept == "sampled" for source in self.sources)
+
     def __getitem__(self, index: int) -> FusionBatch:
         places = self.blocks[index]
         if self.packing == "blocks":
@@ -143,11 +147,13 @@ class PackedBlocks(Dataset[FusionBatch]):
             document_ids=torch.from_numpy(rows["documents"])[None],
             label_bytes=torch.from_numpy(rows["bytes"])[None],
             domains=torch.from_numpy(rows["domains"])[None],
-            sources=_stack(said, length) if self.sources else None,
+            sources=_stack(said, length, self._is_drawn) if self.sources else None,
         )
 
 
-def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int) -> AlignedSources:
+def _stack(
+    said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int, is_drawn: bool = False
+) -> AlignedSources:
     """The words of S sources on the documents of one block; rows that nobody spoke of are not aligned. [1, S, T, K]."""
     shape = (1, len(said), block_tokens)
     width = max((w.topk.ids.shape[-1] for words in said for _, w in words if w), default=1)
@@ -186,6 +192,7 @@ def _stack(said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int
         classes,
         is_by_rank=any(w.is_by_rank for w in words_said),
         remainder=None if remainder is None else torch.from_numpy(remainder),
+        is_drawn=is_drawn,
     )
 
 
@@ -244,6 +251,7 @@ def _collated(said: Sequence[AlignedSources], length: int) -> AlignedSources | N
         _added([s.row_classes for s in said]),
         is_by_rank=any(s.is_by_rank for s in said),
         remainder=next((s.remainder for s in said if s.remainder is not None), None),
+        is_drawn=any(s.is_drawn for s in said),
     )
 
 

@@ -22,12 +22,14 @@ def source_metrics(batch: FusionBatch, fused: FusedTarget, names: Sequence[str])
 def dear_metrics(batch: FusionBatch, names: Sequence[str]) -> dict[str, Tensor]:
     """What costs as much as another fusion: how far apart the sources are, in nats a row, and where their mass went.
 
-    And how the target's tokens lie to theirs on the rows that they speak on.
+    Two draws of one distribution are apart too: of drawn words there is no such figure. And how the target's tokens lie to theirs on the rows that they speak on.
     """
     assert batch.sources is not None
-    is_labelled = batch.labels != IGNORE
-    nats = (disagreement(batch.sources) * is_labelled).sum() / is_labelled.sum().clamp(min=1)
-    logged = {"train/disagreement_nats": nats}
+    logged: dict[str, Tensor] = {}
+    if not batch.sources.is_drawn:
+        is_labelled = batch.labels != IGNORE
+        nats = (disagreement(batch.sources) * is_labelled).sum() / is_labelled.sum().clamp(min=1)
+        logged["train/disagreement_nats"] = nats
     if batch.sources.budget is not None:
         rows = batch.sources.is_aligned.sum((0, 2)).clamp(min=1)
         for name, budget in zip(names, batch.sources.budget.sum(0) / rows[:, None], strict=True):

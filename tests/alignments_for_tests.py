@@ -1,4 +1,7 @@
-"""Every alignment method by its name in conf/alignment, as the tests that hold for all of them need it."""
+"""Every alignment method by its name in conf/alignment, as the tests that hold for all of them need it.
+
+But for optimal_transport, which asks for the target LLM's own words and has tests of its own.
+"""
 
 from collections.abc import Callable
 

@@ -52,10 +52,14 @@ class TopK(Generic[ArrayT]):
 
 @dataclass
 class TokenizedDocument:
-    """One document in one vocabulary: ids, and the byte offset at which each token ends."""
+    """One document in one vocabulary: ids, and the byte offset at which each token ends.
+
+    `own` is what the target LLM itself said of it before training, where an alignment asks for that.
+    """
 
     input_ids: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
+    own: TopK[np.ndarray] | None = None  # [T, K]
 
 
 @dataclass

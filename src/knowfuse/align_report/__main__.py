@@ -6,7 +6,7 @@ python -m knowfuse.align_report sources=mine target=mine num_documents=1000
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import hydra
@@ -25,6 +25,7 @@ from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
+from knowfuse.runs.refusals import require_own
 from knowfuse.surface import UnspellableDocument
 from knowfuse.types import Aligner
 
@@ -33,8 +34,9 @@ register_resolvers()
 
 
 def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocument]:
-    """What this source said of the first documents that it and the target can read."""
+    """What this source said of the first documents that it and the target can read; and the target, if it is a source."""
     store, surface = prepared.sources[name].store, prepared.target_surface
+    own = prepared.target_store()
     seen = []
     for document in prepared.corpus.split("fusion"):
         if len(seen) == most or document.id in store.set_aside:
@@ -43,6 +45,8 @@ def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocumen
             tokens = surface.tokenize(document.text, document.is_complete)
         except UnspellableDocument:
             continue
+        if own is not None and document.id not in own.set_aside:
+            tokens = replace(tokens, own=own.read(document.id).topk)
         seen.append(SeenDocument(store.read(document.id), tokens, document.text.encode()))
     if not seen:
         raise ValueError(f"source {name!r} and the target can both read none of the documents: nothing to report")
@@ -76,6 +80,7 @@ def main(cfg: DictConfig) -> None:
         )
     for method in settings["methods"].values():
         require_slots(method, settings["top_k"])
+        require_own(method, settings["target"], settings["sources"])
     cache = Path(settings["cache"]).expanduser()
     corpus = settings["corpus"](cache=str(cache))
     require_here(settings["target"])

@@ -44,14 +44,15 @@ def pair_strings(pair: TokenizerPair) -> PairedStrings:
     """The numbers of the tokens of both vocabularies; ids that stand for no text are the empty string."""
     printed = [[token or "" for token in with_common_mark(surface)] for surface in (pair.source, pair.target)]
     bare = [[without_mark(token) for token in tokens] for tokens in printed]
-    source, target, _ = _numbered(*printed)
-    bare_source, bare_target, strings = _numbered(*bare)
+    source, target, _ = numbered(*printed)
+    bare_source, bare_target, strings = numbered(*bare)
     return PairedStrings(source, target, bare_source, bare_target, encode(strings))
 
 
-def _numbered(
+def numbered(
     source: Sequence[str], target: Sequence[str]
 ) -> tuple[Int[np.ndarray, " V"], Int[np.ndarray, " W"], list[str]]:
+    """The numbers of the strings of both, and the strings by number."""
     numbers = {string: number for number, string in enumerate(dict.fromkeys([*source, *target]))}
     both = [np.array([numbers[string] for string in strings], dtype=np.int64) for strings in (source, target)]
     return both[0], both[1], list(numbers)

@@ -7,10 +7,12 @@ from knowfuse.alignment.chunk_likelihood import chunk_likelihood
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.mapping_statistics import mapping_statistics
 from knowfuse.alignment.min_edit_distance import min_edit_distance
+from knowfuse.alignment.optimal_transport import optimal_transport
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.types import Aligner
 
 WITHOUT_SLOTS = (chunk_likelihood,)
+WITH_OWN = (optimal_transport,)
 # Linear in a row's probabilities; where that takes an option: its default, and what it must be. A row inside a source token is
 # divided by the mass of what begins with the bytes read, and of several tokens on one the most probable is a comparison.
 _SUMMED = {"many_to_one": ("sum", ("sum",))}
@@ -32,6 +34,11 @@ def require_slots(method: Callable[[TokenizerPair], Aligner], top_k: int) -> Non
             f"alignment {getattr(function, '__name__', function)!r} needs the tokens that a source finds most probable, and "
             f"top_k is 0: set top_k to 1 or more, or alignment={able}"
         )
+
+
+def needs_own(method: Callable[[TokenizerPair], Aligner]) -> bool:
+    """Whether this method, perhaps a partial, asks what the target LLM itself said of each document."""
+    return getattr(method, "func", method) in WITH_OWN
 
 
 def require_linear(method: Callable[[TokenizerPair], Aligner]) -> None:

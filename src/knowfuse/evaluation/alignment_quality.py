@@ -56,7 +56,10 @@ def with_own_tokenizer(
 ) -> AlignmentQuality:
     """The quality of a method where the target has the source's own tokenizer: the identity, which need not lose anything."""
     alone = replace(pair, target=pair.source, documents=pair.documents[: len(documents)])
-    own = [SeenDocument(d.trace, TokenizedDocument(d.trace.input_ids, d.trace.ends), d.data) for d in documents]
+    own = [
+        SeenDocument(d.trace, TokenizedDocument(d.trace.input_ids, d.trace.ends, d.trace.topk), d.data)
+        for d in documents
+    ]
     quality = alignment_quality(method(alone), own, pair.source.usable)
     return replace(quality, identity_bits_per_byte=quality.loss_bits_per_byte)
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.slots import require_slots
+from knowfuse.alignment.slots import needs_own, require_slots
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, score_table, score_trained
 from knowfuse.llms.attention import ELSEWHERE, require_attention
 from knowfuse.llms.finetune import merged, require_finetune
@@ -35,6 +35,7 @@ from knowfuse.runs.refusals import (
     require_least,
     require_llms,
     require_once,
+    require_own,
     require_rates,
     require_training,
 )
@@ -108,6 +109,7 @@ class Experiment:
         require_llms(self.target, self.sources)
         require_here(self.target)
         require_slots(self.alignment, self.top_k)
+        require_own(self.alignment, self.target, {"itself": self.target} if self.debug == "self" else self.sources)
         require_drawable(self.traces, self.top_k, self.sources)
         if self.traces == "sampled":
             require_unbiased(self.alignment, self.loss, self.debug)
@@ -210,8 +212,9 @@ class Experiment:
 
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:
         """The batches of this method; plain CLM reads no traces."""
+        own = prepared.target_store() if method == "fused" and needs_own(self.alignment) else None
         readers = [
-            SourceReader(source.store, self.alignment(prepared.pair(name)))
+            SourceReader(source.store, self.alignment(prepared.pair(name)), own)
             for name, source in (prepared.sources.items() if method == "fused" else ())
         ]
         data = FusionDataModule(

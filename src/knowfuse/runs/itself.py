@@ -1,7 +1,7 @@
 """Is a set-up right? A target whose only source is itself has nothing to learn from it: `debug=self`."""
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import lightning as L
@@ -32,7 +32,8 @@ class UnroundedReader(SourceReader):
     def read(self, document: Document, target: TokenizedDocument) -> AlignedSource | None:
         if document.id not in self.traces:
             return None
-        return self.align(self.traces[document.id], target, document.text.encode())
+        own = replace(target, own=self.traces[document.id].topk)
+        return self.align(self.traces[document.id], own, document.text.encode())
 
 
 def learns_nothing(experiment: Experiment, prepared: Prepared) -> str:
@@ -86,7 +87,7 @@ def _unrounded(
             model, source.surface, tokens, experiment.top_k, batch_tokens=experiment.tracing.batch_tokens
         )
         traces = {name: trace for batch in read for name, trace in batch.items()}
-    return UnroundedReader(source.store, experiment.alignment(prepared.pair(source.llm.name)), traces)
+    return UnroundedReader(source.store, experiment.alignment(prepared.pair(source.llm.name)), traces=traces)
 
 
 def _loss(module: FusionModule, batch: FusionBatch) -> FusedLoss:

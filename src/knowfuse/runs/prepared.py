@@ -51,6 +51,10 @@ class Prepared:
         maps = MapStore(self.cache / "maps")
         return TokenizerPair(self.sources[name].surface, self.target_surface, documents, maps, others)
 
+    def target_store(self) -> TraceStore | None:
+        """The traces of the source that is the target; None where none is."""
+        return next((its.store for its in self.sources.values() if its.llm.spec == self.target.spec), None)
+
     def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
         """The nats of every source on these documents, from the cache where a source has read them before."""
         return {name: cached_scores(s.llm, s.surface, documents, self.cache) for name, s in self.sources.items()}

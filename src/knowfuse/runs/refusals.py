@@ -10,6 +10,7 @@ import torch
 from knowfuse.alignment.hybrid import hybrid
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
+from knowfuse.alignment.slots import needs_own
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import LinearHead
 from knowfuse.settings import require_choices, require_types
@@ -62,6 +63,16 @@ def require_llms(target: Any, sources: Any) -> None:
                 f"LLM {name!r} is {spec!r}: give an LLMSpec, such as "
                 "{_target_: knowfuse.types.LLMSpec, path: <hub id or folder>}"
             )
+
+
+def require_own(alignment: Callable[..., Any], target: LLMSpec, sources: Mapping[str, LLMSpec]) -> None:
+    """ValueError where the alignment asks what the target itself said, and no source is the target."""
+    if needs_own(alignment) and target not in sources.values():
+        name = getattr(getattr(alignment, "func", alignment), "__name__", repr(alignment))
+        raise ValueError(
+            f"alignment {name!r} moves what a source says onto what the target says itself, and none of the sources {list(sources)} "
+            "is the target: add it to sources, with the same spec, such as sources.itself=${target}"
+        )
 
 
 def require_groups(*chosen: Callable[..., Any]) -> None:

@@ -44,15 +44,20 @@ class SourceReader:
 
     store: TraceStore
     align: Aligner
+    own: TraceStore | None = None  # of the source that is the target, where `align` asks what that said
 
     @property
     def name(self) -> str:
         return self.store.source
 
     def read(self, document: Document, target: TokenizedDocument) -> AlignedSource | None:
-        """What the source said on the target's rows; None where it could not read the document."""
+        """What the source said on the target's rows; None where it, or the target whose words are asked for, could not read it."""
         if document.id in self.store.set_aside:
             return None
+        if self.own is not None:
+            if document.id in self.own.set_aside:
+                return None
+            target = replace(target, own=self.own.read(document.id).topk)
         return self.align(self.store.read(document.id), target, document.text.encode())
 
 

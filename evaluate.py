@@ -50,7 +50,7 @@ def score(cfg: DictConfig, folder: Path) -> None:
     prepared = experiment.prepare()
     asked: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["split", "corpus"]), resolve=True)
     documents, where = texts(prepared.corpus, asked, prepared.cache)
-    results = experiment.score(prepared, fits, run, documents)
+    results = experiment.score(prepared, fits, run, documents, cfg.byte_classes)
     report.show(f"{run}: {where}", results)
     if is_first_rank():
         report.write_results(folder, results, fits, where)

@@ -5,6 +5,7 @@ on. The EOS of a complete document is no byte of it: what that costs says where 
 knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apart.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.by_document import ByDocument, by_document
+from knowfuse.evaluation.byte_classes import nats_by_class
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import row_logits
@@ -39,6 +41,8 @@ class DocumentScores:
     set_aside: dict[str, str]
     eos_nats: dict[str, float] = field(default_factory=dict)  # on the EOS, where the document is complete
     first_nats: dict[str, float] = field(default_factory=dict)  # on the first token, whose bytes are the text's too
+    # of `byte_classes`, by name: their bytes and the nats on them; where that was asked for
+    by_class: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
 
 
 def score_documents(
@@ -48,15 +52,18 @@ def score_documents(
     max_tokens: int,
     batch_tokens: int,
     mine: Ranks = ALONE,
+    by_class: bool = False,
 ) -> DocumentScores:
     """The nats an LLM pays on each document, in float32; one of several processes reads its share of them.
+
+    `by_class`: on indentation and numerals too (`byte_classes`).
 
     ValueError for tokens that it has no embedding of, and for nats that are not finite.
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
     scores = DocumentScores({}, tokens.set_aside)
     for name, nats in nats_by_row(model, surface, tokens, batch_tokens, mine):
-        count(scores, name, tokens[name], nats, surface.name)
+        count(scores, name, tokens[name], nats, surface.name, tokens.data_of(name) if by_class else None)
     return scores
 
 
@@ -79,8 +86,18 @@ def nats_by_row(
     model.train(was_training)
 
 
-def count(scores: DocumentScores, name: str, document: TokenizedDocument, nats: Float[Tensor, " T"], llm: str) -> None:
-    """Enter what an LLM paid on the label of each row of a document, padding after it; rows without a label are 0."""
+def count(
+    scores: DocumentScores,
+    name: str,
+    document: TokenizedDocument,
+    nats: Float[Tensor, " T"],
+    llm: str,
+    data: bytes | None = None,
+) -> None:
+    """Enter what an LLM paid on the label of each row of a document, padding after it; rows without a label are 0.
+
+    With `data`, its bytes, what it paid on their classes too.
+    """
     paid = nats.double().numpy()
     if not np.isfinite(paid).all():
         raise ValueError(
@@ -91,6 +108,8 @@ def count(scores: DocumentScores, name: str, document: TokenizedDocument, nats: 
         text -= 1
         scores.eos_nats[name] = float(paid[text])
     scores.nats[name], scores.first_nats[name] = float(paid[:text].sum()), float(paid[0])
+    if data is not None:
+        scores.by_class[name] = nats_by_class(document.ends, paid[:text], data)
 
 
 def merged_scores(shares: Iterable[DocumentScores]) -> DocumentScores:
@@ -102,12 +121,15 @@ def merged_scores(shares: Iterable[DocumentScores]) -> DocumentScores:
     return DocumentScores(**together)
 
 
-def score_served(llm: ServedLLM, surface: Surface, documents: Sequence[Document]) -> DocumentScores:
+def score_served(
+    llm: ServedLLM, surface: Surface, documents: Sequence[Document], by_class: bool = False
+) -> DocumentScores:
     """The nats that an LLM on a server pays on each document; raises as `traces.asking.trace_served` does."""
     tokens = tokenize_documents(surface, documents, llm.context_length())
     scores = DocumentScores({}, tokens.set_aside)
     for name, paid in nats_served(llm, tokens):
-        count(scores, name, tokens[name], torch.from_numpy(paid), surface.name)
+        data = tokens.data_of(name) if by_class else None
+        count(scores, name, tokens[name], torch.from_numpy(paid), surface.name, data)
     return scores
 
 
@@ -127,6 +149,9 @@ class ScoreTable:
     first_nats: dict[str, float] = field(default_factory=dict)  # by name
     # by name: why it cannot read each document that it cannot
     set_aside: dict[str, list[str]] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # by name, bits per byte; where that was asked for
 
     def mean(self, name: str) -> float:
         """The mean over the domains, each weighing the same."""
@@ -154,7 +179,18 @@ def score_table(scores: dict[str, DocumentScores], documents: Sequence[Document]
             name: why for name, s in scores.items() if (why := [s.set_aside[i] for i in every.ids if i in s.set_aside])
         },
         first_nats={name: mean for name, s in scores.items() if (mean := _mean_over(s.first_nats, ids)) is not None},
+        by_class={name: _bits_by_class(s, ids) for name, s in scores.items() if s.by_class},
     )
+
+
+def _bits_by_class(scores: DocumentScores, ids: set[str]) -> dict[str, float]:
+    """Bits per byte of each class of bytes that these documents have."""
+    sums: dict[str, tuple[int, float]] = {}
+    for i in sorted(ids):
+        for name, (size, nats) in scores.by_class[i].items():
+            before = sums.get(name, (0, 0.0))
+            sums[name] = before[0] + size, before[1] + nats
+    return {name: nats / (math.log(2) * size) for name, (size, nats) in sums.items() if size > 0}
 
 
 def _mean_over(nats: dict[str, float], ids: set[str]) -> float | None:

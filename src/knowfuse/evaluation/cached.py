@@ -22,26 +22,26 @@ SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the E
 
 
 def cached_scores(
-    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path
+    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path, by_class: bool = False
 ) -> DocumentScores:
-    """The nats of an LLM on these documents; cached by its content and theirs.
+    """The nats of an LLM on these documents, on indentation and numerals too if asked; cached by its content and theirs.
 
     Under torchrun or SLURM, and among processes that Lightning has started, each reads its share and the first puts them
     together; of an LLM that takes all devices of a machine the first reads all.
     """
     ids = "\n".join(sorted(d.id for d in documents))
-    state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}"
+    state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}" + by_class * "\nby class of bytes"
     key = hashlib.sha256(state.encode()).hexdigest()[:24]
     whole, mine = cache / "scores" / f"{llm.name}-{key}.json", ranks()
     takes_all = llm.spec.device_map is not None
     if mine.world == 1 or (takes_all and mine.rank == 0):
-        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, cache, ALONE)))
+        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, cache, ALONE, by_class)))
     elif takes_all:
         wait_for(whole.exists)
     elif not whole.exists():
         shares = [whole.with_suffix(f".{rank:04d}-of-{mine.world:04d}.json") for rank in range(mine.world)]
         if not shares[mine.rank].exists():
-            _write(shares[mine.rank], _scores(llm, surface, documents, cache, mine))
+            _write(shares[mine.rank], _scores(llm, surface, documents, cache, mine, by_class))
         say(f"scores {llm.name}: waiting for the other ranks")
         if mine.rank == 0:
             _put_together(shares, whole)
@@ -50,12 +50,12 @@ def cached_scores(
 
 
 def _scores(
-    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path, mine: Ranks
+    llm: LocalLLM | ServedLLM, surface: Surface, documents: Sequence[Document], cache: Path, mine: Ranks, by_class: bool
 ) -> DocumentScores:
     if isinstance(llm, ServedLLM):
-        return score_served(llm, surface, documents[mine.rank :: mine.world])
+        return score_served(llm, surface, documents[mine.rank :: mine.world], by_class)
     with llm.to_read(cache) as model:
-        return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine)
+        return score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS, mine, by_class)
 
 
 def _put_together(shares: Sequence[Path], whole: Path) -> None:

@@ -34,6 +34,7 @@ def score_trained(
     documents: Sequence[Document],
     max_tokens: int,
     batch_tokens: int,
+    by_class: bool = False,
 ) -> DocumentScores:
     """The nats that the module's LLM, with the weights of this checkpoint, pays on each document.
 
@@ -46,7 +47,7 @@ def score_trained(
     read = _read(trainer, module, checkpoint, tokens, batch_tokens)
     for names, nats in read.batches:
         for name, row in zip(names, nats, strict=False):  # one of nothing has a row without a name
-            count(mine, name, tokens[name], row, surface.name)
+            count(mine, name, tokens[name], row, surface.name, tokens.data_of(name) if by_class else None)
     return mine if read.world == 1 else merged_scores(_of_all_ranks(mine, read.world))
 
 

@@ -21,11 +21,16 @@ matplotlib.use("Agg")
 
 
 def show(title: str, table: ScoreTable) -> None:
-    """The table on the screen; the best of each column is bold. What EOS and first token cost stands apart, in nats a document."""
+    """The table on the screen; the best of each column is bold.
+
+    Apart stand bits per byte on classes of bytes, and what EOS and first token cost, in nats a document.
+    """
     grid = Table(title=title, caption=_caption(table))
     grid.add_column("bits per byte")
     columns = [*table.domains, "mean"]
-    apart = {
+    classes = list(next(iter(table.by_class.values()), {}))
+    apart = {kind: {name: bits[kind] for name, bits in table.by_class.items()} for kind in classes}
+    apart |= {
         heading: nats
         for heading, nats in (("EOS, nats", table.eos_nats), ("first token, nats", table.first_nats))
         if nats
@@ -36,7 +41,7 @@ def show(title: str, table: ScoreTable) -> None:
     lowest = [min(column) for column in zip(*cells.values(), strict=True)]
     for name, values in cells.items():
         texts = [f"[bold]{v:.3f}[/bold]" if v == low else f"{v:.3f}" for v, low in zip(values, lowest, strict=True)]
-        grid.add_row(name, *texts, *(f"{nats[name]:.2f}" if name in nats else "" for nats in apart.values()))
+        grid.add_row(name, *texts, *(f"{its[name]:.2f}" if name in its else "" for its in apart.values()))
     console.print(grid)
 
 
@@ -55,6 +60,7 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: 
         "rows": rows,
         "eos_nats": table.eos_nats,  # a document, and not among the bits per byte
         "first_token_nats": table.first_nats,  # a document, and among them
+        "by_class_of_bytes": table.by_class,  # bits per byte; only where evaluate.py was asked for them
         "documents_left_out": table.left_out,
         "fits": {method: asdict(fit) for method, fit in fits.items()},
         "tokens_to_clm_final": tokens_to_clm_final(fits),

@@ -10,7 +10,7 @@ from knowfuse.runs.compared import EVALUATED
 TAKES = {
     "compare": {"compare", "baseline"},
     "answer": {"run", "model", "cache", "tasks", "evaluation", "limit", "batch_size", "run_code"},
-    "score": {"run", "split", "corpus", "trainer"},
+    "score": {"run", "split", "corpus", "trainer", "byte_classes"},
 }
 SIDES = ("validation", "test")
 LEFT = ("config.yaml", "results.json", "answers.json", "comparison.json", EVALUATED)  # by runs and evaluations
@@ -40,6 +40,8 @@ def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
             raise ValueError(f"{name} is {cfg[name]!r}: give a list, {name}=[{cfg[name]}]")
     if kind == "answer" and cfg["tasks"] is None:
         raise ValueError("model= answers tasks, and none is named: add tasks=[...] or evaluation=commonsense")
+    if not isinstance(cfg["byte_classes"], bool):
+        raise ValueError(f"byte_classes is {cfg['byte_classes']!r}: it must be true or false")
     if cfg["split"] not in SIDES:
         raise ValueError(f"split is {cfg['split']!r}: choose one of {list(SIDES)}")
     if cfg["corpus"]["files"] is not None and "split" in overrides:

@@ -287,13 +287,19 @@ class Experiment:
         return [logger]
 
     def score(
-        self, prepared: Prepared, fits: Mapping[str, Fit], run: Path, documents: Sequence[Document]
+        self,
+        prepared: Prepared,
+        fits: Mapping[str, Fit],
+        run: Path,
+        documents: Sequence[Document],
+        by_class: bool = False,
     ) -> ScoreTable:
         """Bits per byte of every source, of the target before, and of the target as each method trained it.
 
-        All ranks of the Trainer ask together, and all get the table.
+        `by_class`: on indentation and numerals too. All ranks of the Trainer ask together, and all get the table.
         """
-        scores = prepared.source_scores(documents) | {"target before": prepared.target_scores(documents)}
+        before = {"target before": prepared.target_scores(documents, by_class)}
+        scores = prepared.source_scores(documents, by_class) | before
         for method, kept in fits.items():
             scores[f"target {method}"] = score_trained(
                 deepcopy(self.trainer),
@@ -303,6 +309,7 @@ class Experiment:
                 documents,
                 prepared.target.context_length(),
                 BATCH_TOKENS,
+                by_class,
             )
             _let_go()
         return score_table(scores, documents)

@@ -55,13 +55,14 @@ class Prepared:
         """The traces of the source that is the target; None where none is."""
         return next((its.store for its in self.sources.values() if its.llm.spec == self.target.spec), None)
 
-    def source_scores(self, documents: Sequence[Document]) -> dict[str, DocumentScores]:
+    def source_scores(self, documents: Sequence[Document], by_class: bool = False) -> dict[str, DocumentScores]:
         """The nats of every source on these documents, from the cache where a source has read them before."""
-        return {name: cached_scores(s.llm, s.surface, documents, self.cache) for name, s in self.sources.items()}
+        asked = (documents, self.cache, by_class)
+        return {name: cached_scores(s.llm, s.surface, *asked) for name, s in self.sources.items()}
 
-    def target_scores(self, documents: Sequence[Document]) -> DocumentScores:
+    def target_scores(self, documents: Sequence[Document], by_class: bool = False) -> DocumentScores:
         """The same for the target as it is before training."""
-        return cached_scores(self.target, self.target_surface, documents, self.cache)
+        return cached_scores(self.target, self.target_surface, documents, self.cache, by_class)
 
 
 def prepare(

@@ -125,9 +125,16 @@ class TokenizedDocuments(Mapping[str, TokenizedDocument]):
         return dict(zip(self, self.sizes[self.places].tolist(), strict=True))
 
     def __getitem__(self, document_id: str) -> TokenizedDocument:
+        return self.at(self._place_of(document_id))
+
+    def data_of(self, document_id: str) -> bytes:
+        """The bytes of a document that is here."""
+        return self.documents[self._place_of(document_id)].text.encode()
+
+    def _place_of(self, document_id: str) -> int:
         if (place := self._by_id.place(document_id)) < 0:
             raise KeyError(document_id)
-        return self.at(int(self.places[place]))
+        return int(self.places[place])
 
     def __iter__(self) -> Iterator[str]:
         return iter(hex_names(self.documents.ids[self.places]))

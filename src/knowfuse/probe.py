@@ -17,7 +17,6 @@ from knowfuse.files import write_whole
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.runs.probing import Probed, probe
-from knowfuse.training.fit import require_devices
 
 register_resolvers()
 ANSWERS = {
@@ -66,7 +65,7 @@ def main(cfg: DictConfig) -> None:
         if type(value) not in kinds or not value > 0:
             raise ValueError(f"{name} is {value!r}: it must be a {'whole ' if kinds == (int,) else ''}number above 0")
     experiment = hydra.utils.instantiate(OmegaConf.create(settings), _convert_="all")
-    require_devices(experiment.trainer)
+    experiment.require_machine()
     probed = probe(experiment, documents, minutes)
     show(probed)
     say(verdict(probed))

@@ -131,6 +131,7 @@ def mark_positions(pattern, positions):
 @njit(cache=True)
 @no_type_check
 def clear_positions(pattern, positions):
+    """Undo what marking a pattern of characters did to the table of positions, so that it serves the next one."""
     for i in range(len(pattern)):
         positions[pattern[i]] = ZERO
 

@@ -70,6 +70,7 @@ def _sentencepiece(token: str) -> bytes | None:
 
 
 def is_byte_fallback(token: str) -> bool:
+    """Whether a token stands for one byte, as `<0x0A>`."""
     return re.fullmatch("<0x[0-9A-F]{2}>", token) is not None
 
 

@@ -4,7 +4,8 @@
 
 Round 1 changes the defaults in one thing at a time: every alignment with its rows, every fusion rule, every divergence. Round 2
 tries the best of each, all with all, and the best of those go on to whole schedules and several seeds, beside the defaults and
-plain CLM. It goes on where it was stopped; its tables are `methods.csv` and `methods_intervals.csv` of `docs/results`.
+plain CLM. It goes on where it was stopped; `methods.csv` of `docs/results` has what is done after each round, and
+`methods_intervals.csv` the last.
 """
 
 import argparse
@@ -70,21 +71,27 @@ def main() -> None:
     for points, keep in zip((alignments(), FUSIONS, DIVERGENCES), asked.keep, strict=False):
         left, seen = halved(runs, [DEFAULT, *points], [Round(rounds[0], [0], keep)])
         axes.append(left)
-        tried += _of_round(1, seen[0])
+        tried += _of_round(1, [run for run in seen[0] if run.point.name or not tried])  # the defaults once
+        write_lines(asked.results / "methods.csv", [_said(asked, 1)], tried)
     crossed, seen = halved(runs, grid(*axes), [Round(rounds[1], [0], asked.keep[3])])
     tried += _of_round(2, seen[0])
+    write_lines(asked.results / "methods.csv", [_said(asked, 2)], tried)
     last = [Point("defaults"), *(point for point in crossed if point.name)]
     runs_of = {point.name: runs.run_all([point.plus(rounds[2])], range(asked.seeds)) for point in last}
     clm = runs.run_all([Point("plain CLM", {**rounds[2], "compare_with_clm": True})], range(asked.seeds))
     tried += _of_round(3, [run for row in (*runs_of.values(), clm) for run in row])
 
-    said = ", ".join(f"round {n} {steps} steps" for n, steps in enumerate(asked.steps, 1))
-    how = [f"`python benchmarks/methods.py`: {said}, {asked.seeds} seeds"]
-    write_lines(asked.results / "methods.csv", how, tried)
+    write_lines(asked.results / "methods.csv", [_said(asked, 3)], tried)
     rows = {"plain CLM": trained(clm, "clm"), **{name: trained(row) for name, row in runs_of.items()}}
     found = intervals(rows, "plain CLM")
-    write_lines(asked.results / "methods_intervals.csv", how, lines_of_intervals(found))
+    write_lines(asked.results / "methods_intervals.csv", [_said(asked, 3)], lines_of_intervals(found))
     print(json.dumps({name: round(row.bits_per_byte["mean"].value, 4) for name, row in found.items()}))
+
+
+def _said(asked: argparse.Namespace, number: int) -> str:
+    """The heading of the tables as far as this round."""
+    steps = ", ".join(f"round {n} of {steps} steps" for n, steps in enumerate(asked.steps[:number], 1))
+    return f"`python benchmarks/methods.py`: {steps}" + (f" and {asked.seeds} seeds" if number == 3 else ", seed 0")
 
 
 def _of_round(number: int, runs: Sequence[Finished]) -> list[Line]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knowfuse.evaluation import DocumentScores, Ensemble, by_document, cached_scores
+from knowfuse.evaluation import BATCH_TOKENS, DocumentScores, Ensemble, by_document, cached_scores, score_documents
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.merging import merge
 from knowfuse.runs.compared import OWN_TEXT, Judged
@@ -74,10 +74,12 @@ class Rivals:
         for found in tried.values():
             yield min(found, key=lambda pair: pair[0].validation)
 
-    def seconds(self, llms: Mapping[str, LocalLLM]) -> float:
-        """That all of these take to read the test side, one after another."""
+    def seconds(self, llm: LocalLLM) -> float:
+        """That one LLM takes to read the test side; an ensemble takes as many times that as it has members."""
+        surface, documents = llm.surface(), self.corpus.split("test")
+        model = llm.load()
         began = time.perf_counter()
-        Ensemble(llms, self.cache).score(self.corpus.split("test"))
+        score_documents(model, surface, documents, llm.context_length(), BATCH_TOKENS)
         return time.perf_counter() - began
 
     def _alone(self, llm: LocalLLM) -> dict[Split, DocumentScores]:

@@ -106,8 +106,9 @@ def points(cast: Cast, tuned: Mapping[str, Any], best: str, weights: Mapping[str
 
 
 def rivals_of(cast: Cast, rivals: Rivals) -> tuple[list[Rival], LocalLLM]:
-    """Sources, ensembles and merges, and the best merge of the three sources on validation."""
-    found = [rivals.alone(f"source {name}", llm) for name, llm in cast.experts.items()]
+    """The base, sources, ensembles and merges, and the best merge of the three sources on validation."""
+    named = {"base": cast.base, **{f"source {name}": llm for name, llm in cast.experts.items()}}
+    found = [rivals.alone(name, llm) for name, llm in named.items()]
     best: tuple[float, LocalLLM] | None = None
     for group, llms in cast.groups.items():
         found += rivals.ensembles(f"ensemble, {group}", llms)
@@ -130,6 +131,9 @@ def main() -> None:
     parser.add_argument("--specialist-steps", type=int, default=200, help="that each specialist is tuned for")
     parser.add_argument("--specialist-rate", type=float, default=1e-3)
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="among which validation chooses")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help=f"rows to train beside {FUSED!r}, {CLM!r} and {MERGED!r}; none: all"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
     asked = parser.parse_args()
@@ -145,6 +149,7 @@ def main() -> None:
     best = best_of(others, "source").name.removeprefix("source ")
     weights = Ensemble(ours.experts, ours.cache).weights(ours.corpus.split("fusion"))
     places = points(ours, tuned_rates(runs, experts, asked.rates), best, weights)
+    places = [place for place in places if not asked.only or place.name in (FUSED, *asked.only)]
     again = point.plus(as_settings(merged, ours.experts))
     places.append(Point(MERGED, tuned_rates(runs, again, asked.rates)))
     table = gathered(ours, rivals, others, runs.run_all(places, range(asked.seeds)))
@@ -202,13 +207,11 @@ class Table:
 def gathered(ours: Cast, rivals: Rivals, others: Sequence[Rival], done: Sequence[Finished]) -> Table:
     """The rivals, which no seed changes, and what was trained."""
     rows: dict[str, list[Measured]] = {rival.name: [(rival.test, rival.name)] for rival in others}
-    sizes = range(1, 1 + max(map(len, ours.groups.values())))
-    four = list(ours.groups["4 sources"].items())
-    seconds = {size: round(rivals.seconds(dict(four[:size])), 1) for size in sizes}
+    seconds = rivals.seconds(ours.base)
     more: dict[str, Line] = {
         rival.name: {
             "parameters": rival.parameters,
-            "seconds": seconds[rival.parameters // rivals.parameters],
+            "seconds": seconds * rival.parameters / rivals.parameters,
             "knows": rival.knows,
             "validation": rival.validation,
         }
@@ -222,10 +225,8 @@ def gathered(ours: Cast, rivals: Rivals, others: Sequence[Rival], done: Sequence
     for name, point, method in fitted:
         rows[name] = trained(by_point[point], method)
         validation = statistics.fmean(run.fits[method].best_bits_per_byte for run in by_point[point])
-        own = {"parameters": rivals.parameters, "seconds": seconds[1], "validation": validation}
+        own = {"parameters": rivals.parameters, "seconds": seconds, "validation": validation}
         more[name] = {**own, "knows": "trained on the fusion text"}
-    rows["base"] = [(by_point[FUSED][0].judged, "target before")]
-    more["base"] = {"parameters": rivals.parameters, "seconds": seconds[1], "knows": "", "validation": None}
     lines = [
         {"point": rival.name, "llm": rival.name, "validation": rival.validation, **_bits(rival)} for rival in others
     ]

@@ -3,6 +3,8 @@
 All of them run for every token: it has the parameters, and takes the time, of all together.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from jaxtyping import Float64
 
 from knowfuse.evaluation.bits_per_byte import DocumentScores, count, nats_by_row
 from knowfuse.evaluation.cached import BATCH_TOKENS
+from knowfuse.files import make_once, undamaged, write_whole
 from knowfuse.llms.local import LocalLLM
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.document import Document
@@ -39,7 +42,6 @@ class Ensemble:
                     "tokens and have no mean: an ensemble needs LLMs of one tokenizer; fuse these instead"
                 )
         self.surface, self.max_tokens = surface, min(llm.context_length() for llm in llms.values())
-        self._read: dict[str, Rows] = {}  # by the key of the documents: they are read once, whatever the weights
 
     def score(self, documents: Sequence[Document], weights: Mapping[str, float] | None = None) -> DocumentScores:
         """The nats that it pays on each document; None: every member weighs the same."""
@@ -67,13 +69,25 @@ class Ensemble:
         return dict(zip(self.names, weights.tolist(), strict=True))
 
     def _rows(self, documents: Sequence[Document], tokens: TokenizedDocuments) -> Rows:
-        """One member after another, so that no two are in memory."""
-        key = Documents.of(documents).key
-        if key not in self._read:
-            found: dict[str, list[Float64[np.ndarray, " T"]]] = {name: [] for name in tokens}
-            for llm in self.llms.values():
-                with llm.to_read(self.cache) as model:
-                    for name, nats in nats_by_row(model, self.surface, tokens, BATCH_TOKENS):
-                        found[name].append(nats[: len(tokens[name].ends)].double().numpy())
-            self._read[key] = {name: np.stack(nats) for name, nats in found.items()}
-        return self._read[key]
+        """One member after another, so that no two are in memory; each from the cache where it has read these before."""
+        each = [self._nats(llm, Documents.of(documents).key, tokens) for llm in self.llms.values()]
+        ends = np.cumsum([len(tokens[name].ends) for name in tokens])[:-1]
+        parts = zip(*(np.split(nats, ends) for nats in each), strict=True)
+        return {name: np.stack(part) for name, part in zip(tokens, parts, strict=True)}
+
+    def _nats(self, llm: LocalLLM, key: str, tokens: TokenizedDocuments) -> Float64[np.ndarray, " rows"]:
+        """Of one member on the label of every row, a document after another."""
+        state = f"{llm.fingerprint} {self.surface.fingerprint} {key} {self.max_tokens}"
+        file = self.cache / "rows" / f"{llm.name}-{hashlib.sha256(state.encode()).hexdigest()[:24]}.npy"
+
+        def read() -> None:
+            with llm.to_read(self.cache) as model:
+                paid = dict(nats_by_row(model, self.surface, tokens, BATCH_TOKENS))
+            rows = [paid[name][: len(tokens[name].ends)].double().numpy() for name in tokens]
+            kept = io.BytesIO()
+            np.save(kept, np.concatenate(rows))
+            write_whole(file, kept.getvalue())
+
+        make_once(file, read)
+        with undamaged(file):
+            return np.load(file)

@@ -49,7 +49,6 @@ def merge(
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: choose one of {list(METHODS)}")
     require_mergekit()
-    require_mergeable(llms, base)
     parameters = dict(each or {"weight": 1.0})
     settings: dict[str, Any] = {
         "merge_method": method,
@@ -59,7 +58,12 @@ def merge(
     }
     if method in FROM_BASE:
         settings["base_model"] = str(base.folder.resolve())
-    return make_folder_once(folder, lambda unfinished: _run(settings, base, unfinished))
+
+    def fill(unfinished: Path) -> None:
+        require_mergeable(llms, base)
+        _run(settings, base, unfinished)
+
+    return make_folder_once(folder, fill)
 
 
 def require_mergekit() -> None:

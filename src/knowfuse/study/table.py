@@ -10,6 +10,7 @@ from knowfuse.files import undamaged, write_whole
 from knowfuse.study.gathered import Cell, Line
 
 DIGITS = 4  # of bits per byte, on paper
+BITS = ("validation", "mean")  # columns whose lowest figure is bold
 NOT_BITS = ("learning_rate", "seconds")  # figures that the table rounds otherwise
 
 
@@ -54,7 +55,7 @@ def _value(text: str) -> Cell:
 
 
 def markdown(lines: Sequence[Line], columns: Sequence[str] = ()) -> str:
-    """A Markdown table of these columns, all where none is named; the lowest `mean` is bold.
+    """A Markdown table of these columns, all where none is named; the lowest `validation` and `mean` are bold.
 
     `low` and `high` stand behind `mean`, `more_low` and `more_high` behind `more`, in brackets. ValueError for a column
     that is not there.
@@ -63,11 +64,10 @@ def markdown(lines: Sequence[Line], columns: Sequence[str] = ()) -> str:
     if strange := [key for key in columns if key not in there]:
         raise ValueError(f"the table has no column {strange[0]!r}: choose from {there}")
     shown = list(columns) or there
-    means = [line["mean"] for line in lines if isinstance(line.get("mean"), float)]
+    lowest = {key: min((v for line in lines if isinstance(v := line.get(key), float)), default=None) for key in BITS}
     rows = [shown, ["---"] * len(shown)]
     for line in lines:
-        is_best = bool(means) and line.get("mean") == min(means)  # pyright: ignore[reportArgumentType]
-        rows.append([_bold(_text(line, key), is_best and key == "mean") for key in shown])
+        rows.append([_bold(_text(line, key), line[key] is not None and line[key] == lowest.get(key)) for key in shown])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -86,6 +86,7 @@ def _synchronize() -> None:
 def learned(cfg: DictConfig, method: str, steps: int) -> dict[str, Any]:
     """What a step of this method takes, and the peak of the GPU beside the plan's."""
     experiment = hydra.utils.instantiate(cfg, _convert_="all")
+    experiment.require_machine()
     prepared, watch = experiment.prepare(), Watch()
     L.seed_everything(experiment.seed, verbose=False)
     experiment.trainer(

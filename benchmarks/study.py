@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--specialist-steps", type=int, default=200, help="that each specialist is tuned for")
     parser.add_argument("--specialist-rate", type=float, default=1e-3)
-    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="among which validation chooses")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[3e-4, 1e-3, 2e-3], help="among which validation chooses"
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], help=f"rows to train beside {FUSED!r}, {CLM!r} and {MERGED!r}; none: all"
     )

@@ -14,7 +14,7 @@ from knowfuse.align_report.page import alignment_page
 from knowfuse.evaluation import AlignmentQuality
 from knowfuse.types import MASS_CLASSES
 
-METHODS = {path.stem for path in (ROOT / "conf" / "alignment").glob("*.yaml")}
+METHODS = {path.stem for path in (ROOT / "conf" / "alignment").glob("*.yaml")} - {"optimal_transport"}
 
 
 def test_the_command_writes_figures_page_and_picture(tiny_cache: Path, tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_the_command_writes_figures_page_and_picture(tiny_cache: Path, tmp_path:
     figures = json.loads((folder / "alignment.json").read_text())
     assert set(figures) == set(SOURCES)
     for source, methods in figures.items():
-        assert set(methods) == {"identity", *METHODS}, "every choice of the group"
+        assert set(methods) == {"identity", *METHODS}, "every choice of the group that any target has"
         assert next(iter(methods)) == "identity"
         assert abs(methods["identity"]["loss_bits_per_byte"]) < 1e-6
         assert methods["identity"]["loss_bits_per_byte"] == methods["byte_exact"]["identity_bits_per_byte"]

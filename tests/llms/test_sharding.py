@@ -301,7 +301,7 @@ def test_it_ends_bit_identical(sharded: Path, name: str, reference: str) -> None
     assert_identical(sharded, name, reference)
     in_shards = reference == "whole" and name != "file"
     assert (sharded / name / "best.ckpt").is_dir() == in_shards
-    assert sorted(p.name for p in (sharded / name).iterdir()) == ["best.ckpt", "fit.json", "last.ckpt"]
+    assert sorted(p.name for p in (sharded / name).iterdir()) == ["best.ckpt", "curves.json", "fit.json", "last.ckpt"]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_fit_with_a_killed_rank_goes_on_bit_identical(gone_on: Path, name: str
     """Killed by whoever started it; the last dies when all shards of the sixth step's best checkpoint are written, but not
     what says so."""
     assert_identical(gone_on, name, "whole")
-    assert sorted(p.name for p in (gone_on / name).iterdir()) == ["best.ckpt", "fit.json", "last.ckpt"]
+    assert sorted(p.name for p in (gone_on / name).iterdir()) == ["best.ckpt", "curves.json", "fit.json", "last.ckpt"]
 
 
 def test_a_swap_that_was_killed(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_every_tensor_of_a_batch_is_pinned(tmp_path: Path, monkeypatch: pytest.M
     found: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     for name, one in (("before", batch), ("after", batch.pin_memory())):
         apply_to_collection(one, torch.Tensor, found[name].append)
-    assert len(found["before"]) == len(found["after"]) == 13
+    assert len(found["before"]) == len(found["after"]) == 14
     for before, after in zip(found["before"], found["after"], strict=True):
         assert after.data_ptr() != before.data_ptr()
         assert torch.equal(after, before)

@@ -351,7 +351,7 @@ def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Pa
 
 def test_a_fit_leaves_no_unfinished_file(target: LocalLLM, tmp_path: Path) -> None:
     fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), trainer(2), 2e-3)
-    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "fit.json", "last.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "curves.json", "fit.json", "last.ckpt"]
 
 
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(target: LocalLLM, whole: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 A drawn distribution is right on the mean over draws, and so is what is linear in it: the gradient of the forward KL, a mixture of
 sources by weights that the true text decides, tokens given to target tokens and summed. What divides by a part of it, sorts it, or
 bends it by a logarithm or a power is right of no distribution.
+
+What stays: mass without a target id goes to the tail, which the loss spreads over the ids outside the slots, and those differ by
+draw. The KL that is logged is above the source's by the entropy that a draw lacks; its gradient is not.
 """
 
 from collections.abc import Callable, Mapping

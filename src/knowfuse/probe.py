@@ -10,11 +10,12 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
 from knowfuse.files import write_whole
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.runs.probing import Probed, probe
 
@@ -58,13 +59,11 @@ def main(cfg: DictConfig) -> None:
     """Writes `probe.json` into its folder; trains nothing that is kept."""
     quiet_libraries()
     require_complete(cfg)
-    settings = OmegaConf.to_container(cfg)
-    assert isinstance(settings, dict)
-    documents, minutes = settings.pop("documents"), settings.pop("minutes")
+    documents, minutes = cfg.documents, cfg.minutes
     for name, value, kinds in (("documents", documents, (int,)), ("minutes", minutes, (int, float))):
         if type(value) not in kinds or not value > 0:
             raise ValueError(f"{name} is {value!r}: it must be a {'whole ' if kinds == (int,) else ''}number above 0")
-    experiment = hydra.utils.instantiate(OmegaConf.create(settings), _convert_="all")
+    experiment = experiment_of(cfg)
     experiment.require_machine()
     probed = probe(experiment, documents, minutes)
     show(probed)

@@ -9,9 +9,10 @@ from commands_for_tests import Ended, ended, started
 from experiments_for_tests import composed
 from transformers import LlamaConfig
 
-from knowfuse.plan.__main__ import experiment_of, make_plan
+from knowfuse.plan.__main__ import make_plan
 from knowfuse.plan.advice import candidates
 from knowfuse.plan.settings import training_shape
+from knowfuse.runs.described import experiment_of
 
 
 def printed(*overrides: str, by: Callable[..., Ended] = ended) -> str:

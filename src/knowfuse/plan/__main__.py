@@ -5,7 +5,7 @@ python -m knowfuse.plan experiment=fusellm_7b trainer=fsdp trainer.devices=8
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -24,7 +24,7 @@ from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import console, quiet_libraries, say
-from knowfuse.runs.experiment import Experiment
+from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.types import LLMSpec
 
@@ -61,12 +61,6 @@ class Plan:
 
     def fits(self, shape: TrainingShape, config: PretrainedConfig) -> bool:
         return training(config, shape).memory().total <= self.usable
-
-
-def experiment_of(cfg: DictConfig) -> Experiment:
-    """The run that `train.py` would make of these settings; InstantiationException for what it refuses."""
-    own = [field.name for field in fields(Experiment)]
-    return hydra.utils.instantiate(OmegaConf.masked_copy(cfg, ["_target_", *own]), _convert_="all")
 
 
 def make_plan(cfg: DictConfig, target: PretrainedConfig, sources: Mapping[str, PretrainedConfig]) -> Plan:

@@ -17,6 +17,7 @@ from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, flat, saved_settings
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
+from knowfuse.training.other_settings import within
 from knowfuse.types import LLMSpec
 
 EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
@@ -42,7 +43,7 @@ class Judged:
     @property
     def kind(self) -> dict[str, Any]:
         """The settings that make it another run, with dotted names."""
-        return {key: value for key, value in flat(self.settings).items() if not {key, key.split(".")[0]} & SAME}
+        return {key: value for key, value in flat(self.settings).items() if not within(key, SAME)}
 
 
 @dataclass
@@ -109,21 +110,27 @@ def compared(
     nats = _rows(runs)
     if llms:
         nats |= _llm_rows(llms, runs[0], *texts_of(runs[0]))
-    first = runs[0].scores
-    shared = np.flatnonzero(np.isfinite(np.concatenate(list(nats.values()))).all(0))
-    if not len(shared):
-        raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
     if baseline is None:
         baseline = next((name for name in nats if name.startswith("target clm")), next(iter(nats)))
     if baseline not in nats:
         raise ValueError(f"baseline is {baseline!r}: choose one of {list(nats)}")
-    rows = compare(
-        {name: paid[:, shared] for name, paid in nats.items()},
-        first.num_bytes[shared],
-        [first.domains[row] for row in shared],
-        baseline,
-    )
-    return Comparison(runs[0].unit, baseline, rows, len(shared), len(first.ids) - len(shared))
+    rows, shared = against(nats, runs[0].scores, baseline)
+    return Comparison(runs[0].unit, baseline, rows, shared, len(runs[0].scores.ids) - shared)
+
+
+def against(
+    nats: Mapping[str, Float64[np.ndarray, "_ D"]], documents: ByDocument, baseline: str
+) -> tuple[dict[str, Compared], int]:
+    """Every row of nats, one line a seed, against the baseline over the documents that all can read, and how many those are.
+
+    ValueError where there is none.
+    """
+    shared = np.flatnonzero(np.isfinite(np.concatenate(list(nats.values()))).all(0))
+    if not len(shared):
+        raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
+    domains = [documents.domains[row] for row in shared]
+    paid = {name: its[:, shared] for name, its in nats.items()}
+    return compare(paid, documents.num_bytes[shared], domains, baseline), len(shared)
 
 
 def _is_llm(place: str) -> bool:

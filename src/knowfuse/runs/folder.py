@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
 from knowfuse.training.fit import Fit
+from knowfuse.training.other_settings import differing
 
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
@@ -125,12 +126,11 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
 def require_same_settings(run: Path, cfg: DictConfig) -> None:
     """ValueError, with the setting and both values, where the run was started with others than these."""
     before, now = flat(saved_settings(run)), flat(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    for key in sorted(before.keys() | now.keys()):
-        if not {key, key.split(".")[0]} & MAY_CHANGE and before.get(key) != now.get(key):
-            raise ValueError(
-                f"run {str(run)!r} was started with {key}={before.get(key)!r}, now it is {now.get(key)!r}: a run goes "
-                "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
-            )
+    for key, (started, is_now) in sorted(differing(before, now, MAY_CHANGE).items()):
+        raise ValueError(
+            f"run {str(run)!r} was started with {key}={started!r}, now it is {is_now!r}: a run goes "
+            "on with the settings it was started with; change them in a new run (without ckpt_path=last)"
+        )
 
 
 def was_started(run: Path) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from knowfuse.evaluation import Compared, compare
-from knowfuse.runs.compared import Judged, require_same_texts
+from knowfuse.evaluation import Compared
+from knowfuse.runs.compared import Judged, against, require_same_texts
 from knowfuse.study.runs import Finished
 
 Cell = str | int | float | None
@@ -57,12 +57,7 @@ def intervals(rows: Mapping[str, Sequence[Measured]], baseline: str) -> dict[str
     """
     require_same_texts([judged for row in rows.values() for judged, _ in row])
     nats = {name: np.stack([judged.scores.nats[llm] for judged, llm in row]) for name, row in rows.items()}
-    shared = np.flatnonzero(np.isfinite(np.concatenate(list(nats.values()))).all(0))
-    if not len(shared):
-        raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
-    first = next(iter(rows.values()))[0][0].scores
-    domains = [first.domains[row] for row in shared]
-    return compare({name: paid[:, shared] for name, paid in nats.items()}, first.num_bytes[shared], domains, baseline)
+    return against(nats, next(iter(rows.values()))[0][0].scores, baseline)[0]
 
 
 def lines_of_intervals(compared: Mapping[str, Compared], more: Mapping[str, Line] | None = None) -> list[Line]:

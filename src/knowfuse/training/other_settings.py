@@ -49,7 +49,7 @@ class KeepsSettings(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.saved is None:
             return
-        if other := differing(self.saved, self.settings):
+        if other := differing(self.saved, self.settings, OF_THE_RUN):
             said = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in other.items())
             say(f"{self.name}: goes on with settings that are not the checkpoint's: {said}")
         before, now = _apply(trainer, pl_module)
@@ -83,9 +83,9 @@ def _apply(trainer: L.Trainer, module: L.LightningModule) -> tuple[float, float]
     return before, rates[0]
 
 
-def differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Flat settings of what a fit learns that are not the same in both, and both values; None stands for none."""
-    keys = [key for key in {**saved, **now} if not _within(key, OF_THE_RUN)]
+def differing(saved: Mapping[str, Any], now: Mapping[str, Any], but: set[str]) -> dict[str, tuple[Any, Any]]:
+    """Flat settings that are not the same in both, but for these, and both values; None stands for none."""
+    keys = [key for key in {**saved, **now} if not within(key, but)]
     return {key: (saved.get(key), now.get(key)) for key in keys if saved.get(key) != now.get(key)}
 
 
@@ -94,8 +94,8 @@ def require_same_data(checkpoint: Path, callbacks: Mapping[str, Any], settings: 
     saved = callbacks.get(KeepsSettings.__name__)
     if saved is None:
         return
-    for key, (before, now) in differing(saved["settings"], settings).items():
-        if _within(key, REFUSED):
+    for key, (before, now) in differing(saved["settings"], settings, OF_THE_RUN).items():
+        if within(key, REFUSED):
             what = (
                 "its optimizer's state is of another kind"
                 if key.startswith("optimizer")
@@ -107,6 +107,6 @@ def require_same_data(checkpoint: Path, callbacks: Mapping[str, Any], settings: 
             )
 
 
-def _within(key: str, names: set[str]) -> bool:
+def within(key: str, names: set[str]) -> bool:
     """Whether a dotted key is one of these, or inside one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)

@@ -114,6 +114,7 @@ class FusionDataModule(L.LightningDataModule):
         self.batch_blocks, self.seed, self.block_tokens = batch_blocks, seed, block_tokens
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
         self._order = EndlessShuffle(len(self.train_blocks), 1, 0, seed)
+        self._counted = (-1, 0, 0)  # the step whose labels were counted last, its batches, the labels
         self.blocks_taken = 0  # by all ranks, before training starts: a fit that goes on with other ranks sets it
 
     @property
@@ -133,10 +134,14 @@ class FusionDataModule(L.LightningDataModule):
 
     def labels_of_step(self, step: int, batches: int) -> int:
         """Labels of optimizer step `step`, the first of which is 0, of so many batches on each rank: of all of them."""
+        if self._counted[:2] == (step, batches):
+            return self._counted[2]
         blocks = self._ranks[0] * self.batch_blocks * batches
-        return sum(
+        labels = sum(
             self.train_blocks.num_labels(self._order.at(place)) for place in range(step * blocks, (step + 1) * blocks)
         )
+        self._counted = (step, batches, labels)  # each of its batches asks
+        return labels
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Without end: `trainer.max_steps` says when to stop."""

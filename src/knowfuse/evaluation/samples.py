@@ -83,6 +83,7 @@ def begun(domains: Sequence[str], number: int) -> list[int]:
 
 
 def write_samples(folder: Path, samples: Samples) -> None:
+    """Keep them in the folder of a run."""
     write_whole(folder / SAMPLES, json.dumps(asdict(samples)).encode())
 
 

@@ -37,6 +37,7 @@ def _section(section: Section) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
+    """A text, which stays text whatever markup it holds; `kind` is a class of the style."""
     return f"<p class='{kind}'>{escape(text)}</p>" if kind else f"<p>{escape(text)}</p>"
 
 

@@ -23,6 +23,7 @@ from knowfuse.runs.sampled import sampled
 
 
 def main() -> None:
+    """Print the table of a run, and write its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
     parser.add_argument("--samples", type=int, metavar="N", help="test documents of each kind: gained, lost, begun")

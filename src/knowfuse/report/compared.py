@@ -41,6 +41,7 @@ def write_comparison(folder: Path, table: Comparison) -> None:
 
 
 def markdown(table: Comparison) -> str:
+    """The comparison as a Markdown table, with its caption below."""
     heading, *lines = _cells(table)
     rows = [heading, ["---"] * len(heading), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{_caption(table)}\n"

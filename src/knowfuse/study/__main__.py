@@ -11,6 +11,7 @@ from knowfuse.study.page import printed, write_tables
 
 
 def main() -> None:
+    """Print the table of a file, or write those of a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="a .csv file of a study, or a .md page that names some")
     parser.add_argument("columns", nargs="*", help="of the .csv file; all where none is named")

@@ -38,6 +38,7 @@ VIEWS = {"target before": ("b", "before"), "target clm": ("c", "plain CLM"), "ta
 
 
 def documents(left: Left) -> Section:
+    """What each token of some documents costs, before and after."""
     id, title = "documents", "Documents that gained and lost most"
     if left.samples is None:
         return Section(id, title, left_out=_why(left))
@@ -102,6 +103,7 @@ def _percent(value: float, most: float) -> int:
 
 
 def continuations(left: Left) -> Section:
+    """How the target goes on from some beginnings, before and after."""
     id, title = "continuations", "How the target goes on"
     if left.samples is None:
         return Section(id, title, left_out=_why(left))

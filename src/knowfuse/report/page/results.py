@@ -40,6 +40,7 @@ def _tile(value: str, said: str, kind: str = "") -> str:
 
 
 def results(left: Left) -> Section:
+    """Every LLM on the test split, by domain, with intervals where there are figures by document."""
     if left.results is None:
         return Section("results", "Results", left_out=left.why["results.json"])
     rows, with_intervals = left.results["rows"], compared(left)
@@ -105,6 +106,7 @@ def _certainty(left: Left) -> str:
 
 
 def headroom(left: Left) -> Section:
+    """What there was to gain on validation, before anyone trained."""
     if left.headroom is None:
         return Section("headroom", "Headroom", left_out=left.why[HEADROOM])
     rows = left.headroom["rows"]

@@ -10,6 +10,7 @@ from knowfuse.report.left import Left
 
 
 def settings(left: Left) -> Section:
+    """By which command the run was made, how it goes on, and every setting."""
     run = shlex.quote(str(left.folder))
     body = ""
     if left.overrides is not None:

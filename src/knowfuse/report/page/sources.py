@@ -141,6 +141,7 @@ def mass(left: Left) -> Section:
 
 
 def disagreement(left: Left) -> Section:
+    """How far apart the sources were, over training."""
     title = "Disagreement"
     fused = left.fits.get("fused")
     name = fused.name if fused else next((fit for fit in left.curves if fit.startswith("fused-")), "")

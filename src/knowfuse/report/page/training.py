@@ -25,6 +25,7 @@ SMOOTH = 25  # one part in so many of a curve is one mean
 
 
 def training(left: Left) -> Section:
+    """The curves of every fit, and which was kept."""
     if not left.all_fits and not left.fits and not left.curves:
         return Section("training", "Training", left_out="no fit has begun")
     fits = left.all_fits or {fit.name: fit for fit in left.fits.values()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knowfuse.alignment.byte_exact import serving_rows
+from knowfuse.alignment.byte_rows import serving_rows
 from knowfuse.evaluation import SeenDocument
 from knowfuse.surface import Surface
 from knowfuse.surface.shown import shown

@@ -1,7 +1,7 @@
 """With which target token does each source token go on, from each of its bytes?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -10,8 +10,7 @@ from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import Surface
 
 
-@dataclass
-class FirstTokens:
+class FirstTokens(NamedTuple):
     """Every source token as bytes, and the first target token of what remains of it after each of its bytes.
 
     The bytes of source token i are `pieces[starts[i] : starts[i + 1]]`; `inside[starts[i] + k]` speaks of those from

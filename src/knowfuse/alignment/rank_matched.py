@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from knowfuse.alignment.byte_exact import serving_rows
+from knowfuse.alignment.byte_rows import serving_rows
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
 from knowfuse.types import EMPTY, AlignedSource, Aligner, FusedTarget, SourceTrace, TokenizedDocument, TopK

@@ -1,0 +1,236 @@
+"""The arithmetic of `byte_exact`, a row of the target after the other: who is asked, what it gives to whom, the gold chain."""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+from numba import njit
+
+from knowfuse.alignment.duplicates import new_table, slot_of
+from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.spent import ends_with_eos
+from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
+
+EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
+ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
+
+
+class Said(NamedTuple):
+    """What the source said, in arrays."""
+
+    ids: Int64[np.ndarray, " U"]
+    ends: Int64[np.ndarray, " U"]
+    kept_ids: Int64[np.ndarray, "U K"]
+    kept_probs: Float64[np.ndarray, "U K"]
+    gold_probs: Float64[np.ndarray, " U"]  # of the token after each row
+    paid: Float64[np.ndarray, " U"]  # nats up to and with each token
+    has_eos: bool
+
+
+class Read(NamedTuple):
+    """What the target reads, in arrays."""
+
+    ids: Int64[np.ndarray, " T"]
+    ends: Int64[np.ndarray, " T"]
+    has_eos: bool
+    rows: Int64[np.ndarray, " T"]  # the source row that serves each of the target's
+    data: UInt8[np.ndarray, " bytes"]
+
+
+class Roles(NamedTuple):
+    """Special tokens map by role; -1 where a tokenizer has none."""
+
+    source_eos: int
+    target_eos: int
+
+
+class Aligned(NamedTuple):
+    """The rows as they come to be."""
+
+    ids: Int64[np.ndarray, "T C"]
+    probs: Float64[np.ndarray, "T C"]
+    budget: Float64[np.ndarray, "T 6"]
+    is_aligned: Bool[np.ndarray, " T"]
+
+
+def serving_rows(source_ends: Int64[np.ndarray, " U"], target_ends: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
+    """The source row that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
+    return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
+
+
+def aligned_rows(
+    trace: SourceTrace, target: TokenizedDocument, data: bytes, tokens: FirstTokens, roles: Roles
+) -> Aligned:
+    """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one."""
+    said = Said(
+        trace.input_ids,
+        trace.ends,
+        trace.topk.ids,
+        np.exp(trace.topk.log_probs, dtype=np.float64),
+        np.exp(-trace.nll, dtype=np.float64),
+        np.concatenate([[0.0], np.cumsum(trace.nll[:-1], dtype=np.float64)]),
+        ends_with_eos(trace.ends),
+    )
+    rows = serving_rows(trace.ends, target.ends)
+    read = Read(target.input_ids, target.ends, ends_with_eos(target.ends), rows, np.frombuffer(data, dtype=np.uint8))
+    num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2
+    to = Aligned(
+        np.zeros((num_rows, num_slots), dtype=np.int64),
+        np.zeros((num_rows, num_slots)),
+        np.zeros((num_rows, len(MASS_CLASSES))),
+        np.zeros(num_rows, dtype=np.bool_),
+    )
+    if len(trace.ends) > 1:
+        divisors, gold = _give_to_first_tokens(said, read, tokens, roles, to)
+        last = len(trace.ends) - 1 - int(said.has_eos)
+        boundaries = np.searchsorted(trace.ends[: last + 1], target.ends[1:], side="right") - 1
+        _chain(said, read, boundaries, divisors, gold, to)
+    return to
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _give_to_first_tokens(said, read, tokens, roles, to):
+    """Each candidate to the first target token of what remains of it. What each row was divided by, 0 where it is not aligned,
+    and of its gold token where that went: the slot (-1: none), the class, how many slots the row has.
+    """
+    num_rows, k = len(read.ids), said.kept_ids.shape[1]
+    divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
+    alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
+    num_alive = 0
+    table = new_table(k + 2)
+    for t in range(num_rows - 1):
+        row, end, next_end = read.rows[t], read.ends[t], read.ends[t + 1]
+        predicts_eos = read.has_eos and t == num_rows - 2
+        if predicts_eos and not said.has_eos:
+            continue
+        gold, gold_end, begin = said.ids[row + 1], said.ends[row + 1], said.ends[row]
+        # A source token may lead with a space that the text has not (the one put before a document; WordPiece after
+        # punctuation). Its row said the token with that space: it is consumed there, a residual like any other.
+        gold_length = tokens.starts[gold + 1] - tokens.starts[gold]
+        lead = gold_length - (gold_end - begin)
+        residual = end - begin + lead
+        covers = gold_end >= next_end and not predicts_eos and gold_length > residual
+        # Some targets begin a text with a lone space that it has not: the row after it goes on with what is cut so.
+        is_conditioned = residual > 0 or (end == 0 and t > 0)
+        if t == 0 or read.rows[t - 1] != row:
+            num_alive = _candidates(said, row, alive, weights)
+        elif t == 1 or end > read.ends[t - 1]:
+            num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
+        if residual > 0:
+            num_alive = _starting_with(lead, begin, residual, read.data, tokens, alive, weights, num_alive)
+        table[:] = -1
+        count, total, gold_slot, gold_class = 0, 0.0, -1, UNMAPPED
+        for c in range(num_alive):
+            candidate, p = alive[c], weights[c]
+            if residual == 0 and t > 0:
+                code = tokens.whole[candidate]
+            elif tokens.starts[candidate + 1] > tokens.starts[candidate] + residual:
+                code = (tokens.at_start if t == 0 else tokens.inside)[tokens.starts[candidate] + residual]
+            else:
+                code = ENDS_HERE if residual > 0 else -1
+            codes[c] = code
+            total += p
+            first, kind = code >> 1, EXACT if code & 1 else PREFIX
+            if candidate == roles.source_eos and residual == 0 and roles.target_eos >= 0:
+                first, kind = roles.target_eos, EXACT
+            elif candidate == gold and covers:  # the true next target token was seen, not guessed
+                first, kind = read.ids[t + 1], EXACT if gold_end == next_end else PREFIX
+            elif code < 0:
+                first, kind = -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED
+            to.budget[t, kind] += p
+            slot = -1
+            if first >= 0:
+                slot = slot_of(table, to.ids[t], count, first)
+                count += slot == count
+                to.probs[t, slot] += p
+            if candidate == gold:
+                gold_slot, gold_class = slot, kind
+        gold_went[t] = gold_slot, gold_class, count
+        if is_conditioned:
+            divisors[t] = max(total, 0.0)
+        if divisors[t] == 0.0:
+            continue
+        to.is_aligned[t] = True
+        if is_conditioned:
+            to.probs[t, :count] /= total
+            to.budget[t] /= total
+        else:
+            to.budget[t, TAIL] = max(1.0 - total, 0.0)
+    return divisors, gold_went
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _candidates(said, row, alive, weights):
+    """All that a source row said, and the gold token where it did not."""
+    count, gold_seen = 0, False
+    for c in range(said.kept_ids.shape[1]):
+        if said.kept_probs[row, c] > 0.0:
+            alive[count], weights[count] = said.kept_ids[row, c], said.kept_probs[row, c]
+            gold_seen = gold_seen or alive[count] == said.ids[row + 1]
+            count += 1
+    if not gold_seen:
+        alive[count], weights[count] = said.ids[row + 1], said.gold_probs[row]
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _cut_so(read, gold, alive, weights, codes, num_alive):
+    """Keeps those candidates whose next token, as the target cuts them, is the one that it has read, and the gold one."""
+    count = 0
+    for c in range(num_alive):
+        if alive[c] == gold or codes[c] >> 1 == read:
+            alive[count], weights[count] = alive[c], weights[c]
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _starting_with(lead, begin, residual, data, tokens, alive, weights, num_alive):
+    """Keeps those candidates that begin with `lead` spaces and the text from `begin` on, `residual` bytes in all."""
+    count = 0
+    for c in range(num_alive):
+        at = tokens.starts[alive[c]]
+        is_so = tokens.starts[alive[c] + 1] >= at + residual
+        n = 0
+        while is_so and n < residual:
+            is_so = tokens.pieces[at + n] == (32 if n < lead else data[begin + n - lead])
+            n += 1
+        if is_so:
+            alive[count], weights[count] = alive[c], weights[c]
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _chain(said, read, boundaries, divisors, gold_went, to):
+    """Where the true next target token runs on beyond the gold token: the product of what the source gave along it.
+
+    `boundaries` [T - 1]: the last source token that ends at or before the row's true token. Where that lies within a source
+    token, the product includes what the target's next row was divided by.
+    """
+    for t in range(len(read.ids) - 1):
+        row, next_end = read.rows[t], read.ends[t + 1]
+        predicts_eos = read.has_eos and t == len(read.ids) - 2
+        if not to.is_aligned[t] or predicts_eos or said.ends[row + 1] >= next_end:
+            continue
+        slot, kind, count = gold_went[t]
+        owed = divisors[t + 1] if next_end > said.ends[boundaries[t]] else 1.0
+        chained = np.exp(said.paid[row] - said.paid[boundaries[t]]) * owed / divisors[t]
+        # It is taken off the shorter piece that the gold token was mapped to.
+        chained = min(chained, said.gold_probs[row] / divisors[t])
+        to.budget[t, kind] = max(to.budget[t, kind] - chained, 0.0)
+        if slot >= 0:
+            to.probs[t, slot] = max(to.probs[t, slot] - chained, 0.0)
+        to.budget[t, CHAINED] = chained
+        label_slot = count
+        for s in range(count):
+            if to.ids[t, s] == read.ids[t + 1]:
+                label_slot = s
+        to.ids[t, label_slot] = read.ids[t + 1]
+        to.probs[t, label_slot] += chained

@@ -20,6 +20,7 @@ from knowfuse.progress import is_first_rank, quiet_libraries
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
 from knowfuse.runs.compared import Judged, compared, save_evaluated
+from knowfuse.runs.completing import code_prompts, completions_of
 from knowfuse.runs.folder import load_run, register_resolvers
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents
@@ -50,7 +51,14 @@ def score(cfg: DictConfig, folder: Path) -> None:
     prepared = experiment.prepare()
     asked: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["split", "corpus"]), resolve=True)
     documents, where = texts(prepared.corpus, asked, prepared.cache)
+    goes_on = cfg.completions.domains is not None
+    if goes_on:
+        code_prompts(documents, cfg.completions)  # refused before any LLM is asked
     results = experiment.score(prepared, fits, run, documents, cfg.byte_classes)
+    if goes_on:
+        read = set(results.by_document.shared().ids)
+        prompts = code_prompts([document for document in documents if document.id in read], cfg.completions)
+        results.completed = completions_of(llms_of(experiment, prepared, fits, run), prepared, prompts)
     report.show(f"{run}: {where}", results)
     if is_first_rank():
         report.write_results(folder, results, fits, where)

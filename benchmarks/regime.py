@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.headroom import validation_headroom
-from knowfuse.study import Finished, Line, Point, Runs, write_lines
+from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, write_lines
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,10 +63,7 @@ def line_of(begins: Line, run: Finished, oracle_bits: float) -> Line:
     clm, fused = run.fits["clm"], run.fits["fused"]
     line["gain_validation"] = clm.best_bits_per_byte - fused.best_bits_per_byte
     line["gain_test"] = float(line["clm_test"] or 0) - float(line["fused_test"] or 0)
-    best = min(range(len(clm.history)), key=lambda n: clm.history[n][1])
-    line["ahead_of_clm_to_its_best"] = sum(
-        ours[1] < theirs[1] for ours, theirs in zip(fused.history[: best + 1], clm.history[: best + 1], strict=True)
-    ) / (best + 1)
+    line["ahead_of_clm_to_its_best"] = ahead_to_its_best(fused, clm)
     return line
 
 

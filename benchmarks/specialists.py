@@ -111,10 +111,13 @@ def forgetting(asked: argparse.Namespace, folder: Path, learnt: Mapping[str, str
 def tuned(runs: Runs, ours: Cast, rates: Sequence[float], gates: Sequence[str]) -> Point:
     """The settings with which both methods do best on validation, seed 0: their rates, and the gate of the fused fit."""
     both = {"learning_rates": list(rates), "clm_learning_rates": list(rates)}
-    tried = runs.run_all([ours.point + gate.plus(both) for gate in axis("loss.gate", gates)], [0])
+    points = [ours.point + gate.plus(both) for gate in axis("loss.gate", gates)]
+    alone = [point.plus({"compare_with_clm": False}) for point in points[1:]]  # plain CLM has no gate
+    tried = runs.run_all([points[0], *alone], [0])
     best = min(tried, key=lambda run: run.fits["fused"].best_bits_per_byte)
-    own = {"learning_rates": [best.fits["fused"].learning_rate], "clm_learning_rates": [best.fits["clm"].learning_rate]}
-    return Point(FUSED, {**best.point.settings, **own})
+    clm = tried[0].fits["clm"]
+    own = {"learning_rates": [best.fits["fused"].learning_rate], "clm_learning_rates": [clm.learning_rate]}
+    return Point(FUSED, {**best.point.settings, **own, "compare_with_clm": True})
 
 
 def measured(runs: Runs, done: Sequence[Finished], forget: Path, tasks: Sequence[str]) -> dict[str, Any]:

@@ -100,7 +100,15 @@ def test_an_evaluation_has_a_page_of_its_own(finished: Path, tmp_path: Path) -> 
     folder = copy_of(finished, tmp_path / "evaluated", clm=CLM)
     (folder / "config.yaml").unlink()
     save_evaluated(folder, SETTINGS, {"split": "test", "corpus": {"files": {"mine": ["a.txt"]}}})
+    results = json.loads((folder / "results.json").read_text())
+    results["completions"] = {name: {"prompts": 16, "accepted": 4} for name in results["rows"]}
+    results["by_class_of_bytes"] = {name: {"indentation": 0.4567} for name in results["rows"]}
+    (folder / "results.json").write_text(json.dumps(results))
     shown = page(folder)
+    for said in ("completions that are Python, of 16", "indentation, bits per byte"):
+        assert said in shown.text
+    assert "0.25 ± 0.11" in shown.text
+    assert "0.457" in shown.text
     assert "What it was measured on: split: test" in " ".join(shown.text.split())
     assert "the page of its run has them" in shown.text
     assert "python evaluate.py 'name=" in shown.text

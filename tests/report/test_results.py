@@ -10,7 +10,7 @@ import pytest
 from commands_for_tests import run_python
 from rich.console import Console
 
-from knowfuse.evaluation import ScoreTable, by_document, read_by_document
+from knowfuse.evaluation import Completed, ScoreTable, by_document, read_by_document
 from knowfuse.report import __main__ as command
 from knowfuse.report import results, show, tokens_to_clm_final, write_results
 from knowfuse.text.document import Document
@@ -119,6 +119,18 @@ def test_the_best_of_each_column_is_bold(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [cell.strip() for cell in text.splitlines()[4].split("│")[1:-1]] == [
         *("llama2", "1.000", "4.000", "2.500", "12.50", "4.00")
     ]
+
+
+def test_what_was_asked_for_stands_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the screen and in `results.json`."""
+    its = {name: Completed(16, 4) for name in TABLE.rows}
+    table = ScoreTable(TABLE.domains, TABLE.rows, BY_DOCUMENT, left_out=0, completed=its)
+    text, _ = shown(table, monkeypatch)
+    assert "Python, share" in text
+    assert text.count("0.25") == len(its)
+    write_results(tmp_path, table, {"fused": CLM}, "the test split")
+    got = json.loads((tmp_path / "results.json").read_text())["completions"]
+    assert got == {name: {"prompts": 16, "accepted": 4} for name in its}
 
 
 def test_documents_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

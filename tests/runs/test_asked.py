@@ -51,6 +51,23 @@ def test_what_is_asked(overrides: list[str], kind: str) -> None:
         (["compare=a"], r"compare is 'a': give a list, compare=\[a\]"),
         (["run=a", "tasks=piqa"], r"tasks is 'piqa': give a list, tasks=\[piqa\]"),
         (["model=a"], r"model= answers tasks, and none is named: add tasks=\[\.\.\.\] or evaluation=commonsense"),
+        (
+            ["run=a", "completions.domains=code"],
+            r"completions\.domains is 'code': give a list of domains, such as \[code\]",
+        ),
+        (["run=a", "completions.domains=[]"], r"completions\.domains is \[\]: give a list"),
+        (
+            ["run=a", "completions.documents=5"],
+            r"completions\.documents is set, and no domain is: add completions\.domains=",
+        ),
+        (
+            ["run=a", "completions.domains=[code]", "completions.documents=0"],
+            r"completions\.documents is 0: it must be an integer, at least 1",
+        ),
+        (
+            ["run=a", "tasks=[piqa]", "completions.domains=[code]"],
+            "completions is set, which goes with run= alone and not",
+        ),
         (["run=a", "split=fusion"], r"split is 'fusion': choose one of \['validation', 'test'\]"),
         (
             ["run=a", "split=test", "corpus.files={x: [b.txt]}"],

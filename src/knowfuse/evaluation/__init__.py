@@ -19,6 +19,7 @@ from knowfuse.evaluation.bits_per_byte import (
 from knowfuse.evaluation.by_document import DOCUMENTS, ByDocument, by_document, read_by_document, write_by_document
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
 from knowfuse.evaluation.comparison import Compared, Interval, compare
+from knowfuse.evaluation.completions import Completed, Prompt, completed, prompts_of
 from knowfuse.evaluation.ensemble import Ensemble
 from knowfuse.evaluation.samples import (
     SAMPLES,
@@ -43,10 +44,12 @@ __all__ = [
     "Beginnings",
     "ByDocument",
     "Compared",
+    "Completed",
     "Continuation",
     "DocumentScores",
     "Ensemble",
     "Interval",
+    "Prompt",
     "Samples",
     "ScoreTable",
     "SeenDocument",
@@ -59,8 +62,10 @@ __all__ = [
     "by_document",
     "cached_scores",
     "compare",
+    "completed",
     "extremes",
     "oracle",
+    "prompts_of",
     "read_by_document",
     "read_samples",
     "score_documents",

@@ -20,6 +20,7 @@ from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.by_document import ByDocument, by_document
 from knowfuse.evaluation.byte_classes import nats_by_class
+from knowfuse.evaluation.completions import Completed
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import row_logits
@@ -149,9 +150,9 @@ class ScoreTable:
     first_nats: dict[str, float] = field(default_factory=dict)  # by name
     # by name: why it cannot read each document that it cannot
     set_aside: dict[str, list[str]] = field(default_factory=dict)
-    by_class: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # by name, bits per byte; where that was asked for
+    # by name, where that was asked for: bits per byte of `byte_classes`, and how it goes on with Python
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    completed: dict[str, Completed] = field(default_factory=dict)
 
     def mean(self, name: str) -> float:
         """The mean over the domains, each weighing the same."""

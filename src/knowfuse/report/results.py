@@ -23,13 +23,15 @@ matplotlib.use("Agg")
 def show(title: str, table: ScoreTable) -> None:
     """The table on the screen; the best of each column is bold.
 
-    Apart stand bits per byte on classes of bytes, and what EOS and first token cost, in nats a document.
+    Apart stand bits per byte on classes of bytes, the share of completions that are Python, and what EOS and first token cost, in nats a document.
     """
     grid = Table(title=title, caption=_caption(table))
     grid.add_column("bits per byte")
     columns = [*table.domains, "mean"]
     classes = list(next(iter(table.by_class.values()), {}))
     apart = {kind: {name: bits[kind] for name, bits in table.by_class.items()} for kind in classes}
+    if table.completed:
+        apart["Python, share"] = {name: its.share for name, its in table.completed.items()}
     apart |= {
         heading: nats
         for heading, nats in (("EOS, nats", table.eos_nats), ("first token, nats", table.first_nats))
@@ -61,6 +63,7 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: 
         "eos_nats": table.eos_nats,  # a document, and not among the bits per byte
         "first_token_nats": table.first_nats,  # a document, and among them
         "by_class_of_bytes": table.by_class,  # bits per byte; only where evaluate.py was asked for them
+        "completions": {name: asdict(its) for name, its in table.completed.items()},  # likewise, of Python
         "documents_left_out": table.left_out,
         "fits": {method: asdict(fit) for method, fit in fits.items()},
         "tokens_to_clm_final": tokens_to_clm_final(fits),

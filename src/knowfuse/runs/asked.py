@@ -10,7 +10,7 @@ from knowfuse.runs.compared import EVALUATED
 TAKES = {
     "compare": {"compare", "baseline"},
     "answer": {"run", "model", "cache", "tasks", "evaluation", "limit", "batch_size", "run_code"},
-    "score": {"run", "split", "corpus", "trainer", "byte_classes"},
+    "score": {"run", "split", "corpus", "trainer", "byte_classes", "completions"},
 }
 SIDES = ("validation", "test")
 LEFT = ("config.yaml", "results.json", "answers.json", "comparison.json", EVALUATED)  # by runs and evaluations
@@ -42,11 +42,24 @@ def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
         raise ValueError("model= answers tasks, and none is named: add tasks=[...] or evaluation=commonsense")
     if not isinstance(cfg["byte_classes"], bool):
         raise ValueError(f"byte_classes is {cfg['byte_classes']!r}: it must be true or false")
+    _require_completions(cfg["completions"], overrides)
     if cfg["split"] not in SIDES:
         raise ValueError(f"split is {cfg['split']!r}: choose one of {list(SIDES)}")
     if cfg["corpus"]["files"] is not None and "split" in overrides:
         raise ValueError("split is a side of the run's own text, and corpus.files is other text: set one of them")
     return kind
+
+
+def _require_completions(asked: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    domains, documents = asked["domains"], asked["documents"]
+    if domains is None and "completions.documents" in overrides:
+        raise ValueError(
+            "completions.documents is set, and no domain is: add completions.domains=[<one of Python code>]"
+        )
+    if isinstance(domains, str) or (domains is not None and not domains):
+        raise ValueError(f"completions.domains is {domains!r}: give a list of domains, such as [code]")
+    if isinstance(documents, bool) or not isinstance(documents, int) or documents < 1:
+        raise ValueError(f"completions.documents is {documents!r}: it must be an integer, at least 1")
 
 
 def require_new(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What is found out by many runs? Points, their runs, the better half of them, and the tables that are left of it."""
 
-from knowfuse.study.gathered import Line, Measured, intervals, lines_of, lines_of_intervals, trained
+from knowfuse.study.gathered import Line, Measured, ahead_to_its_best, intervals, lines_of, lines_of_intervals, trained
 from knowfuse.study.halving import Round, halved
 from knowfuse.study.point import Point, axis, grid
 from knowfuse.study.runs import Finished, Runs
@@ -14,6 +14,7 @@ __all__ = [
     "Point",
     "Round",
     "Runs",
+    "ahead_to_its_best",
     "as_settings",
     "axis",
     "grid",

@@ -8,6 +8,7 @@ import numpy as np
 from knowfuse.evaluation import Compared
 from knowfuse.runs.compared import Judged, against, require_same_texts
 from knowfuse.study.runs import Finished
+from knowfuse.training.fit import Fit
 
 Cell = str | int | float | None
 Line = dict[str, Cell]  # of a CSV file: column -> value
@@ -48,6 +49,13 @@ def _cell(value: Any) -> Cell:
 def trained(runs: Sequence[Finished], method: str = "fused") -> list[Measured]:
     """The target as this method trained it in each of these runs, which are of one point and several seeds."""
     return [(run.judged, f"target {method}") for run in sorted(runs, key=lambda run: run.seed)]
+
+
+def ahead_to_its_best(fit: Fit, other: Fit) -> float:
+    """At which share of the validations up to the best of `other` this one was lower; ValueError for other validations."""
+    best = min(range(len(other.history)), key=lambda n: other.history[n][1]) + 1
+    pairs = zip(fit.history[:best], other.history[:best], strict=True)
+    return sum(ours[1] < theirs[1] for ours, theirs in pairs) / best
 
 
 def intervals(rows: Mapping[str, Sequence[Measured]], baseline: str) -> dict[str, Compared]:

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from knowfuse.evaluation import Compared, Interval, baseline_of
+from knowfuse.evaluation import Compared, Completed, Interval, baseline_of
 from knowfuse.pages import Dot, Section, dots, figure, grid, paragraph, table
 from knowfuse.report.left import HEADROOM, Left
 from knowfuse.report.page.rows import POINT, best_source, colours_of, compared
@@ -74,8 +74,7 @@ def _table(left: Left, domains: list[str], with_intervals: dict[str, Compared] |
     if with_intervals is not None and left.documents is not None:
         baseline = baseline_of(left.documents)
         heading.append(f"more than {baseline}")
-    nats = {"EOS, nats": left.results.get("eos_nats"), "first token, nats": left.results.get("first_token_nats")}
-    nats = {name: values for name, values in nats.items() if values}
+    apart = _apart(left.results)
     lines, best = [], {}
     for r, (name, bits) in enumerate(rows.items()):
         line = [name, *(f"{bits[d]:.3f}" for d in [*domains, "mean"])]
@@ -84,8 +83,23 @@ def _table(left: Left, domains: list[str], with_intervals: dict[str, Compared] |
                 best[r, c] = "best"
         if baseline is not None and with_intervals is not None:
             line.append("" if name == baseline else _more(with_intervals[name].more_than_baseline["mean"]))
-        lines.append(line + [f"{values[name]:.2f}" if name in values else "" for values in nats.values()])
-    return table([*heading, *nats], lines, best, [n for n, name in enumerate(rows) if name == POINT])
+        lines.append(line + [values.get(name, "") for values in apart.values()])
+    return table([*heading, *apart], lines, best, [n for n, name in enumerate(rows) if name == POINT])
+
+
+def _apart(results: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """By heading and LLM, what is not among the bits per byte of the text and is there."""
+    by_class = results.get("by_class_of_bytes", {})
+    kinds = next(iter(by_class.values()), {})
+    apart = {f"{kind}, bits per byte": {name: f"{bits[kind]:.3f}" for name, bits in by_class.items()} for kind in kinds}
+    completed = {name: Completed(**its) for name, its in results.get("completions", {}).items()}
+    for prompts in {its.prompts for its in completed.values()}:
+        heading = f"completions that are Python, of {prompts:,}"
+        apart[heading] = {name: f"{its.share:.2f} ± {its.error:.2f}" for name, its in completed.items()}
+    for heading, key in (("EOS, nats", "eos_nats"), ("first token, nats", "first_token_nats")):
+        if results.get(key):
+            apart[heading] = {name: f"{nats:.2f}" for name, nats in results[key].items()}
+    return apart
 
 
 def _more(interval: Interval) -> str:

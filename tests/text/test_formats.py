@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from knowfuse.text import formats
 from knowfuse.text.findings import Findings
 from knowfuse.text.formats import texts_in
+from knowfuse.text.rows import TextRows
 
 TEXTS = ["one\r\ntwo", "a\rb", "  indented\nand not", "caf\u00e9 \u2028 \u0085 \U0001f600", "last"]
 
 
 def read(path: Path, *fields: str, named: bool = True) -> tuple[list[str], Findings]:
     findings = Findings()
-    return list(texts_in(path, fields or ["text"], named, findings)), findings
+    return list(texts_in(path, TextRows(list(fields) or ["text"], "corpus.text_field"), named, findings)), findings
 
 
 def error(path: Path, *fields: str) -> str:
@@ -107,7 +108,7 @@ def test_another_file_is_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "e.txt": b" \n",
         "f.jsonl": b"",
     }.items():
-        assert list(texts_in(write(tmp_path / name, data), ["text"], False, findings)) == []
+        assert list(texts_in(write(tmp_path / name, data), TextRows(["text"], "x"), False, findings)) == []
     findings.require_no_faults()
     assert findings.skipped == {"binary file": 1, "file that is not UTF-8": 1, "empty": 3, "file larger than 1 MiB": 1}
 

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from knowfuse.text.findings import Findings
+from knowfuse.text.rows import TextRows
 from knowfuse.text.text_files import TextFiles, domains_of_files
 
 
@@ -67,9 +68,9 @@ def test_home_is_known(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_by_domain(here: Path) -> None:
     (here / "a.txt").write_text("x")
     files = {"math": ["a.txt"], "wiki": ["a.txt"]}
-    fields = {each.domain: each.fields for each in domains_of_files(files, {"math": ["question", "answer"]})}
+    fields = {each.domain: each.rows.state for each in domains_of_files(files, {"math": ["question", "answer"]})}
     assert fields == {"math": ["question", "answer"], "wiki": ["text"]}
-    assert domains_of_files(files, "body")[1].fields == ["body"]
+    assert domains_of_files(files, "body")[1].rows.state == ["body"]
     for wrong in (3, [], [""], {"math": None}):
         assert "it must be the name of a field, such as text, or a list of names" in refused(files, wrong)
 
@@ -79,12 +80,17 @@ def test_the_state_is_the_content_and_its_kind(here: Path) -> None:
     for name in ("a.txt", "moved to.txt", "a.jsonl", "other.txt"):
         (here / name).write_text("other" if "other" in name else '{"text": "x"}')
     states = {
-        name: json.dumps(TextFiles("one", [(here / name, True)], ["text"]).state(None)) for name in os.listdir(here)
+        name: json.dumps(TextFiles("one", [(here / name, True)], TextRows(["text"], "x")).state(None))
+        for name in os.listdir(here)
     }
     assert states["a.txt"] == states["moved to.txt"]
     assert len(set(states.values())) == 3
-    assert TextFiles("one", [(here / "a.jsonl", True)], ["body"]).state(None) != json.loads(states["a.jsonl"])
-    assert TextFiles("two", [(here / "a.jsonl", True)], ["text"]).state(None) != json.loads(states["a.jsonl"])
+    assert TextFiles("one", [(here / "a.jsonl", True)], TextRows(["body"], "x")).state(None) != json.loads(
+        states["a.jsonl"]
+    )
+    assert TextFiles("two", [(here / "a.jsonl", True)], TextRows(["text"], "x")).state(None) != json.loads(
+        states["a.jsonl"]
+    )
 
 
 def test_all_files_that_are_not_there_are_told_at_once(here: Path) -> None:

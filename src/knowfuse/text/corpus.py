@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from knowfuse.files import make_folder_once, undamaged
-from knowfuse.text.document import SPLITS, Document, RawDocument, Split, cut_bytes, id_of, side_of_bytes
+from knowfuse.text.document import SPLITS, Document, Learn, RawDocument, Split, coded, cut_bytes, id_of, side_of_bytes
 from knowfuse.text.documents import Documents
-from knowfuse.text.table import Table, TableWriter, open_table, table_from, table_of, writing_table
+from knowfuse.text.table import Table, TableWriter, open_table, table_from, writing_table
 
 ABOUT = "about.json"
 FORMAT_VERSION = 1  # of the folder
@@ -61,12 +61,13 @@ class Corpus:
     table: Table
     about: About
     fusion_share: float = 1.0  # of the documents of its fusion side, evenly spread; the others are as if not there
+    learn: Learn = "assistant"  # of each, where they are conversations
 
     @staticmethod
     def of(name: str, documents: Iterable[Document], duplicates: int = 0) -> "Corpus":
         """The corpus of these documents, in memory."""
-        table = table_of(documents)
-        return Corpus(name, table, about_table(table, duplicates))
+        listed = Documents.of(list(documents))
+        return Corpus(name, listed.table, about_table(listed.table, duplicates), learn=listed.learn)
 
     @property
     def documents(self) -> Documents:
@@ -90,6 +91,11 @@ class Corpus:
         return self.about.skipped
 
     @property
+    def is_chat(self) -> bool:
+        """Whether its documents are conversations."""
+        return self.table.messages is not None
+
+    @property
     def domains(self) -> list[str]:
         return sorted({domain for counts in self.about.counts.values() for domain in counts})
 
@@ -102,8 +108,9 @@ class Corpus:
     def _of(self, splits: tuple[Split, ...], domain: str | None = None) -> Documents:
         if "fusion" not in splits or self.fusion_share == 1.0:
             is_side = len(splits) == 1 and domain is None
-            return Documents(self.table, (splits, domain), self.about.keys[splits[0]] if is_side else None)
-        documents = Documents(self.table, (splits, domain))
+            key = self.about.keys[splits[0]] if is_side else None
+            return Documents(self.table, (splits, domain), key, self.learn)
+        documents = Documents(self.table, (splits, domain), learn=self.learn)
         side = Documents(self.table, (("fusion",), None)).rows
         reached = np.floor(np.arange(len(side) + 1) * self.fusion_share)
         left_out = side[reached[1:] == reached[:-1]]
@@ -158,22 +165,25 @@ def _write(folder: Path, texts: Texts, shares: Mapping[Split, float], max_docume
 
 
 def _fill(writer: TableWriter, texts: Texts, shares: Mapping[Split, float], max_document_bytes: int) -> int:
-    """Cut the texts and add every piece that has more than white space and was not seen before; how many were."""
+    """Cut the texts and add every piece that has more than white space and was not seen before; how many were.
+
+    Conversations stay whole.
+    """
     seen: set[bytes] = set()  # over all domains, so that no piece is on two sides; 90 bytes each
     duplicates = 0
     for raw in texts:
-        data = raw.text.encode()
+        data, messages = raw.text.encode(), coded(raw.messages)
         split = raw.split or side_of_bytes(data, shares)
-        pieces = cut_bytes(data, max_document_bytes)
+        pieces = [data] if messages else cut_bytes(data, max_document_bytes)
         for n, piece in enumerate(pieces, 1):
             if (raw.text if len(pieces) == 1 else piece.decode()).isspace():
                 continue
-            document_id = id_of(piece, n == len(pieces))
+            document_id = id_of(piece, n == len(pieces), messages)
             if document_id in seen:
                 duplicates += 1
                 continue
             seen.add(document_id)
-            writer.add(piece, document_id, raw.domain, split, n == len(pieces))
+            writer.add(piece, document_id, raw.domain, split, n == len(pieces), messages)
     return duplicates
 
 

@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from knowfuse.ids import hex_names
-from knowfuse.text.document import SPLITS, Document, Split
+from knowfuse.text.document import SPLITS, Document, Learn, Message, Split, decoded, learnt_spans
 from knowfuse.text.table import Table, table_of
 
 Chosen = tuple[tuple[Split, ...], str | None]  # the splits, and the domain or None for all
@@ -17,11 +17,15 @@ Chosen = tuple[tuple[Split, ...], str | None]  # the splits, and the domain or N
 class Documents(Sequence[Document]):
     """Documents of a table in some order: arrays for all of them, a `Document` for one.
 
-    `chosen` are their rows, or the splits and the domain that they have: it goes to other processes as it is.
+    `chosen` are their rows, or the splits and the domain that they have: it goes to other processes as it is. `learn` says
+    what is learnt of them where they are conversations.
     """
 
-    def __init__(self, table: Table, chosen: Chosen | np.ndarray, key: str | None = None) -> None:
+    def __init__(
+        self, table: Table, chosen: Chosen | np.ndarray, key: str | None = None, learn: Learn = "assistant"
+    ) -> None:
         self.table, self._chosen = table, chosen
+        self.learn: Learn = learn
         if key is not None:
             self.key = key
 
@@ -30,8 +34,10 @@ class Documents(Sequence[Document]):
         """These documents; what is a view already stays one."""
         if isinstance(documents, Documents):
             return documents
-        table = table_of(documents)
-        return Documents(table, np.arange(len(table)))
+        listed = list(documents)
+        table = table_of(listed)
+        (learn,) = {d.learn for d in listed} or {"assistant"}
+        return Documents(table, np.arange(len(table)), learn=learn)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -62,12 +68,24 @@ class Documents(Sequence[Document]):
 
     @property
     def num_bytes(self) -> np.ndarray:
-        """The bytes of each, int64 [D]."""
-        return self.table.num_bytes[self.rows]
+        """The bytes of each that are learnt, int64 [D]: of a plain text all."""
+        if self.table.messages is None:
+            return self.table.num_bytes[self.rows]
+        spans = (learnt_spans(self.messages(place), self.learn) for place in range(len(self)))
+        return np.array([sum(span.end - span.begin for span in its) for its in spans], dtype=np.int64)
+
+    def messages(self, place: int) -> tuple[Message, ...]:
+        """Those of the conversation at this place; of a plain text none."""
+        return decoded(self.table.coded_messages(int(self.rows[place])))
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether they are conversations."""
+        return self.table.messages is not None
 
     def take(self, places: np.ndarray) -> "Documents":
         """Those at these places, or those where a mask is true."""
-        return Documents(self.table, self.rows[places])
+        return Documents(self.table, self.rows[places], learn=self.learn)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,8 +96,8 @@ class Documents(Sequence[Document]):
     def __getitem__(self, index: slice) -> "Documents": ...
     def __getitem__(self, index: int | slice) -> "Document | Documents":
         if isinstance(index, slice):
-            return Documents(self.table, self.rows[index])
-        return self.table.document(int(self.rows[index]))
+            return Documents(self.table, self.rows[index], learn=self.learn)
+        return self.table.document(int(self.rows[index]), self.learn)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("rows", "ids")}

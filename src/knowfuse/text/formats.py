@@ -1,11 +1,14 @@
-"""Which texts does one file hold? `.txt`, `.jsonl`, `.parquet`, and any other as one text; bytes as they are."""
+"""Which texts, or conversations, does one file hold? `.txt`, `.jsonl`, `.parquet`, and any other as one text; bytes as they are."""
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from knowfuse.text.conversations import WANTED
+from knowfuse.text.document import Conversation
 from knowfuse.text.findings import EMPTY, Findings
+from knowfuse.text.rows import Rows, TextRows
 from knowfuse.text.unpacked import DAMAGED, opened, suffix_of
 
 LARGEST_WHOLE = 2**24  # bytes of a file that is read as one text: a larger one is data, not what somebody wrote
@@ -13,14 +16,14 @@ ROWS = 1024  # of a Parquet file, held at a time
 BLANK = b" \t\r\n"  # what a blank line may hold
 CONVERT = "convert it first, such as iconv -f LATIN1 -t UTF-8"
 
-Texts = Iterator[str]
+Texts = Iterator[str | Conversation]
 
 
-def texts_in(path: Path, fields: Sequence[str], is_named: bool, findings: Findings) -> Texts:
+def texts_in(path: Path, rows: Rows, is_named: bool, findings: Findings) -> Texts:
     """The texts of a file, in its order, holding one of them at a time (of Parquet, ROWS rows).
 
-    A `.txt` file holds texts between blank lines; a `.jsonl` file an object a line and a `.parquet` file a column, of
-    which `fields` are read; any other is one text. `is_named` says that the user wrote its name and no pattern that it
+    A `.txt` file holds texts between blank lines; a `.jsonl` file an object a line and a `.parquet` file a row, of which
+    `rows` makes something; any other is one text. `is_named` says that the user wrote its name and no pattern that it
     fits: then it must hold text.
     """
     place = f"corpus file {str(path)!r}"
@@ -28,7 +31,11 @@ def texts_in(path: Path, fields: Sequence[str], is_named: bool, findings: Findin
     faults, skipped = findings.num_faults(), findings.skipped.copy()
     with findings.one_place():
         try:
-            for text in FORMATS.get(suffix_of(path), _whole)(path, place, fields, findings):
+            read = FORMATS.get(suffix_of(path), _whole)
+            if rows.holds != "text" and read not in (_jsonl, _parquet):
+                findings.fault(place, "is a text, not a file of conversations", "give .jsonl or .parquet files")
+                return
+            for text in read(path, place, rows, findings):
                 count += 1
                 yield text
         except DAMAGED as error:
@@ -39,13 +46,13 @@ def texts_in(path: Path, fields: Sequence[str], is_named: bool, findings: Findin
         return
     if is_named:
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in (findings.skipped - skipped).items())
-        what = f"is empty: it has no text in it{f' ({left_out})' if left_out else ''}"
+        what = f"is empty: it has no {rows.holds} in it{f' ({left_out})' if left_out else ''}"
         findings.fault(place, what, "leave it out of corpus.files, or give it text")
     elif findings.skipped == skipped:
         findings.skip(EMPTY, place)
 
 
-def _txt(path: Path, place: str, fields: Sequence[str], findings: Findings) -> Texts:
+def _txt(path: Path, place: str, rows: Rows, findings: Findings) -> Texts:
     """Documents between blank lines; the end of the last line is not part of one, every other byte is."""
     with opened(path) as file:
         for number, start, data in _paragraphs(file):
@@ -85,8 +92,8 @@ def _without_end(data: bytes) -> bytes:
     return data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data
 
 
-def _jsonl(path: Path, place: str, fields: Sequence[str], findings: Findings) -> Texts:
-    """A JSON object a line, of which fields are read. Lines end at newlines alone; blank ones are passed over."""
+def _jsonl(path: Path, place: str, rows: Rows, findings: Findings) -> Texts:
+    """A JSON object a line. Lines end at newlines alone; blank ones are passed over."""
     place = f"{place}, line"
     loads = json.JSONDecoder().decode
     start = 0
@@ -106,23 +113,23 @@ def _jsonl(path: Path, place: str, fields: Sequence[str], findings: Findings) ->
                     remedy = "mend it, or remove that line"
                     findings.fault(f"{place} {number},", f"is not JSON: {said}", remedy, place)
                 else:
-                    text = _of_line(record, fields, place, number, findings)
+                    text = _of_line(record, rows, place, number, findings)
                     if text is not None:
                         yield text
             start += len(line)
 
 
-def _of_line(record: object, fields: Sequence[str], place: str, number: int, findings: Findings) -> str | None:
+def _of_line(record: object, rows: Rows, place: str, number: int, findings: Findings) -> str | Conversation | None:
     if isinstance(record, dict):
-        return findings.text_of(record, fields, place, number, "corpus.text_field")
+        return rows.of(record, place, number, findings)
     findings.fault(
         f"{place} {number},", f"is no JSON object, but {type(record).__name__}", "write an object a line", place
     )
     return None
 
 
-def _parquet(path: Path, place: str, fields: Sequence[str], findings: Findings) -> Texts:
-    """A row a text, of which columns are read."""
+def _parquet(path: Path, place: str, rows: Rows, findings: Findings) -> Texts:
+    """A row a text, of which some columns are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,11 +139,11 @@ def _parquet(path: Path, place: str, fields: Sequence[str], findings: Findings) 
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            if not _are_texts(file.schema_arrow, fields, place, findings):
+            if not _has_rows(file.schema_arrow, rows, place, findings):
                 return
-            for batch in file.iter_batches(ROWS, columns=list(fields)):
+            for batch in file.iter_batches(ROWS, columns=rows.columns(file.schema_arrow.names)):
                 for record in batch.to_pylist():
-                    text = findings.text_of(record, fields, f"{place}, row", row, "corpus.text_field")
+                    text = rows.of(record, f"{place}, row", row, findings)
                     row += 1
                     if text is not None:
                         yield text
@@ -146,13 +153,23 @@ def _parquet(path: Path, place: str, fields: Sequence[str], findings: Findings) 
         raise EOFError(str(error)) from error
 
 
-def _are_texts(schema, fields: Sequence[str], place: str, findings: Findings) -> bool:
-    """Whether each field is a column of text; a fault for each that is not."""
+def _has_rows(schema, rows: Rows, place: str, findings: Findings) -> bool:
+    """Whether a table has the columns that are read, of text where a text is made of them; a fault for each it has not."""
+    if isinstance(rows, TextRows):
+        return _are_texts(schema, rows, place, findings)
+    if rows.columns(schema.names):
+        return True
+    what = f"has no conversations: its columns are {', '.join(map(repr, schema.names))}, wanted are {WANTED}"
+    findings.fault(place, what, f"name the columns {WANTED}")
+    return False
+
+
+def _are_texts(schema, rows: TextRows, place: str, findings: Findings) -> bool:
     import pyarrow as pa
 
     remedy = "set corpus.text_field to a column of text"
     before = findings.num_faults()
-    for field in fields:
+    for field in rows.fields:
         if field not in schema.names:
             findings.fault(place, f"has no column {field!r}, it has {', '.join(map(repr, schema.names))}", remedy)
             continue
@@ -165,7 +182,7 @@ def _are_texts(schema, fields: Sequence[str], place: str, findings: Findings) ->
     return findings.num_faults() == before
 
 
-def _whole(path: Path, place: str, fields: Sequence[str], findings: Findings) -> Texts:
+def _whole(path: Path, place: str, rows: Rows, findings: Findings) -> Texts:
     """One text; a file that is none, such as a picture that lies among code, is counted and passed over."""
     with opened(path) as file:
         data = file.read(LARGEST_WHOLE + 1).removeprefix(codecs.BOM_UTF8)
@@ -185,7 +202,7 @@ def _whole(path: Path, place: str, fields: Sequence[str], findings: Findings) ->
                 findings.skip(EMPTY, place)
 
 
-FORMATS: dict[str, Callable[[Path, str, Sequence[str], Findings], Texts]] = {
+FORMATS: dict[str, Callable[[Path, str, Rows, Findings], Texts]] = {
     ".txt": _txt,
     ".jsonl": _jsonl,
     ".parquet": _parquet,

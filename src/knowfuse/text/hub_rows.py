@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 
 from knowfuse.files import sha256_of
+from knowfuse.text.conversations import WANTED
 from knowfuse.text.hub_dataset import HubDataset
+from knowfuse.text.rows import Rows, TextRows
 
 ROWS = 1024  # held at a time
 
 
 class HubRows:
-    """The rows of a data set, opened when they are asked for.
+    """The rows of a data set, opened when they are asked for; `read_as` says which columns are looked at.
 
     ValueError that names the data set where the package is missing, or it cannot be had: no network, no such data set,
     configuration or revision, a file that is damaged.
     """
 
-    def __init__(self, data: HubDataset) -> None:
-        self.data = data
+    def __init__(self, data: HubDataset, read_as: Rows) -> None:
+        self.data, self.read_as = data, read_as
         folder = Path(data.path).expanduser()
         self.folder = folder if folder.is_dir() else None
 
@@ -62,21 +64,29 @@ class HubRows:
             builder.download_and_prepare()
             return builder.as_dataset()
 
-    def read(self, split: str, fields: Sequence[str], seed: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each row's number in the split and these fields of it, in order, or (not of a stream) in an order by the seed.
+    def read(self, split: str, seed: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each row's number in the split and what is read of it, in order, or (not of a stream) in an order by the seed.
 
-        ValueError unless each field is a column of text, as far as the data set says what its columns are.
+        ValueError unless each field of a text is a column of text, as far as the data set says what its columns are, and
+        where there are no conversations.
         """
         with self._named():
             rows = self._of_split(split)
             first = next(iter(rows.take(1)), {})
-        self._require_texts(rows, first, fields, split)
+        fields = self.read_as.columns(rows.column_names or list(first))
+        if isinstance(self.read_as, TextRows):
+            self._require_texts(rows, first, fields, split)
+        elif not fields:
+            names = ", ".join(map(repr, rows.column_names or list(first)))
+            raise ValueError(
+                f"data set {self.data.path!r}, split {split!r} has no conversations: its columns are {names}, wanted are {WANTED}"
+            )
         order = None if seed is None else np.random.default_rng(seed).permutation(len(rows))
         with self._named():
             if order is not None:
                 rows = rows.select(order)
             at = 0
-            for batch in rows.select_columns(list(fields)).iter(batch_size=ROWS):
+            for batch in rows.select_columns(fields).iter(batch_size=ROWS):
                 for cells in zip(*(batch[field] for field in fields), strict=True):
                     yield at if order is None else int(order[at]), dict(zip(fields, cells, strict=True))
                     at += 1

@@ -2,29 +2,40 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from knowfuse.text.document import RawDocument, Split, side_of
+from knowfuse.text.document import Conversation, RawDocument, Split, side_of
 from knowfuse.text.findings import Findings
 from knowfuse.text.hub_dataset import HubDataset
 from knowfuse.text.hub_rows import HubRows
+from knowfuse.text.rows import Rows, TextRows
 from knowfuse.text.settings import fields_of
 from knowfuse.text.weights import drawn
 
 
 class HubTexts:
-    """The texts of one domain that come from a data set; `shares` are of the sides that are split by hash."""
+    """The texts of one domain that come from a data set; `shares` are of the sides that are split by hash.
 
-    def __init__(self, domain: str, data: HubDataset, shares: Mapping[Split, float]) -> None:
-        self.domain, self.data, self.shares, self.rows = domain, data, shares, HubRows(data)
-        self.fields = fields_of(data.text_field, "text_field")
+    `read_as` says what is made of a row; None: a text of the field that the data set's settings name.
+    """
+
+    def __init__(
+        self, domain: str, data: HubDataset, shares: Mapping[Split, float], read_as: Rows | None = None
+    ) -> None:
+        self.domain, self.data, self.shares = domain, data, shares
+        self.read_as = read_as or TextRows(fields_of(data.text_field, "text_field"), f"text_field of {domain}")
+        self.rows = HubRows(data, self.read_as)
 
     def state(self, memo: Path | None) -> Any:
         """What decides the texts: the settings, and the content of the data set."""
         settings = {key: value for key, value in vars(self.data).items() if key not in ("path", "revision")}
-        return [self.domain, settings, self.rows.content(memo)]
+        read_as = (
+            [] if self.read_as.holds == "text" else [self.read_as.state]
+        )  # the fields of a text are among the settings
+        return [self.domain, settings, self.rows.content(memo), *read_as]
 
     @property
     def is_limited(self) -> bool:
@@ -34,7 +45,7 @@ class HubTexts:
         """Of its own test split, then of its own validation split, so far as it has them."""
         for side, split in self._own_splits.items():
             for text in self._texts(split, findings, self.data.num_held_out, None, None):
-                yield RawDocument(text, self.domain, side)
+                yield RawDocument.of(text, self.domain, side)
 
     def training(self, findings: Findings, seed: str | None) -> Iterator[RawDocument]:
         """Of its training split, all in order, or those that are drawn by the seed; some are held out by their hash."""
@@ -42,8 +53,9 @@ class HubTexts:
         for side in ("fusion", *self._own_splits):
             del shares[side]
         shares["fusion"] = 1.0 - sum(shares.values())
-        for text in self._texts(self._train_split, findings, self.data.num_documents, self.data.num_bytes, seed):
-            yield RawDocument(text, self.domain, side_of(text, shares))
+        for found in self._texts(self._train_split, findings, self.data.num_documents, self.data.num_bytes, seed):
+            raw = RawDocument.of(found, self.domain)
+            yield replace(raw, split=side_of(raw.text, shares))
 
     @cached_property
     def _train_split(self) -> str:
@@ -74,7 +86,7 @@ class HubTexts:
 
     def _texts(
         self, split: str, findings: Findings, num_texts: int | None, num_bytes: int | None, seed: str | None
-    ) -> Iterator[str]:
+    ) -> Iterator[str | Conversation]:
         """Of one split, until it has given so many texts, or so many bytes.
 
         With a seed they are drawn: from all that the split has, of a stream from a pool.
@@ -84,18 +96,19 @@ class HubTexts:
             read = drawn(self._read(split, findings, None), seed)
         else:
             read = self._read(split, findings, seed)
-        for texts, text in enumerate(read, 1):
-            yield text
+        for texts, found in enumerate(read, 1):
+            yield found
+            text = found if isinstance(found, str) else found.text
             given += len(text) if text.isascii() else len(text.encode())
             if texts == num_texts or (num_bytes is not None and given >= num_bytes):
                 return
 
-    def _read(self, split: str, findings: Findings, seed: str | None) -> Iterator[str]:
+    def _read(self, split: str, findings: Findings, seed: str | None) -> Iterator[str | Conversation]:
         """All texts of one split; whatever its rows hold that is none is among the findings."""
-        place, setting = f"data set {self.data.path!r}, split {split!r}, row", f"text_field of {self.domain}"
+        place = f"data set {self.data.path!r}, split {split!r}, row"
         number = None if seed is None else int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
         with findings.one_place():
-            for row, record in self.rows.read(split, self.fields, number):
-                text = findings.text_of(record, self.fields, place, row, setting)
+            for row, record in self.rows.read(split, number):
+                text = self.read_as.of(record, place, row, findings)
                 if text is not None:
                     yield text

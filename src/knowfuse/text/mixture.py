@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from knowfuse.text.document import RawDocument, Split, side_of
 from knowfuse.text.findings import Findings
 from knowfuse.text.hub_dataset import HubDataset
 from knowfuse.text.hub_texts import HubTexts
+from knowfuse.text.rows import Rows
 from knowfuse.text.settings import require_domain, shares_of, weights_of
 from knowfuse.text.text_files import domains_of_files
 from knowfuse.text.weights import interleaved
@@ -102,22 +104,23 @@ def mixture(
     """
     shares = shares_of(validation_share, test_share)
     domains: list[DomainTexts] = [] if files is None else [*domains_of_files(files, text_field)]
-    for domain, settings in (datasets or {}).items():
-        require_domain(domain, "corpus.datasets")
-        domains.append(HubTexts(domain, HubDataset.of(settings, domain), shares))
+    domains += domains_of_data(datasets, shares)
     if not domains:
         raise ValueError(
             "the mixture has neither corpus.datasets nor corpus.files: give it some, such as "
             "'corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}'"
         )
-    if twice := [name for name, n in Counter(each.domain for each in domains).items() if n > 1]:
-        raise ValueError(
-            f"domain {twice[0]!r} is in corpus.datasets and in corpus.files: give one of them another name"
-        )
-    return _corpus(corpus_name, domains, max_document_bytes, shares, weights, weigh_by, seed, cache)
+    return mixed(corpus_name, domains, max_document_bytes, shares, weights, weigh_by, seed, cache)
 
 
-def _corpus(
+def domains_of_data(datasets: Any, shares: Mapping[Split, float], read_as: Rows | None = None) -> list[HubTexts]:
+    """`corpus.datasets`, checked, a domain each; `read_as` as in `HubTexts`."""
+    for domain in datasets or {}:
+        require_domain(domain, "corpus.datasets")
+    return [HubTexts(name, HubDataset.of(its, name), shares, read_as) for name, its in (datasets or {}).items()]
+
+
+def mixed(
     name: str,
     domains: Sequence[DomainTexts],
     max_document_bytes: int,
@@ -127,6 +130,11 @@ def _corpus(
     seed: int | None,
     cache: str | None,
 ) -> Corpus:
+    """The corpus of these domains, by their weights; raises as `mixture` does."""
+    if twice := [name for name, n in Counter(each.domain for each in domains).items() if n > 1]:
+        raise ValueError(
+            f"domain {twice[0]!r} is in corpus.datasets and in corpus.files: give one of them another name"
+        )
     by_domain = weights_of(weights, [each.domain for each in domains], weigh_by)
     place = Path(cache) if cache else None
     texts = Mixture(domains, shares, by_domain, weigh_by, seed, place / "checksums" if place else None)
@@ -189,7 +197,7 @@ class Mixture(Texts):
 
 
 def _sided(raw: RawDocument, shares: Mapping[Split, float]) -> RawDocument:
-    return raw if raw.split else RawDocument(raw.text, raw.domain, side_of(raw.text, shares))
+    return raw if raw.split else replace(raw, split=side_of(raw.text, shares))
 
 
 def _size(raw: RawDocument, weigh_by: str) -> int:

@@ -2,7 +2,7 @@
 
 `texts.arrow` has the column `text`, in batches of `BATCH` documents. `documents.arrow` has one batch: `id` (12 bytes),
 `domain` and `split` (dictionaries), `is_complete`, `num_bytes`. Mapped, they cost a process no memory that others do not
-share, and opening them takes the same time however much text there is.
+share, and opening them takes the same time however much text there is. Of conversations there is one column more, `messages`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from knowfuse.files import undamaged
 from knowfuse.ids import ID, ID_BYTES, hex_names
-from knowfuse.text.document import SPLITS, Document, Split, id_of
+from knowfuse.text.document import SPLITS, Document, Learn, Split, coded, decoded, id_of
 
 BATCH = 4096  # documents of one batch of texts
 TEXTS, DOCUMENTS = "texts.arrow", "documents.arrow"
@@ -35,6 +35,7 @@ class Table:
     is_complete: np.ndarray  # bool [N]
     num_bytes: np.ndarray  # int64 [N]
     folder: Path | None = None  # that it is mapped from
+    messages: Any = None  # of conversations: an Arrow array of N strings, as `document.coded` writes them
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,16 +46,21 @@ class Table:
             return open_table, (self.folder,)
         return Table, tuple(vars(self).values())
 
-    def document(self, row: int) -> Document:
-        """One document; ValueError where its text is not what was written."""
+    def document(self, row: int, learn: Learn = "assistant") -> Document:
+        """One document, of which so much is learnt; ValueError where its text is not what was written."""
         text = self.texts[row // BATCH][row % BATCH].as_py()
-        is_complete = bool(self.is_complete[row])
-        if id_of(text.encode(), is_complete) != self.ids[row].tobytes():
+        is_complete, messages = bool(self.is_complete[row]), self.coded_messages(row)
+        if id_of(text.encode(), is_complete, messages) != self.ids[row].tobytes():
             raise ValueError(
                 f"document {hex_names(self.ids[row : row + 1])[0]} in {str(self.folder)!r} is not what was written: remove that "
                 "folder and run the same command again, which makes it anew"
             )
-        return Document(text, self.domains[self.domain_codes[row]], SPLITS[self.split_codes[row]], is_complete)
+        domain, split = self.domains[self.domain_codes[row]], SPLITS[self.split_codes[row]]
+        return Document(text, domain, split, is_complete, decoded(messages), learn)
+
+    def coded_messages(self, row: int) -> str:
+        """Roles and sizes of the messages of one document; nothing of a plain text."""
+        return "" if self.messages is None else self.messages[row].as_py()
 
 
 class TableWriter:
@@ -66,11 +72,15 @@ class TableWriter:
         self._domains: dict[str, int] = {}
         self._codes: list[np.ndarray] = []
         self._waiting: list[tuple[int, int, int]] = []  # domain, split, bytes
+        self._messages: list[str] = []
 
-    def add(self, data: bytes, document_id: bytes, domain: str, split: Split, is_complete: bool) -> None:
+    def add(
+        self, data: bytes, document_id: bytes, domain: str, split: Split, is_complete: bool, messages: str = ""
+    ) -> None:
         self._texts.append(data)
         self._ids += document_id
         self._is_complete.append(is_complete)
+        self._messages.append(messages)
         self._waiting.append((self._domains.setdefault(domain, len(self._domains)), SPLITS.index(split), len(data)))
         if len(self._texts) == BATCH:
             self._pass_on()
@@ -96,6 +106,7 @@ class TableWriter:
                 "split": pa.DictionaryArray.from_arrays(pa.array(splits, pa.int8()), pa.array(list(SPLITS))),
                 "is_complete": pa.array(np.frombuffer(self._is_complete, np.uint8).astype(bool)),
                 "num_bytes": pa.array(num_bytes, pa.int64()),
+                **({"messages": pa.array(self._messages, pa.large_string())} if any(self._messages) else {}),
             }
         )
 
@@ -105,8 +116,8 @@ def table_of(documents: Iterable[Document]) -> Table:
     batches: list[pa.RecordBatch] = []
     writer = TableWriter(batches.append)
     for d in documents:
-        data = d.text.encode()
-        writer.add(data, id_of(data, d.is_complete), d.domain, d.split, d.is_complete)
+        data, messages = d.text.encode(), coded(d.messages)
+        writer.add(data, id_of(data, d.is_complete, messages), d.domain, d.split, d.is_complete, messages)
     columns = writer.columns()
     return table_from(batches, columns)
 
@@ -157,4 +168,5 @@ def table_from(texts: list[pa.RecordBatch], columns: pa.RecordBatch, folder: Pat
         is_complete=columns.column("is_complete").to_numpy(zero_copy_only=False),
         num_bytes=columns.column("num_bytes").to_numpy(),
         folder=folder,
+        messages=columns.column("messages") if "messages" in columns.schema.names else None,
     )

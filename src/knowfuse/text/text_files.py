@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from knowfuse.text.findings import Findings
 from knowfuse.text.formats import FORMATS, texts_in
 from knowfuse.text.patterns import files_of, is_pattern
 from knowfuse.text.quoting import override
+from knowfuse.text.rows import Rows, TextRows
 from knowfuse.text.settings import fields_of, require_domain
 from knowfuse.text.unpacked import suffix_of
 from knowfuse.text.weights import drawn
@@ -26,7 +27,7 @@ class TextFiles:
 
     domain: str
     files: list[tuple[Path, bool]]
-    fields: list[str]  # that are read of .jsonl and .parquet
+    rows: Rows  # what is made of .jsonl and .parquet
 
     @property
     def is_limited(self) -> bool:
@@ -35,7 +36,7 @@ class TextFiles:
     def state(self, memo: Path | None) -> Any:
         """What decides the texts: the files' content, not their names."""
         files = [(suffix_of(path), is_named, sha256_of(path, memo)) for path, is_named in self.files]
-        return [self.domain, self.fields, files]
+        return [self.domain, self.rows.state, files]
 
     def held_out(self, findings: Findings) -> Iterator[RawDocument]:
         """None: the side of every text of a file is decided by its hash."""
@@ -46,13 +47,23 @@ class TextFiles:
         files = list(self.files)
         if seed is not None:
             random.Random(seed).shuffle(files)
-        texts = (text for path, named in files for text in texts_in(path, self.fields, named, findings))
+        texts = (text for path, named in files for text in texts_in(path, self.rows, named, findings))
         for text in texts if seed is None else drawn(texts, seed):
-            yield RawDocument(text, self.domain)
+            yield RawDocument.of(text, self.domain)
 
 
 def domains_of_files(files: Any, text_field: Any) -> list[TextFiles]:
-    """`corpus.files`, checked: the files that each domain's names and patterns mean.
+    """`files_by_domain` of texts, of a field or fields, or of either by domain."""
+
+    def rows_of(domain: str) -> Rows:
+        field = text_field.get(domain, "text") if isinstance(text_field, Mapping) else text_field
+        return TextRows(fields_of(field, "corpus.text_field"), "corpus.text_field")
+
+    return files_by_domain(files, rows_of)
+
+
+def files_by_domain(files: Any, rows_of: Callable[[str], Rows]) -> list[TextFiles]:
+    """`corpus.files`, checked: the files that each domain's names and patterns mean, and what is made of a domain's rows.
 
     ValueError that tells all that is wrong with them at once: no mapping of lists, a domain's name, a file that is
     missing, a directory or of an unknown kind, a pattern that fits nothing.
@@ -61,9 +72,8 @@ def domains_of_files(files: Any, text_field: Any) -> list[TextFiles]:
     findings = Findings()
     domains = []
     for domain, names in files.items():
-        field = text_field.get(domain, "text") if isinstance(text_field, Mapping) else text_field
         found = [file for name in names for file in _found(name, domain, files, findings)]
-        domains.append(TextFiles(domain, found, fields_of(field, "corpus.text_field")))
+        domains.append(TextFiles(domain, found, rows_of(domain)))
     findings.require_no_faults()
     return domains
 

@@ -1,10 +1,11 @@
 """In which proportion do domains contribute, and which of their texts are taken?"""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Text = TypeVar("Text", bound=Sized)
 POOL_TEXTS, POOL_BYTES = 10_000, 2**26  # among which the next is drawn: so many, of so many bytes together
 
 
@@ -30,12 +31,12 @@ def interleaved(
         yield item
 
 
-def drawn(texts: Iterable[str], seed: str) -> Iterator[str]:
+def drawn(texts: Iterable[Text], seed: str) -> Iterator[Text]:
     """All texts in an order by chance, the same for the same seed: the next is drawn from a pool that is filled in order.
 
     With it the first N are a sample that is spread over what lies near in a file, at the memory of a pool.
     """
-    chance, pool, held = random.Random(seed), list[str](), 0
+    chance, pool, held = random.Random(seed), list[Text](), 0
     for text in texts:
         pool.append(text)
         held += len(text)

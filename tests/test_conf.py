@@ -42,7 +42,10 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 NEEDED = {  # what a choice leaves to the user
     "static": ["fusion.weights={llama2: 0.2, mpt: 0.3, openllama: 0.5}"],
     "small_llms": ["target=llama2_7b"],
-    **{key: ["corpus.files={mine: [mine.txt]}"] for key in ("text_files", "regime", "specialists", "specialists_135m")},
+    **{
+        key: ["corpus.files={mine: [mine.txt]}"]
+        for key in ("text_files", "chat", "regime", "specialists", "specialists_135m")
+    },
     "mixture": ["corpus.datasets={math: {path: openai/gsm8k, name: main, text_field: [question, answer]}}"],
 }
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from knowfuse.settings import require_choices, require_types
@@ -58,6 +58,9 @@ class LLMSpec:
     `bos: null`: no row would predict the first token, and its bytes would count for some LLMs and not for others. They say
     how texts are read; an exported target keeps its tokenizer's own.
 
+    `chat_template` is how it writes a conversation: a file of Jinja, as transformers reads it, or `plain` for an LLM that never
+    learnt one; None: its tokenizer's own. `chat_variables` are what the template may ask for, such as {enable_thinking: false}.
+
     `attention` is the kernel by which it attends, here alone: as a source and as a target, packed blocks too. None is what
     transformers chooses. A kernel that this machine, the architecture or the dtype rules out is refused, never replaced.
 
@@ -79,6 +82,8 @@ class LLMSpec:
     tokenizer: str | None = None
     bos: str | None = OWN
     eos: str | None = OWN
+    chat_template: str | None = None
+    chat_variables: Mapping[str, Any] | None = None
     trust_remote_code: bool = False
     device_map: Literal["auto"] | None = None
     max_memory: Mapping[int | str, int | str] | None = None  # such as {0: 70GiB, cpu: 200GiB}, or bytes

@@ -5,12 +5,13 @@ Letters: B sequences, S sources, T target tokens, U source tokens, K kept tokens
 **Position convention.** Row t of every array speaks of the NEXT token, `input_ids[t + 1]`. Labels are already
 shifted: `labels[t] == input_ids[t + 1]`. The last row of a document predicts nothing and is masked. A BOS is a
 token of zero bytes that ends at byte 0, so its row predicts the first token like any other; an EOS follows the
-last byte.
+last byte. The pieces of a chat template are tokens of zero bytes too: the last before a message predicts its first token.
 
 Documents live in numpy (store, alignment), batches in torch (fusion, loss). The annotations are checked at
 construction in the tests (jaxtyping's import hook).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -50,16 +51,35 @@ class TopK(Generic[ArrayT]):
     log_probs: Float32[ArrayT, "*rows K"]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A message of a conversation in the tokens of one LLM, by rows of its document.
+
+    Row `first` predicts the first token of the message, and `last` is its last token. `before` is where the message begins as
+    a text would: `first`, or the row before it where a lone space stands between template and message. `closes` is the row
+    that predicts the token which ends the turn; None where none does.
+    """
+
+    begin: int  # bytes, as `end`
+    end: int
+    before: int
+    first: int
+    last: int
+    closes: int | None
+
+
 @dataclass
 class TokenizedDocument:
     """One document in one vocabulary: ids, and the byte offset at which each token ends.
 
-    `own` is what the target LLM itself said of it before training, where an alignment asks for that.
+    `own` is what the target LLM itself said of it before training, where an alignment asks for that. `turns` are the messages
+    of a conversation that are learnt; None: a text, which is learnt whole.
     """
 
     input_ids: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
     own: TopK[np.ndarray] | None = None  # [T, K]
+    turns: Sequence[Turn] | None = None
 
 
 @dataclass

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_for_tests import LOSSLESS, random_trace, surface
 
-from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
+from knowfuse.alignment.spent import spent_on_target_tokens
+from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import SourceTrace, TokenizedDocument
 
 TEXT = "def wrap(text):\n    the 🙂 é  paragraph"

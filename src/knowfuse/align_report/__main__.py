@@ -27,6 +27,7 @@ from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own
 from knowfuse.surface import UnspellableDocument
+from knowfuse.surface.conversations import in_tokens
 from knowfuse.types import Aligner
 
 matplotlib.use("Agg")
@@ -41,9 +42,8 @@ def seen_documents(prepared: Prepared, name: str, most: int) -> list[SeenDocumen
     for document in prepared.corpus.split("fusion"):
         if len(seen) == most or document.id in store.set_aside:
             continue
-        try:
-            tokens = surface.tokenize(document.text, document.is_complete)
-        except UnspellableDocument:
+        (tokens,) = in_tokens(surface, [document])
+        if isinstance(tokens, UnspellableDocument):
             continue
         if own is not None and document.id not in own.set_aside:
             tokens = replace(tokens, own=own.read(document.id).topk)

@@ -8,7 +8,7 @@ from numba import njit
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
-from knowfuse.alignment.spent import ends_with_eos
+from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))

@@ -16,7 +16,8 @@ import numpy as np
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.row_classes import MANY_TO_ONE, ONE_TO_ONE, row_classes
-from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
+from knowfuse.alignment.spent import spent_on_target_tokens
+from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
 

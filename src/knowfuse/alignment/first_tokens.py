@@ -36,7 +36,7 @@ def _make(pair: TokenizerPair) -> Arrays:
     starts = np.concatenate([[0], np.cumsum([len(piece) for piece in spelled])])
     inside = _codes(pair.target.first_tokens(suffixes, at_start=False), suffixes, pair.target)
     at_start = inside
-    if pair.target.prefix:
+    if pair.target.lead:
         at_start = _codes(pair.target.first_tokens(suffixes, at_start=True), suffixes, pair.target)
     has_bytes = starts[1:] > starts[:-1]
     return {

@@ -52,7 +52,8 @@ def most_matched(pair: TokenizerPair) -> Int[np.ndarray, " V"]:
 
     Our reading of the paper: every pair on the path of a document counts, whether the two tokens match others too or
     not, and the counts decide even where the target has the same string. An id never seen in the text goes to the
-    nearest string; EOS to EOS, by role. Documents that one of the two cannot spell are left out.
+    nearest string; EOS to EOS, by role. Documents that one of the two cannot spell are left out. Of a conversation each message
+    is cut as a text.
     """
     mapped = kept_nearest_strings(pair).copy()
     source, target, counts = _counts(pair)
@@ -70,7 +71,7 @@ def _counts(
     pairs, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     found: list[Int[np.ndarray, " N"]] = []
     for number, document in enumerate(pair.documents, 1):
-        found.append(_matched_ids(pair, document.text, tokens) @ np.array([size, 1]))
+        found += [_matched_ids(pair, text, tokens) @ np.array([size, 1]) for text in document.contents]
         if number % MERGE_EVERY == 0 or number == len(pair.documents):
             new, times = np.unique(np.concatenate(found), return_counts=True)
             pairs, place = np.unique(np.concatenate([pairs, new]), return_inverse=True)

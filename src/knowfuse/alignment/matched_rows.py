@@ -17,8 +17,9 @@ from knowfuse.alignment.duplicates import drop_duplicates, merge_duplicates
 from knowfuse.alignment.edit_distance import EncodedStrings, encode
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark, without_mark
-from knowfuse.alignment.spent import ends_with_eos, spent_on_target_tokens
+from knowfuse.alignment.spent import spent_on_target_tokens
 from knowfuse.alignment.token_map import matched_pairs, only_matches
+from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument
 
 Unaligned: TypeAlias = Literal["mask", "gold_next"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import SourceTrace, TokenizedDocument
 
 
@@ -22,8 +23,3 @@ def spent_on_target_tokens(trace: SourceTrace, target: TokenizedDocument) -> tup
         spent[-1], tokens[-1] = paid[-1], len(trace.ends) - 1
     nll = np.append(np.diff(spent), 0.0)
     return nll.astype(np.float32), np.append(np.diff(tokens), 0.0).astype(np.float32)
-
-
-def ends_with_eos(ends: np.ndarray) -> bool:
-    """Whether the document was marked as complete: its last token takes no bytes."""
-    return len(ends) > 1 and bool(ends[-1] == ends[-2])

@@ -17,6 +17,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.turns import aligner
+from knowfuse.surface.cutting import Marks
+from knowfuse.surface.turns import learnt_rows, same_turns
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
 LEAST_TAIL = 2.0**-24  # what float32 can tell from none beside a sum of 1
@@ -46,7 +49,7 @@ def tried(
     method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair, documents: Sequence[SeenDocument]
 ) -> tuple[Aligner, AlignmentQuality]:
     """The aligner of a method for this pair, and its quality, what it loses with the source's own tokenizer among it."""
-    align = method(pair)
+    align = aligner(method, pair)
     lost = with_own_tokenizer(method, pair, documents).loss_bits_per_byte
     return align, replace(alignment_quality(align, documents, pair.target.usable), identity_bits_per_byte=lost)
 
@@ -56,12 +59,15 @@ def with_own_tokenizer(
 ) -> AlignmentQuality:
     """The quality of a method where the target has the source's own tokenizer: the identity, which need not lose anything."""
     alone = replace(pair, target=pair.source, documents=pair.documents[: len(documents)])
-    own = [
-        SeenDocument(d.trace, TokenizedDocument(d.trace.input_ids, d.trace.ends, d.trace.topk), d.data)
-        for d in documents
-    ]
-    quality = alignment_quality(method(alone), own, pair.source.usable)
+    own = [SeenDocument(d.trace, _as_its_source_cuts(d, pair.source.marks), d.data) for d in documents]
+    quality = alignment_quality(aligner(method, alone), own, pair.source.usable)
     return replace(quality, identity_bits_per_byte=quality.loss_bits_per_byte)
+
+
+def _as_its_source_cuts(document: SeenDocument, marks: Marks) -> TokenizedDocument:
+    ids, ends, turns = document.trace.input_ids, document.trace.ends, document.target.turns
+    its_turns = None if turns is None else same_turns(ids, ends, turns, marks)
+    return TokenizedDocument(ids, ends, document.trace.topk, its_turns)
 
 
 def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabulary_size: int) -> AlignmentQuality:
@@ -78,16 +84,17 @@ def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabul
     for document in documents:
         labels = document.target.input_ids[1:]
         aligned = align(document.trace, document.target, document.data)
-        is_aligned = aligned.is_aligned[:-1]
+        is_learnt = np.logical_or(*learnt_rows(document.target))[:-1]
+        is_aligned = aligned.is_aligned[:-1] & is_learnt
         paid -= float(np.log(_label_probs(aligned, labels, by_count, vocabulary_size)[is_aligned]).sum())
         spent += float(aligned.nll[:-1][is_aligned].sum(dtype=np.float64))
         num_bytes += int(np.diff(document.target.ends)[is_aligned].sum())
-        rows, aligned_rows = rows + len(labels), aligned_rows + int(is_aligned.sum())
+        rows, aligned_rows = rows + int(is_learnt.sum()), aligned_rows + int(is_aligned.sum())
         has_budget = has_budget and aligned.budget is not None
         if aligned.budget is not None:
             budget += aligned.budget[aligned.is_aligned].sum(0)
         certain = align(certain_of_the_text(document.trace), document.target, document.data)
-        faithful += int((certain.is_aligned[:-1] & (_top1(certain, by_count)[:-1] == labels)).sum())
+        faithful += int((certain.is_aligned[:-1] & is_learnt & (_top1(certain, by_count)[:-1] == labels)).sum())
     return AlignmentQuality(
         loss_bits_per_byte=(paid - spent) / (math.log(2) * max(num_bytes, 1.0)),
         coverage=aligned_rows / max(rows, 1),

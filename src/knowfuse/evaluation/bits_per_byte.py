@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.by_document import ByDocument, by_document
 from knowfuse.evaluation.byte_classes import nats_by_class
@@ -28,6 +27,7 @@ from knowfuse.llms.isolation import length_borders
 from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.surface.turns import learnt_rows, num_ends
 from knowfuse.text.corpus import Document
 from knowfuse.traces.asking import nats_served
 from knowfuse.traces.served import ServedLLM
@@ -40,7 +40,8 @@ class DocumentScores:
 
     nats: dict[str, float]  # on its text, the first token among it
     set_aside: dict[str, str]
-    eos_nats: dict[str, float] = field(default_factory=dict)  # on the EOS, where the document is complete
+    # On the EOS, where the document is complete; of a conversation the mean of the ends of its turns.
+    eos_nats: dict[str, float] = field(default_factory=dict)
     first_nats: dict[str, float] = field(default_factory=dict)  # on the first token, whose bytes are the text's too
     # of `byte_classes`, by name: their bytes and the nats on them; where that was asked for
     by_class: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
@@ -104,13 +105,27 @@ def count(
         raise ValueError(
             f"LLM {llm!r} gives the text of document {name} NaN or infinite nats: check its weights and dtype"
         )
-    text = len(document.ends) - 1  # rows that predict a token
-    if ends_with_eos(document.ends):
-        text -= 1
-        scores.eos_nats[name] = float(paid[text])
-    scores.nats[name], scores.first_nats[name] = float(paid[:text].sum()), float(paid[0])
+    paid = paid[: len(document.ends)]
+    is_text, is_end = learnt_rows(document)
+    if is_end.any():
+        scores.eos_nats[name] = float(paid[is_end].sum()) / num_ends(document)
+    scores.nats[name], scores.first_nats[name] = float(paid[is_text].sum()), float(paid[is_text][0])
     if data is not None:
-        scores.by_class[name] = nats_by_class(document.ends, paid[:text], data)
+        scores.by_class[name] = _by_class(document, paid, data)
+
+
+def _by_class(document: TokenizedDocument, paid: np.ndarray, data: bytes) -> dict[str, tuple[int, float]]:
+    """The bytes and nats of each class: of a text, or of all messages of a conversation that are learnt."""
+    if document.turns is None:
+        return nats_by_class(document.ends, paid[learnt_rows(document)[0]], data)
+    sums: dict[str, tuple[int, float]] = {}
+    for turn in document.turns:
+        ends = document.ends[turn.first : turn.last + 1] - turn.begin
+        of_turn = nats_by_class(ends, paid[turn.first : turn.last], data[turn.begin : turn.end])
+        for name, (size, nats) in of_turn.items():
+            before = sums.get(name, (0, 0.0))
+            sums[name] = before[0] + size, before[1] + nats
+    return sums
 
 
 def merged_scores(shares: Iterable[DocumentScores]) -> DocumentScores:

@@ -15,6 +15,7 @@ from knowfuse.progress import say
 from knowfuse.ranks import ALONE, Ranks, ranks, wait_for
 from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
+from knowfuse.text.documents import Documents
 from knowfuse.traces.served import ServedLLM
 
 BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
@@ -29,7 +30,8 @@ def cached_scores(
     Under torchrun or SLURM, and among processes that Lightning has started, each reads its share and the first puts them
     together; of an LLM that takes all devices of a machine the first reads all.
     """
-    ids = "\n".join(sorted(d.id for d in documents))
+    viewed = Documents.of(documents)
+    ids = "\n".join(sorted(viewed.names)) + viewed.is_chat * f"\nlearnt: {viewed.learn}"
     state = f"{SCORES_VERSION} {llm.fingerprint} {surface.fingerprint} {ids}" + by_class * "\nby class of bytes"
     key = hashlib.sha256(state.encode()).hexdigest()[:24]
     whole, mine = cache / "scores" / f"{llm.name}-{key}.json", ranks()

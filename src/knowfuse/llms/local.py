@@ -30,7 +30,9 @@ from knowfuse.llms.hub import download, download_tokenizer
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
+from knowfuse.surface.conversations import chat_surface
 from knowfuse.surface.loading import load_tokenizer
+from knowfuse.surface.templates import template_of
 from knowfuse.types import LLMSpec
 
 
@@ -47,12 +49,19 @@ class LocalLLM:
         assert self.spec.path is not None
         return Path(self.spec.path)
 
-    def surface(self) -> Surface:
-        """The surface of its tokenizer, with the rows of its model.
+    def surface(self, is_chat: bool = False) -> Surface:
+        """The surface of its tokenizer, with the rows of its model; `is_chat`: of conversations, in its chat template.
 
-        ValueError for one that cannot be read or that hides its bytes, and for a `bos` or `eos` that is none.
+        ValueError for one that cannot be read or that hides its bytes, for a `bos` or `eos` that is none, and for a chat
+        template that is not there, or that cannot write a question and an answer.
         """
-        return surface_of(self.tokenizer(), self.name, self.spec.bos, self.spec.eos, self.rows())
+        tokenizer, spec = self.tokenizer(), self.spec
+        surface = surface_of(tokenizer, self.name, spec.bos, spec.eos, self.rows())
+        if not is_chat:
+            return surface
+        return chat_surface(
+            surface, tokenizer, template_of(tokenizer, self.name, spec.chat_template, spec.chat_variables)
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The one that cuts as the tokenizer.json says, where there is one; ValueError for one that cannot be read."""

@@ -232,6 +232,6 @@ def _llm_rows(
     for place in places:
         llm = localize(place, LLMSpec(path=place), cache)
         say(f"{place}: reads {len(documents):,} documents, unless it has before")
-        scores = cached_scores(llm, llm.surface(), documents, cache)
+        scores = cached_scores(llm, llm.surface(Documents.of(documents).is_chat), documents, cache)
         rows[place] = by_document({place: scores.nats}, documents).nats[place][None]
     return rows

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import needs_own, require_slots
+from knowfuse.alignment.turns import aligner
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, score_table, score_trained
 from knowfuse.llms.attention import ELSEWHERE, require_attention
 from knowfuse.llms.finetune import merged, require_finetune
@@ -205,6 +206,7 @@ class Experiment:
             build=partial(self.finetune, prepared.target),
             vocabulary_size=prepared.target_surface.usable,
             eos_id=prepared.target_surface.eos_id,
+            is_chat=prepared.corpus.is_chat,
             router_loss=self.router_loss,
             activation_checkpointing=self.activation_checkpointing,
             packing=self.packing,
@@ -214,7 +216,7 @@ class Experiment:
         """The batches of this method; plain CLM reads no traces."""
         own = prepared.target_store() if method == "fused" and needs_own(self.alignment) else None
         readers = [
-            SourceReader(source.store, self.alignment(prepared.pair(name)), own)
+            SourceReader(source.store, aligner(self.alignment, prepared.pair(name)), own)
             for name, source in (prepared.sources.items() if method == "fused" else ())
         ]
         data = FusionDataModule(

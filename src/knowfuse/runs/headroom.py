@@ -38,6 +38,12 @@ def _say_dear_eos(name: str, source: Source, paid: float, cache: Path) -> None:
     """What an EOS costs that a source hardly expects where a document ends, and what may be done about it."""
     assert source.surface.eos_id is not None
     costs = f"its EOS {source.surface.token_strings[source.surface.eos_id]!r} costs {paid:.1f} nats a document"
+    if source.surface.chat is not None:
+        say(
+            f"source {name}: {costs}, more than {DEAR_EOS:g}, to end its answers: it hardly expects it there. Where it learnt another "
+            f"template, say so: ++sources.{name}.chat_template=<file of Jinja>; it counts apart"
+        )
+        return
     if is_made(source.llm, cache):
         say(
             f"source {name}: {costs}: a small LLM, made here in minutes, knows little of where texts end; it counts apart"

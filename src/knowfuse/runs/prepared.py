@@ -95,8 +95,8 @@ def prepare(
         name: target_llm if name == same else _source(name, spec, corpus, cache, tracing)
         for name, spec in sources.items()
     }
-    surfaces = {name: llm.surface() for name, llm in llms.items()}
-    target_surface = surfaces[same] if same else target_llm.surface()
+    surfaces = {name: llm.surface(corpus.is_chat) for name, llm in llms.items()}
+    target_surface = surfaces[same] if same else target_llm.surface(corpus.is_chat)
     for surface in surfaces.values():  # before one of them reads for days
         surface.require_top_k(top_k)
         _require_rows(surface, corpus, cache)
@@ -124,7 +124,7 @@ def prepare_target(corpus: Corpus, target: LLMSpec, sources: Mapping[str, LLMSpe
     """The target alone: what asks its checkpoints needs no source, nor what one said."""
     same = next((name for name, spec in sources.items() if spec == target), "target")
     llm = _llm(same, target, corpus, cache)
-    return Prepared(corpus, llm, llm.surface(), {}, cache)
+    return Prepared(corpus, llm, llm.surface(corpus.is_chat), {}, cache)
 
 
 def require_here(target: LLMSpec) -> None:

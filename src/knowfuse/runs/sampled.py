@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knowfuse.alignment.spent import ends_with_eos
 from knowfuse.evaluation import (
     BATCH_TOKENS,
     Beginnings,
@@ -28,10 +27,10 @@ from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared
 from knowfuse.surface.shown import shown
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.surface.turns import learnt_rows
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.training.fit import Fit, best_checkpoint
-from knowfuse.types import TokenizedDocument
 
 BEGINNING = 24  # tokens, BOS among them
 GOES_ON = 8  # tokens that a document must have beyond them
@@ -114,20 +113,16 @@ def _costs(tokens: TokenizedDocuments, name: str, told: Mapping[str, Told]) -> T
     document, place = tokens[name], tokens.documents.names.index(name)
     of = tokens.documents[place]
     data, ends = of.text.encode(), document.ends
-    rows = range(min(_text_rows(document), SHOWN_TOKENS))
+    learnt = np.flatnonzero(learnt_rows(document)[0]).tolist()
+    rows = learnt[:SHOWN_TOKENS]
     return TokenCosts(
         name,
         of.domain,
         [shown(data[ends[t] : ends[t + 1]]) for t in rows],
         [int(ends[t + 1] - ends[t]) for t in rows],
         {llm: [round(its.nats[name][t], 4) for t in rows] for llm, its in told.items()},
-        _text_rows(document),
+        len(learnt),
     )
-
-
-def _text_rows(document: TokenizedDocument) -> int:
-    """Rows that predict a token of the text, which is not its EOS."""
-    return len(document.ends) - 1 - ends_with_eos(document.ends)
 
 
 def _continuation(

@@ -15,14 +15,28 @@ from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_by
 from knowfuse.surface.normalising import BYTE_SPACE, normalises
 from knowfuse.surface.roles import ends_of_texts
 from knowfuse.surface.spelling import first_difference, lengths_of, words_as_in
+from knowfuse.surface.templates import Template
+from knowfuse.surface.unspellable import UnspellableDocument
 from knowfuse.surface.variants import with_text_as_text, without_prefix
 from knowfuse.types import OWN, TokenizedDocument
 
 PIECES_AT_ONCE = 50_000  # pieces whose encodings are alive at one time, about 1 kB each
 
 
-class UnspellableDocument(ValueError):
-    """A document whose tokens do not spell its bytes; it is set aside and counted."""
+@dataclass(frozen=True)
+class Chat:
+    """How an LLM reads conversations: its template, and what the first token of an answer carries before it, a space or nothing."""
+
+    template: Template
+    lead: bytes = b""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The token that ends an answer, where there is one, and those that are what may stand alone before a message, a space."""
+
+    eos_id: int | None
+    leads: list[int]
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Surface:
     predicts the first token, and the tokenizer is refused.
     `rows` are those that its LLM has for ids, where that is known: a tokenizer may have tokens that no model was made for,
     and a model rows that no token has. `usable` is what both have.
+    With `chat` it reads conversations; its `eos_id` then is the token that ends an answer.
     """
 
     name: str
@@ -46,6 +61,17 @@ class Surface:
     added_ids: frozenset[int] = frozenset()  # added tokens that are text: the text is cut at them first
     normalises: tuple[str, ...] = ()  # what changes a text before it is cut: "NFC", "Lowercase", ...
     rows: int | None = None
+    chat: Chat | None = None
+
+    @property
+    def lead(self) -> bytes:
+        """What the first token of a text, or of a message, carries before it where nothing of it is there: b" " or b""."""
+        return self.prefix if self.chat is None else self.chat.lead
+
+    @cached_property
+    def marks(self) -> "Marks":
+        """By which tokens a message is found in a document."""
+        return Marks(self.eos_id, [i for i, b in enumerate(self.token_bytes) if b and b == self.lead])
 
     @property
     def vocabulary_size(self) -> int:
@@ -73,7 +99,8 @@ class Surface:
     @cached_property
     def fingerprint(self) -> str:
         """A content hash of everything that decides how a text is cut."""
-        state = json.dumps([self.tokenizer.to_str(), self.bos_id, self.eos_id])
+        chat = [] if self.chat is None else [self.chat.template.state]
+        state = json.dumps([self.tokenizer.to_str(), self.bos_id, self.eos_id, *chat])
         return hashlib.sha256(state.encode()).hexdigest()
 
     @cached_property
@@ -136,7 +163,7 @@ class Surface:
     def first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
         """The first token of each piece of text, int64 [N]; -1 where no token's bytes begin it, or the LLM has no row for it.
 
-        `at_start` says whether the pieces begin a document or go on inside one. Pieces that are not UTF-8 (a
+        `at_start` says whether the pieces begin a document, or a message, or go on inside one. Pieces that are not UTF-8 (a
         character cut in two) go to the longest token that begins them.
         """
         distinct = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}  # suffixes of a vocabulary: 3 of 8
@@ -148,16 +175,17 @@ class Surface:
         return np.where(ids < self.usable, ids, -1)[rows]
 
     def _first_tokens(self, pieces: Sequence[bytes], at_start: bool) -> np.ndarray:
-        tokenizer = self.tokenizer if at_start else self._continuing
+        tokenizer = self.tokenizer if at_start and self.chat is None else self._continuing
+        before = "" if self.chat is None or not at_start else self.lead.decode()
         first = np.full(len(pieces), -1, dtype=np.int64)
         texts, rows = [], []
         for row, piece in enumerate(pieces):
             try:
-                texts.append(piece.decode())
+                texts.append(before + piece.decode())
                 rows.append(row)
             except UnicodeDecodeError:
-                first[row] = self._longest_token(self.prefix + piece if at_start else piece)
-        may_add = self.prefix if at_start or self.family == "wordpiece" else b""
+                first[row] = self._longest_token(self.lead + piece if at_start else piece)
+        may_add = self.lead if at_start else self.prefix if self.family == "wordpiece" else b""
         for row, encoding in zip(rows, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
             spelled = self.token_bytes[encoding.ids[0]] if encoding.ids else None  # None: unknown to this tokenizer
             if spelled and (pieces[row].startswith(spelled) or (may_add + pieces[row]).startswith(spelled)):

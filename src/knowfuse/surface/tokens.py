@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +20,10 @@ import numpy as np
 from knowfuse.files import make_folder_once, mapped_array, undamaged
 from knowfuse.ids import IdIndex, hex_names
 from knowfuse.surface import Surface, UnspellableDocument
-from knowfuse.text.document import Document
+from knowfuse.surface.conversations import in_tokens
+from knowfuse.surface.cutting import Marks
+from knowfuse.surface.turns import turns_of
+from knowfuse.text.document import Document, learnt_spans
 from knowfuse.text.documents import Documents
 from knowfuse.types import TokenizedDocument
 
@@ -37,6 +40,7 @@ class About:
     tokens: int = 0
     largest_id: int = -1
     unspelled: dict[str, str] = field(default_factory=dict)  # place of a document -> why it has no tokens
+    marks: dict[str, Any] | None = None  # of conversations: by what their messages are found
 
 
 class TokenizedDocuments(Mapping[str, TokenizedDocument]):
@@ -69,7 +73,11 @@ class TokenizedDocuments(Mapping[str, TokenizedDocument]):
     def at(self, place: int) -> TokenizedDocument:
         """The tokens of the document at this place, which must be one of `places`."""
         rows = slice(int(self._offsets[place]), int(self._offsets[place + 1]))
-        return TokenizedDocument(self._ids[rows].astype(np.int64), self._ends[rows].astype(np.int64))
+        tokens = TokenizedDocument(self._ids[rows].astype(np.int64), self._ends[rows].astype(np.int64))
+        if self.about.marks is not None:
+            spans = learnt_spans(self.documents.messages(place), self.documents.learn)
+            tokens.turns = turns_of(tokens.input_ids, tokens.ends, spans, Marks(**self.about.marks))
+        return tokens
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -172,7 +180,8 @@ def tokenize_documents(
         with ExitStack() as stack:
             files = {key: stack.enter_context((unfinished / f"{key}.bin").open("wb")) for key in ARRAYS}
             about = _write(files, surface, viewed, advance)
-            (unfinished / "about.json").write_text(json.dumps(vars(about)), encoding="utf-8")
+            told = {key: value for key, value in vars(about).items() if key != "marks" or value is not None}
+            (unfinished / "about.json").write_text(json.dumps(told), encoding="utf-8")
 
     make_folder_once(place, fill)
     return _mapped(place, viewed, max_tokens, surface.name)
@@ -180,12 +189,12 @@ def tokenize_documents(
 
 def _write(files: Mapping[str, Any], surface: Surface, documents: Documents, advance: Callable[[int], None]) -> About:
     """The arrays as they grow, never all in memory."""
-    about = About()
+    about = About(marks=None if surface.chat is None else asdict(surface.marks))
     files["offsets"].write(np.zeros(1, ARRAYS["offsets"]).tobytes())
     for start in range(0, len(documents), AT_ONCE):
         some = documents[start : start + AT_ONCE]
         ids, ends, sizes = [], [], []
-        for cut in surface.tokenize_all([(d.text, d.is_complete) for d in some]):
+        for cut in in_tokens(surface, some):
             if isinstance(cut, UnspellableDocument):
                 about.unspelled[str(about.documents)] = str(cut)
             else:

@@ -48,9 +48,9 @@ class ServedLLM:
         its = json.dumps([asdict(self.served), self.spec.dtype, self.spec.revision], sort_keys=True)
         return hashlib.sha256(its.encode()).hexdigest()
 
-    def surface(self) -> Surface:
-        """The surface of its tokenizer; ValueError for one that cannot be read, or that hides its bytes."""
-        return self.here.surface()
+    def surface(self, is_chat: bool = False) -> Surface:
+        """The surface of its tokenizer, as that of an LLM that is here."""
+        return self.here.surface(is_chat)
 
     def context_length(self) -> int:
         """Tokens of a document that the server can read."""

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
+from knowfuse.surface.turns import learnt_rows
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.traces.store import TraceStore
@@ -109,8 +110,11 @@ class PackedBlocks(Dataset[FusionBatch]):
         return self.tokens.largest_id
 
     def num_labels(self, index: int) -> int:
-        """Rows of this block that predict a token: of each document all but its last."""
-        return int((self.tokens.sizes[self.blocks[index]] - 1).clip(min=0).sum())
+        """Rows of this block that predict a token which is learnt: of each text all but its last."""
+        places = self.blocks[index]
+        if self.documents.is_chat:
+            return sum(int(np.sum(learnt_rows(self.tokens.at(place)))) for place in places.tolist())
+        return int((self.tokens.sizes[places] - 1).clip(min=0).sum())
 
     @property
     def _is_drawn(self) -> bool:
@@ -138,8 +142,9 @@ class PackedBlocks(Dataset[FusionBatch]):
             rows["positions"][place] = np.arange(len(tokens.input_ids))
             rows["documents"][place] = number
             rows["domains"][place] = self.documents.table.domain_codes[self.documents.rows[document_place]]
-            labels[start : place.stop - 1] = tokens.input_ids[1:]
-            rows["bytes"][start : place.stop - 1] = np.diff(tokens.ends)
+            is_text, is_end = (mask[:-1] for mask in learnt_rows(tokens))
+            labels[start : place.stop - 1] = np.where(is_text | is_end, tokens.input_ids[1:], IGNORE)
+            rows["bytes"][start : place.stop - 1] = np.where(is_text, np.diff(tokens.ends), 0)
             for source, words in zip(self.sources, said, strict=True):
                 words.append((start, source.read(document, tokens)))
             start, longest = place.stop, max(longest, len(tokens.input_ids))

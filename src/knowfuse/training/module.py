@@ -48,7 +48,8 @@ class FusionModule(L.LightningModule):
     `headroom` that is set before training. `llm` is loaded in `configure_model`,
     so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
     no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
-    `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides.
+    `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides. Of
+    conversations (`is_chat`) all that takes no bytes is.
     `packing` is that of the batches: `blocks` of documents one after another, or `one_document` a row.
     `router_loss` is the weight of what an uneven use of the experts of a mixture costs, of the tokens of a batch; None: what the
     LLM's configuration says.
@@ -69,6 +70,7 @@ class FusionModule(L.LightningModule):
         build: Callable[[], PreTrainedModel] | None = None,
         vocabulary_size: int = sys.maxsize,
         eos_id: int | None = None,
+        is_chat: bool = False,
         activation_checkpointing: bool = False,
         packing: Packing = "blocks",
         router_loss: float | None = None,
@@ -78,7 +80,7 @@ class FusionModule(L.LightningModule):
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
         self.build = build or partial(full, llm)
-        self.vocabulary_size, self.eos_id = vocabulary_size, eos_id
+        self.vocabulary_size, self.eos_id, self.is_chat = vocabulary_size, eos_id, is_chat
         self.activation_checkpointing = activation_checkpointing
         self.packing: Packing = packing
         self.router_loss = router_loss
@@ -231,6 +233,8 @@ class FusionModule(L.LightningModule):
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)
         is_eos = batch.labels == self.eos_id if self.eos_id is not None else torch.zeros_like(batch.labels).bool()
+        if self.is_chat:
+            is_eos = (batch.labels != IGNORE) & (batch.label_bytes == 0)
         num_bytes, num_eos = batch.label_bytes.sum(), is_eos.sum()
         self.validation_nats.update(nats[~is_eos].sum() / num_bytes.clamp(min=1), weight=num_bytes)
         self.validation_eos_nats.update(nats[is_eos].sum() / num_eos.clamp(min=1), weight=num_eos)

@@ -1,0 +1,74 @@
+"""Which rows of a document in tokens are learnt, and where in it are the messages of a conversation?
+
+A document's ends say where its messages are, in whichever tokens: what the template adds takes no bytes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from knowfuse.surface.cutting import Marks
+from knowfuse.text.document import Span
+from knowfuse.types import TokenizedDocument, Turn
+
+
+def turns_of(
+    input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], spans: Sequence[Span], marks: Marks
+) -> list[Turn]:
+    """The messages at these bytes, by rows of a document in tokens."""
+    turns = []
+    for span in spans:
+        token = int(np.searchsorted(ends, span.begin, side="right"))
+        last = int(np.searchsorted(ends, span.end, side="left"))
+        is_after_space = token > 1 and int(input_ids[token - 1]) in marks.leads
+        closes = _closes(input_ids, ends, last, marks.eos_id) if span.role == "assistant" else None
+        turns.append(Turn(span.begin, span.end, token - 1 - is_after_space, token - 1, last, closes))
+    return turns
+
+
+def _closes(input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], last: int, eos_id: int | None) -> int | None:
+    """The row that predicts the token which ends a turn, before the next message begins."""
+    following = int(np.searchsorted(ends, ends[last], side="right"))
+    found = np.flatnonzero(input_ids[last + 1 : following] == eos_id) if eos_id is not None else ()
+    return last + int(found[0]) if len(found) else None
+
+
+def same_turns(
+    input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], turns: Sequence[Turn], marks: Marks
+) -> list[Turn]:
+    """The same messages in the tokens of another LLM."""
+    spans = [Span("user" if turn.closes is None else "assistant", turn.begin, turn.end) for turn in turns]
+    return turns_of(input_ids, ends, spans, marks)
+
+
+def learnt_rows(document: TokenizedDocument) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """The rows whose label is learnt: those that predict a token of the text, and those that predict what ends it.
+
+    Of a text all but the last, the EOS apart. Of a conversation those of its turns; what an answer needs to be closed, of the
+    template, ends it.
+    """
+    size = len(document.ends)
+    is_text, is_end = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    if document.turns is None:
+        is_text[: size - 1] = True
+        if ends_with_eos(document.ends):
+            is_text[size - 2], is_end[size - 2] = False, True
+        return is_text, is_end
+    for turn in document.turns:
+        is_text[turn.first : turn.last] = True
+        if turn.closes is not None:
+            is_end[turn.last : turn.closes + 1] = True
+    return is_text, is_end
+
+
+def num_ends(document: TokenizedDocument) -> int:
+    """How often a document ends: a text once, where it is complete; a conversation with each turn that is learnt."""
+    if document.turns is None:
+        return int(ends_with_eos(document.ends))
+    return sum(turn.closes is not None for turn in document.turns)
+
+
+def ends_with_eos(ends: Int[np.ndarray, " T"]) -> bool:
+    """Whether a text was marked as complete: its last token takes no bytes."""
+    return len(ends) > 1 and bool(ends[-1] == ends[-2])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -194,14 +194,19 @@ def make_folder_once(path: Path, fill: Callable[[Path], None]) -> bool:
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside the place and move there: a reader sees all of the file or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_through(path, lambda file: file.write(data))
+
+
+def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """`write_whole` of what `write` writes. OSError where it cannot, and what was there stays."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with unfinished.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
@@ -236,11 +241,18 @@ def swap(new: Path, path: Path) -> None:
 
 
 def restored(path: Path) -> Path:
-    """The path; what a `swap` that was killed had moved away from it is back, where several processes ask too."""
+    """The path; what a `swap` that was killed had moved away from it is back, where several processes ask too.
+
+    Where it cannot be moved back, in a folder that is only to be read, the place where it is.
+    """
     old = path.with_name(f"{path.name}.old")
     if not path.exists() and old.exists():
-        with suppress(FileNotFoundError):
+        try:
             os.replace(old, path)
+        except FileNotFoundError:  # another process was faster
+            return path
+        except OSError:
+            return old
     return path
 
 

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
+from knowfuse.training.checkpoints import WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
@@ -77,12 +78,17 @@ class BestAndLast(ModelCheckpoint):
             folder, filename="best", monitor="val/bits_per_byte", save_last=True, enable_version_counter=False
         )
 
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        with writing(Path(filepath)):
+            super()._save_checkpoint(trainer, filepath)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The saved paths are those of the folder it was saved in, which may have moved, or be another run's."""
         assert self.dirpath is not None
         folder = Path(self.dirpath)
-        if not restored(folder / "best.ckpt").exists():
-            say(f"{folder.name}: the best checkpoint so far is not there, the best of what follows is kept")
+        best_so_far = restored(folder / "best.ckpt")
+        if not best_so_far.exists() or damage(best_so_far):
+            say(f"{folder.name}: the best checkpoint so far is not there or damaged, the best of what follows is kept")
             return
 
         def here(path: str) -> str:
@@ -135,9 +141,11 @@ def fit(
         enable_model_summary=False,
     )
     require_validations({name: getattr(runner, name) for name in COUNTS})
+    runner.strategy.checkpoint_io = WholeFiles()
     if ckpt_path is not None:
         require_resumable(ckpt_path, runner, data, settings)
         if runner.is_global_zero:
+            remove_unfinished(folder)
             _take_best_along(ckpt_path.parent, folder)
     with _failing(name, runner.loggers):
         runner.fit(module, data, ckpt_path=ckpt_path)

@@ -90,6 +90,7 @@ class FusionModule(L.LightningModule):
         self.tokens_seen = 0
         self.headroom: Headroom | None = None  # of a fit whose lm_weight goes by it
         self.validated: float | None = None  # bits per byte of the last validation
+        self.dear: dict[str, Tensor | float] = {}  # what was last seen of `dear_metrics`, logged until the next
         self.source_sums: SourceSums | None = None  # since somebody took them; of this rank
         self.validation_nats = MeanMetric()  # per byte of text
         self.validation_eos_nats = MeanMetric()  # per document that has one
@@ -186,7 +187,8 @@ class FusionModule(L.LightningModule):
             sums = source_sums(batch.sources, fused, batch.labels, batch.domains, max(1, len(self.domains)))
             self.source_sums = sums if self.source_sums is None else self.source_sums + sums
             if self.global_step % LOG_SOURCES_EVERY == 0:
-                self.log_dict(dear_metrics(batch, self.source_names))
+                self.dear = {**dear_metrics(batch, self.source_names)}
+            self.log_dict(self.dear)
         left = None if self.headroom is None else self.headroom.left(self.validated)
         lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps, left)
         loss = self.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=lm_weight, resolve=resolve)
@@ -308,6 +310,7 @@ class FusionModule(L.LightningModule):
             "finetune": finetune_of(self.network),
             "tokens_seen": self.tokens_seen,
             "validated": self.validated,
+            "dear": {name: float(value) for name, value in self.dear.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -325,3 +328,4 @@ class FusionModule(L.LightningModule):
             )
         self.tokens_seen = saved["tokens_seen"]
         self.validated = saved.get("validated")  # the checkpoints of before had none
+        self.dear = saved.get("dear", {})  # nor these

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from knowfuse.llms.sharding import FSDP2
+from knowfuse.training.checkpoints import SHARDED, damage
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
-
-SHARDED = "meta.pt"  # Lightning's name of what is not in shards, in the folder of a sharded checkpoint
 
 
 @dataclass(frozen=True)
@@ -153,16 +152,14 @@ def require_resumable(
             f"checkpoint {str(checkpoint)!r} is in shards, which only trainer=fsdp goes on from: use it, on one process "
             "too, or keep checkpoints in one file with trainer.strategy.save_distributed_checkpoint=false"
         )
-    try:
-        file = checkpoint / SHARDED if checkpoint.is_dir() else checkpoint
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        steps = int(saved["global_step"])
-    except Exception as error:  # torch, zipfile and pickle each raise their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if (reason := damage(checkpoint)) is not None:
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} is damaged or none of Lightning's ({reason}): give another ckpt_path, such "
             "as best.ckpt beside it"
-        ) from error
+        )
+    file = checkpoint / SHARDED if checkpoint.is_dir() else checkpoint
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    steps = int(saved["global_step"])
     if steps > trainer.max_steps:
         raise ValueError(
             f"checkpoint {str(checkpoint)!r} has trained for {steps} steps, trainer.max_steps is {trainer.max_steps}: "

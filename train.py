@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if is_point():
+    if is_point() or cfg.ckpt_path == "auto":
         if (figure := figure_of(folder, cfg)) is not None:
             return figure
         cfg.ckpt_path = goes_on_from(folder, cfg.ckpt_path)

@@ -223,6 +223,15 @@ def test_a_finished_run_is_not_trained_again(run: Path, tiny_cache: Path) -> Non
         train.main(cfg)
 
 
+def test_a_requeued_job_that_is_done_ends_well(run: Path, tiny_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ckpt_path=auto` in its folder: the figure it had, and nothing is written."""
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with settings_of(tiny_cache, run, "name=whole", "ckpt_path=auto") as cfg:
+        assert train.main(cfg) == results(run)["fits"]["fused"]["best_bits_per_byte"]
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 def test_a_run_goes_on_with_its_own_settings(run: Path, tiny_cache: Path) -> None:
     with (
         settings_of(tiny_cache, run, "name=whole", "ckpt_path=last", "lm_weight=0.77") as cfg,

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 from pages_for_tests import Page, page_of
 from test_results import CLM, TABLE, fit
@@ -57,6 +62,25 @@ def copy_of(finished: Path, folder: Path, fused: Fit = FUSED, **fits: Fit) -> Pa
 def page(folder: Path, samples: Samples | None = None) -> Page:
     write_page(folder, samples)
     return page_of((folder / "report.html").read_text())
+
+
+def test_the_commands_of_a_run_paste_back_whatever_it_is_called(finished: Path, tmp_path: Path) -> None:
+    """As the shell and then Hydra read them: its folder, of a finished run and of one that goes on."""
+    for is_finished in (True, False):
+        folder = copy_of(finished, tmp_path / f"a=1, [\u00e9] (b) {is_finished}")
+        if not is_finished:
+            (folder / "results.json").unlink()
+        write_page(folder)
+        (block,) = re.findall(r"Goes on with:</p>\s*<pre>(.*?)</pre>", (folder / "report.html").read_text(), re.DOTALL)
+        given = [word for line in unescape(block).splitlines() for word in shlex.split(line) if str(folder) in word]
+        assert given
+        for word in given:
+            if "=" in word.removeprefix(str(folder)) and not word.startswith("/"):
+                value: Any = OverridesParser.create().parse_override(word).value()
+                (place,) = value if isinstance(value, list) else [value]
+                assert str(place.text if isinstance(place, QuotedString) else place) == str(folder)
+            else:
+                assert word == str(folder)
 
 
 def test_an_older_run_has_its_page_and_what_is_missing_is_named(finished: Path, tmp_path: Path) -> None:

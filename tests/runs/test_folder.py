@@ -1,11 +1,14 @@
 """Where a run lives, and from where it goes on."""
 
 import json
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from knowfuse.runs.folder import (
@@ -14,9 +17,11 @@ from knowfuse.runs.folder import (
     open_run,
     register_resolvers,
     require_complete,
+    require_writable,
     run_folder,
     saved_settings,
 )
+from knowfuse.runs.sweep import goes_on_from
 from knowfuse.training.fit import Fit
 
 SETTINGS = {
@@ -50,6 +55,52 @@ def test_last_is_the_newest_run_that_is_not_finished(tmp_path: Path, monkeypatch
     fresh = [run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")]
     assert not any(list(Path(folder).iterdir()) for folder in fresh)
     assert Path(fresh[2]).parent == Path("outputs") / "new"
+
+
+def test_auto_goes_on_where_nobody_runs_and_a_requeued_job_in_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest run that is neither finished nor running; of SLURM, and of its arrays, the job says which."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    root = Path("outputs") / "mine"
+    stopped = started(root / "2026-01-01_00-00-00")
+    with open_run(root / "2026-01-02_00-00-00", OmegaConf.create(SETTINGS)):
+        assert run_folder("mine", "auto") == str(stopped)
+    monkeypatch.setenv("SLURM_JOB_ID", "712")
+    assert run_folder("mine", "auto") == str(root / "job-712")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert run_folder("mine", "auto") == str(root / "job-712"), "every process says the same"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "700")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert run_folder("mine", "auto") == str(root / "job-700_3")
+
+
+@pytest.mark.parametrize("ckpt_path", ["auto", "last"])
+def test_a_folder_with_nothing_to_go_on_from_starts(tmp_path: Path, ckpt_path: str) -> None:
+    """As a point of a sweep, or a job that is requeued before its first checkpoint."""
+    assert goes_on_from(tmp_path, ckpt_path) is None
+    checkpoint(tmp_path / "fits" / "fused-lr0.01" / "last.ckpt")
+    assert goes_on_from(tmp_path, ckpt_path) == "last"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder is needed")
+def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    folder = started(tmp_path / "run")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SystemExit) as refused:
+            require_writable(folder / "new")
+    finally:
+        os.seteuid(0)
+    assert re.fullmatch(
+        r"run folder '/.*new' cannot be written, '/.*' is only to be read: take another with hydra\.run\.dir=<folder>; "
+        r"ckpt_path=<file> goes on there from a checkpoint that is only to be read",
+        str(refused.value),
+    )
+    require_writable(folder / "new")
 
 
 def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +221,7 @@ def test_what_is_not_a_finished_run(tmp_path: Path) -> None:
 
 def checkpoint(path: Path) -> Path:
     path.parent.mkdir(parents=True)
-    path.touch()
+    torch.save({"global_step": 2}, path)
     return path
 
 

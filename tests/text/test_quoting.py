@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from knowfuse.text.quoting import override
+from knowfuse.text.quoting import override, path_override
 
 NAMES = st.text(
     st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("[]{}(),:=\"'\\$ #*~&|;<>!%@"), min_size=1
@@ -37,6 +37,17 @@ def test_names_of_files_are_read_back(files: dict[str, list[str]]) -> None:
     line = override("corpus.files", files)
     assert line is not None
     assert pasted(line) == ("corpus.files", files)
+
+
+@given(NAMES)
+def test_a_path_is_read_back(name: str) -> None:
+    assert pasted(path_override("run", f"outputs/{name}")) == ("run", f"outputs/{name}")
+
+
+@pytest.mark.parametrize("path", ["/tmp/a/2026-01-31_12-00-00", "outputs/x.ckpt", "./x", "../x"])
+def test_a_path_of_plain_letters_stays_plain(path: str) -> None:
+    assert path_override("run", path) == f"run={path}"
+    assert pasted(path_override("run", path)) == ("run", path)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from knowfuse.report.results import markdown
 from knowfuse.report.written import write_page
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.sampled import sampled
+from knowfuse.text.quoting import path_override
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def ask(run: Path, number: int) -> Samples | None:
     _, settings, fits = load_run(run)
     if scores is None:
         raise ValueError(
-            f"{str(run)!r} has no {DOCUMENTS}, which says what gained and lost: run python evaluate.py run={run}, and copy the "
+            f"{str(run)!r} has no {DOCUMENTS}, which says what gained and lost: run python evaluate.py {path_override('run', run)}, and copy the "
             f"{DOCUMENTS} that it writes into the run's folder"
         )
     experiment = hydra.utils.instantiate({**settings, "samples": number}, _convert_="all")

@@ -17,6 +17,7 @@ from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, flat, saved_settings
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
+from knowfuse.text.quoting import path_override
 from knowfuse.training.other_settings import within
 from knowfuse.types import LLMSpec
 
@@ -73,7 +74,7 @@ def judged(place: str) -> Judged:
         )
     if not (folder / DOCUMENTS).exists():
         raise ValueError(
-            f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py run={place}, and "
+            f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py {path_override('run', place)}, and "
             "compare the folder that it makes"
         )
     with undamaged(folder / "results.json"):

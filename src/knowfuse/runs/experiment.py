@@ -65,7 +65,7 @@ class Experiment:
     name: str
     seed: int
     cache: str  # folder of corpora, recipes, traces and scores, shared by all runs
-    ckpt_path: str | None  # null | last | the path of a checkpoint
+    ckpt_path: str | None  # null | last | the path of a checkpoint; auto is one of these by now
     target: LLMSpec
     sources: Mapping[str, LLMSpec]
     tracing: Tracing

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
+from knowfuse.text.quoting import path_override
+from knowfuse.training.checkpoints import last_whole
 from knowfuse.training.fit import Fit
 from knowfuse.training.other_settings import differing
 
+RUNNING = ".running.lock"  # held by the process whose run it is
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
 MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
@@ -30,14 +34,27 @@ def register_resolvers() -> None:
 
 
 def run_folder(name: str, ckpt_path: str | None) -> str:
-    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` the newest one that is not finished, if there is one."""
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` or `auto` the newest one that is not finished, if there is one.
+
+    With `auto` a SLURM job has `outputs/<name>/job-<its number>`, which is the same when it is requeued.
+    """
     root = Path("outputs") / name
-    if ckpt_path == "last":
+    if ckpt_path == "auto" and (job := _slurm_job()):
+        return str(root / f"job-{job}")
+    if ckpt_path in ("last", "auto"):
         started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
         unfinished = [path for path in started if not (path / "results.json").exists()]
+        if ckpt_path == "auto" and _processes() == 1:  # else the first of them may have it already
+            unfinished = [path for path in unfinished if not is_running(path)]
         if unfinished:
             return str(unfinished[-1])
     return new_folder(root)
+
+
+def _slurm_job() -> str | None:
+    """The number of the job, or of the array and of its task."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def new_folder(root: str | Path) -> str:
@@ -45,17 +62,22 @@ def new_folder(root: str | Path) -> str:
 
     ValueError where several processes of one run ask, which could not agree on the time.
     """
-    processes = max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    if processes > 1:
+    if (processes := _processes()) > 1:
         raise ValueError(
             f"{processes} processes were started as one run, and each would make a run folder of its own: give them one "
-            f"folder, such as hydra.run.dir={Path(root) / 'mine'}"
+            f"folder, such as {path_override('hydra.run.dir', Path(root) / 'mine')}"
         )
     return _new_folder(Path(root) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
+def _processes() -> int:
+    """So many were started as one run."""
+    return max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+
+
 def _new_folder(wanted: Path) -> str:
     """This folder, or the first of `<wanted>-2`, `<wanted>-3`, ... that nobody has."""
+    require_writable(wanted)
     folder, n = wanted, 1
     while True:
         try:
@@ -65,6 +87,26 @@ def _new_folder(wanted: Path) -> str:
             folder = wanted.with_name(f"{wanted.name}-{n}")
         else:
             return str(folder)
+
+
+class Writable(Callback):
+    """Hydra writes into the folder of a run first of all: where it cannot, this says so in a sentence."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        require_writable(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        require_writable(Path(config.hydra.sweep.dir))
+
+
+def require_writable(folder: Path) -> None:
+    """Ends the process where nothing can be written there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise SystemExit(
+            f"run folder {str(folder)!r} cannot be written, {str(there)!r} is only to be read: take another with "
+            "hydra.run.dir=<folder>; ckpt_path=<file> goes on there from a checkpoint that is only to be read"
+        )
 
 
 def require_complete(cfg: DictConfig) -> DictConfig:
@@ -87,9 +129,18 @@ def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Iterator[Path]:
         yield _opened(run, cfg)
 
 
+def is_running(run: Path) -> bool:
+    """Whether another process has this run folder."""
+    try:
+        with FileLock(run / RUNNING).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
-    lock = FileLock(run / ".running.lock")
+    lock = FileLock(run / RUNNING)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -108,7 +159,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
         require_same_settings(run, cfg)
         if (run / "results.json").exists():
             raise ValueError(
-                f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py run={run}"
+                f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py {path_override('run', run)}"
             )
         stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / "fit.json").exists()]
         if stopped and is_first_rank() and cfg.ckpt_path != "last":
@@ -166,16 +217,17 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
 def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:
     """The checkpoint that each fit goes on from, by the fit's name.
 
-    `last`: those of this run folder; it says so where there is none. A path: that file, for the fit it was saved by;
-    ValueError where this run has no fit of that name.
+    `last`: those of this run folder; it says so where there is none, or one is damaged and the one before it is taken.
+    A path: that file, for the fit it was saved by; ValueError where this run has no fit of that name.
     """
     if ckpt_path is None:
         return {}
     if ckpt_path == "last":
-        found = {path.parent.name: path for path in _last_checkpoints(run)}
+        started = {path.parent: path for path in _last_checkpoints(run)}
+        found = {fit.name: path if (fit / "fit.json").exists() else last_whole(fit) for fit, path in started.items()}
         if not found:
             say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
-        return found
+        return {fit: path for fit, path in found.items() if path is not None}
     path = restored(Path(ckpt_path))
     if not path.exists():
         raise ValueError(

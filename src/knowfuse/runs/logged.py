@@ -1,4 +1,4 @@
-"""Where does a fit log to? One that goes on goes on in the W&B run that it began."""
+"""Where does a fit log to? One that goes on goes on in the W&B run, and in the CSV file, that it began."""
 
 import os
 import secrets
@@ -6,22 +6,39 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from knowfuse.files import write_whole
-from knowfuse.progress import is_first_rank
+from knowfuse.progress import is_first_rank, say
+from knowfuse.runs.one_log import OneCSV
 
 RUN_ID = "wandb_run"  # file of a fit's folder
 
 
 def logger_of(make: Callable[..., Logger], folder: Path) -> Logger:
     """The logger of a fit. The id of its W&B run is kept in the fit's folder, where the configuration gives none."""
-    is_wandb = isinstance(make, partial) and make.func is WandbLogger and not {"id", "version"} & make.keywords.keys()
-    if not is_wandb or not is_first_rank():
-        return make(save_dir=str(folder))
+    its: Callable[..., Logger] = make.func if isinstance(make, partial) else make
+    settings = dict(make.keywords) if isinstance(make, partial) else {}
+    if its is CSVLogger and "version" not in settings:
+        return OneCSV(save_dir=str(folder), **settings)
+    if its is not WandbLogger or {"id", "version"} & settings.keys() or not is_first_rank():
+        logger = make(save_dir=str(folder))
+        _say_where_parts_are(logger, folder)
+        return logger
     kept, given = folder / RUN_ID, os.environ.get("WANDB_RUN_ID")
     if not kept.exists() or (given and "WANDB_SWEEP_ID" in os.environ):
         write_whole(kept, (given or secrets.token_hex(4)).encode())
     if "WANDB_SWEEP_ID" in os.environ:  # wandb takes the id of a trial from its agent alone
         return make(save_dir=str(folder))
     return make(save_dir=str(folder), id=kept.read_text(encoding="ascii"))
+
+
+def _say_where_parts_are(logger: Logger, folder: Path) -> None:
+    """One line, where a fit that was stopped has logged to another place."""
+    if (here := logger.log_dir) is None:
+        return
+    before = sorted(path for path in Path(here).parent.glob("version_*") if path != Path(here))
+    if before and Path(here).parent.is_relative_to(folder):
+        say(
+            f"{folder.name}: its log goes on in {here}; what was logged before it was stopped is in {', '.join(map(str, before))}"
+        )

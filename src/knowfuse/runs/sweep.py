@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.files import write_whole
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
-from knowfuse.runs.folder import load_run, new_folder, require_same_settings, was_started
+from knowfuse.runs.folder import RUNNING, load_run, new_folder, require_same_settings, was_started
 from knowfuse.text.quoting import literal
 
 ASKED = "sweep.json"  # what a sweep was asked for, and whether all its points are done
@@ -81,7 +81,7 @@ def sweep_folder(root: Path, asked: Mapping[str, Any]) -> str:
 
 
 def _hold(folder: Path) -> bool:
-    lock = FileLock(folder / ".running.lock")
+    lock = FileLock(folder / RUNNING)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -100,9 +100,9 @@ def is_point() -> bool:
 
 
 def figure_of(point: Path, cfg: DictConfig) -> float | None:
-    """What a point that is finished gave the sweeper; None if it is not.
+    """What a run that is finished gave the sweeper; None if it is not.
 
-    ValueError where it was another point, with other settings.
+    ValueError where it was another one, with other settings.
     """
     if not (point / "results.json").exists():
         return None
@@ -113,10 +113,10 @@ def figure_of(point: Path, cfg: DictConfig) -> float | None:
 
 
 def goes_on_from(point: Path, ckpt_path: str | None) -> str | None:
-    """The `ckpt_path` of a point: `last` where it was stopped, and only there; else what the command says."""
+    """The `ckpt_path` of a point, or of a run with `auto`: `last` where it was stopped, and only there; else what the command says."""
     if was_started(point):
         return "last"
-    return None if ckpt_path == "last" else ckpt_path
+    return None if ckpt_path in ("last", "auto") else ckpt_path
 
 
 def starts_processes(trainer: Callable[..., L.Trainer]) -> bool:

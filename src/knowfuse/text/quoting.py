@@ -3,7 +3,13 @@
 import re
 import shlex
 from collections.abc import Mapping
+from os import PathLike, fspath
 from typing import Any
+
+
+def path_override(setting: str, path: str | PathLike[str]) -> str:
+    """`setting=path` as one word to paste, whatever the path is called."""
+    return shlex.quote(f"{setting}={literal(fspath(path))}")
 
 
 def override(setting: str, value: Any) -> str | None:
@@ -33,7 +39,7 @@ def literal(value: Any) -> str:
 
 def _is_plain(text: str) -> bool:
     """Whether it reads as itself without quotes, and not as a number or another word of the grammar."""
-    is_word = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) is not None
+    is_word = re.fullmatch(r"(?:[A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*", text) is not None
     return is_word and text.lower() not in ("null", "true", "false", "nan", "inf")
 
 

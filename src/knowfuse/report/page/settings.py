@@ -7,11 +7,12 @@ from omegaconf import OmegaConf
 
 from knowfuse.pages import Section, paragraph
 from knowfuse.report.left import Left
+from knowfuse.text.quoting import override, path_override
 
 
 def settings(left: Left) -> Section:
     """By which command the run was made, how it goes on, and every setting."""
-    run = shlex.quote(str(left.folder))
+    run = str(left.folder)
     body = ""
     if left.overrides is not None:
         program = "evaluate.py" if left.evaluated is not None else "train.py"
@@ -30,15 +31,16 @@ OUT = {".hydra/overrides.yaml": "the command", "config.yaml": "the settings"}
 
 def _commands(left: Left, run: str) -> list[str]:
     if left.evaluated is not None:
-        return [f"python evaluate.py compare=[{run}]", f"python -m knowfuse.report {run}"]
+        return [f"python evaluate.py {override('compare', [run])}", f"python -m knowfuse.report {shlex.quote(run)}"]
     if not left.is_finished:
-        given = [override for override in left.overrides or [] if not override.startswith("ckpt_path=")]
-        return [" ".join(["python train.py", *map(shlex.quote, given), "ckpt_path=last", f"hydra.run.dir={run}"])]
+        given = [word for word in left.overrides or [] if not word.startswith("ckpt_path=")]
+        where = path_override("hydra.run.dir", run)
+        return [" ".join(["python train.py", *map(shlex.quote, given), "ckpt_path=last", where])]
     return [
-        f"python evaluate.py run={run}",
-        f"python evaluate.py compare=[{run}]",
-        f"python -m knowfuse.export run={run}",
-        f"python -m knowfuse.report {run} --samples 4",
+        f"python evaluate.py {path_override('run', run)}",
+        f"python evaluate.py {override('compare', [run])}",
+        f"python -m knowfuse.export {path_override('run', run)}",
+        f"python -m knowfuse.report {shlex.quote(run)} --samples 4",
     ]
 
 

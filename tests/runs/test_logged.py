@@ -1,0 +1,50 @@
+"""The CSV file of a fit that was stopped has every step once."""
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments_for_tests import PowerCut, data_module, fusion_module, local_llm, trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from knowfuse.runs.logged import logger_of
+from knowfuse.training.fit import fit
+
+CSV = partial(CSVLogger, name="csv", flush_logs_every_n_steps=5)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    (file,) = folder.rglob("metrics.csv")
+    with file.open(newline="") as lines:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def test_a_fit_that_goes_on_logs_every_step_once(tmp_path: Path) -> None:
+    """The same figures as of one that was not stopped, also where a kill has cut off the last line."""
+    target = local_llm(tmp_path / "target")
+
+    def run(folder: Path, stop: int | None = None, start: Path | None = None) -> None:
+        make, module = trainer(6, also=[PowerCut(stop)] if stop else []), fusion_module(target, is_fused=False)
+        fit("job", folder, module, data_module(), make, 2e-3, lambda: [logger_of(CSV, folder)], start)
+
+    run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power"):
+        run(tmp_path / "stopped", 5)
+    (file,) = (tmp_path / "stopped").rglob("metrics.csv")
+    assert {row["step"] for row in rows_of(tmp_path / "stopped")} == {"0", "1", "2", "3"}, "what a checkpoint is after"
+    with file.open("a") as log:
+        log.write("0,0.1")
+    run(tmp_path / "stopped", start=tmp_path / "stopped" / "last.ckpt")
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+    assert [row["step"] for row in rows_of(tmp_path / "whole") if "train/loss_nats" in row] == list("012345")
+
+
+def test_parts_of_another_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make = partial(TensorBoardLogger, name="tensorboard")
+    for _ in range(2):
+        logger_of(make, tmp_path).log_metrics({"train/loss_nats": 1.0}, step=0)
+    said = " ".join(capsys.readouterr().out.split())
+    first, second = (tmp_path / "tensorboard" / f"version_{n}" for n in (0, 1))
+    assert f"its log goes on in {second}; what was logged before it was stopped is in {first}" in said

@@ -1,5 +1,6 @@
 """`python train.py --multirun`: killed and repeated, and with points that start processes of their own."""
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -37,6 +38,14 @@ def test_a_killed_sweep_goes_on_by_the_same_command(tiny_cache: Path, tmp_path: 
     assert list(figures(sweep)) == ["0", "1", "2"]
     assert figures(sweep)["0"] == before["0"]
     assert len(set(figures(sweep).values())) == 3
+    with (sweep / "sweep.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["point"], row["lm_weight"], row["failed"]) for row in rows] == [
+        ("0", "0.3", ""),
+        ("1", "0.6", ""),
+        ("2", "0.9", ""),
+    ]
+    assert {row["point"]: float(row["bits_per_byte"]) for row in rows} == figures(sweep)
     again = run_python(*command, f"hydra.sweep.dir={sweep}", cache=tiny_cache, cwd=tmp_path)
     assert again.count("finished before") == 3, "in the folder of a sweep that is done"
 

@@ -1,0 +1,191 @@
+"""Does a fused fit that is stopped and goes on end with the very bits of one that nobody stopped?
+
+    python benchmarks/resume.py
+    python benchmarks/resume.py --processes 1 --kinds plain lora --stops SIGKILL
+
+One process, two in DDP, two in FSDP2 (on the CPU), each with every kind of fit, each stopped by SIGTERM, SIGKILL and an exception
+one step past a checkpoint; where torchrun starts the ranks, SIGTERM reaches all of them and the others one. Every fit is that of
+`train.py`'s settings in miniature, from its prepared cache, through its run folder. Compared are all tensors of the last and
+of the best checkpoint (weights, moments, random states), and what the fit says of itself. Combinations that a run refuses are named.
+"""
+
+import argparse
+import json
+import os
+import signal
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from disturbed import ROOT, SHORT, SMALL, Command, in_processes, run, same
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.console import Console
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import PreTrainedModel
+
+from knowfuse.progress import quiet_libraries
+from knowfuse.runs.folder import checkpoints_to_resume, open_run
+
+STOP_STEP = 5  # checkpoints are at even steps, the fit has 8
+SETTINGS = [*SMALL, *SHORT, "compare_with_clm=false", "name=resume", "logger=csv"]
+PROCESSES = {
+    "1": [],
+    "2 DDP": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=2"],
+    "2 FSDP2": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"],
+}
+KINDS = {
+    "plain": [],
+    "accumulation": ["batch_blocks=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
+    "workers": ["num_workers=1"],
+    "dropout": ["+target.path={dropout}", "+target.recipe=null", "sources.llama2=${{target}}"],
+    "lora": ["finetune=lora", "finetune.dropout=0.1", "finetune.rank=4"],
+    "adamw_8bit": ["optimizer=adamw_8bit"],
+    "inside validation": [],
+}
+STOPS = ("SIGTERM", "SIGKILL", "exception")
+
+
+@dataclass(frozen=True)
+class Case:
+    processes: str
+    kind: str
+
+    @property
+    def world(self) -> int:
+        return int(self.processes[0])
+
+    def overrides(self, where: Path) -> list[str]:
+        kind = [setting.format(dropout=where / "dropout") for setting in KINDS[self.kind]]
+        return [*SETTINGS, *PROCESSES[self.processes], *kind, f"cache={where / 'cache'}"]
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("train", overrides)
+
+
+def one_fit(case: Case, where: Path, folder: Path, ckpt_path: str | None, stop: str | None, rank: int) -> None:
+    """As `train.py` does it, up to the end of the fit."""
+    quiet_libraries()
+    cfg = composed(case.overrides(where))
+    cfg.ckpt_path = ckpt_path
+    experiment = hydra.utils.instantiate(cfg, _convert_="all")
+    with open_run(folder, cfg) as run_folder:
+        resume = checkpoints_to_resume(run_folder, ckpt_path, experiment.fit_names)
+        prepared = experiment.prepare()
+        if stop is not None:
+            _stop_at(case, stop, rank)
+        experiment.train(prepared, "fused", run_folder, resume)
+
+
+def _stop_at(case: Case, stop: str, rank: int) -> None:
+    """At the end of an optimizer step, or in the forward pass of the validation that follows the next one."""
+    if stop != "SIGTERM" and rank != case.world - 1:
+        return
+    steps = [0]
+
+    def end() -> None:
+        if stop == "exception":
+            raise RuntimeError("stopped by the benchmark")
+        os.kill(os.getpid(), getattr(signal, stop))
+
+    def step(*_: Any) -> None:
+        steps[0] += 1
+        if steps[0] == STOP_STEP and case.kind != "inside validation":
+            end()
+
+    def forward(module: torch.nn.Module, *_: Any) -> None:
+        if steps[0] > STOP_STEP and isinstance(module, PreTrainedModel) and not module.training:
+            steps[0] = -10
+            end()
+
+    register_optimizer_step_post_hook(step)
+    if case.kind == "inside validation":
+        torch.nn.modules.module.register_module_forward_pre_hook(forward)
+
+
+def loaded(checkpoint: Path) -> Any:
+    """All that a checkpoint holds, but the places of files."""
+    if not checkpoint.is_dir():
+        return _without_places(torch.load(checkpoint, weights_only=True))
+    reader = FileSystemReader(checkpoint)
+    names = {
+        k: v for k, v in reader.read_metadata().state_dict_metadata.items() if isinstance(v, TensorStorageMetadata)
+    }
+    tensors = {name: torch.empty(its.size, dtype=its.properties.dtype) for name, its in names.items()}
+    load_shards(tensors, storage_reader=reader, no_dist=True)
+    return tensors, _without_places(torch.load(checkpoint / "meta.pt", weights_only=True))
+
+
+def _without_places(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if "BestAndLast" not in name}
+    return {**checkpoint, "callbacks": callbacks}
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """What of two fits is not the same."""
+    mine, its = (next((folder / "fits").iterdir()) for folder in (one, other))
+    found = [n for n in ("last.ckpt", "best.ckpt") if not same(*(loaded(fit / n) for fit in (mine, its)))]
+    return [*found, *(n for n in ("fit.json", "curves.json") if (mine / n).read_bytes() != (its / n).read_bytes())]
+
+
+def tried(case: Case, where: Path, stops: list[str], console: Console) -> list[dict[str, Any]]:
+    """One fit undisturbed, and one stopped in each of these ways that goes on."""
+    place = where / f"{case.processes} {case.kind}"
+    whole = in_processes(partial(one_fit, case, where, place / "whole", None, None), case.world, where)
+    if not whole.is_well:
+        refused = next((line for line in whole.said.splitlines() if line.startswith("ValueError: ")), None)
+        if refused is None:
+            raise SystemExit(f"{case} fails undisturbed:\n{whole.said}")
+        console.print(f"{case.processes}, {case.kind}: refused, {refused.removeprefix('ValueError: ')}")
+        return []
+    found = []
+    for stop in stops:
+        folder = place / stop
+        first = in_processes(partial(one_fit, case, where, folder, None, stop), case.world, where)
+        again = in_processes(partial(one_fit, case, where, folder, "last", None), case.world, where)
+        other = ["it was not stopped"] if first.is_well else []
+        other += differing(place / "whole", folder) if again.is_well else [again.said[-2000:]]
+        found.append({"processes": case.processes, "kind": case.kind, "stop": stop, "differs": other})
+        console.print(f"{case.processes}, {case.kind}, {stop}: {other or 'identical'}")
+    return found
+
+
+def with_dropout(where: Path) -> None:
+    """The target's folder, whose attention drops out in training."""
+    (made,) = (where / "cache" / "recipes").glob("llama2-*/")
+    (where / "dropout").mkdir()
+    for file in made.iterdir():
+        (where / "dropout" / file.name).write_bytes(file.read_bytes())
+    config = json.loads((made / "config.json").read_text())
+    (where / "dropout" / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", nargs="*", choices=list(PROCESSES), default=list(PROCESSES))
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--stops", nargs="*", choices=STOPS, default=list(STOPS))
+    arguments = parser.parse_args()
+    console = Console(width=200)
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        prepared = run(Command("-m knowfuse.prepare", tuple(SMALL)), where)
+        if not prepared.is_well:
+            raise SystemExit(prepared.said)
+        with_dropout(where)
+        cases = [Case(processes, kind) for processes in arguments.processes for kind in arguments.kinds]
+        found = [one for case in cases for one in tried(case, where, arguments.stops, console)]
+    print(json.dumps({"cases": len(found), "identical": sum(not one["differs"] for one in found)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from pathlib import Path
 import gpu
 import pytest
 import startup
+from chats_for_tests import chat_llm, write_jsonl
 from commands_for_tests import stand_in
 from experiments_for_tests import ROOT, TINY_TRAINING, run_python
 from models_for_tests import tiny_llm
@@ -126,3 +127,24 @@ def test_a_part_of_the_gpu_script(tiny_cache: Path, tmp_path: Path, monkeypatch:
         assert fused["planned_bytes"] > 0
     else:
         assert found["tokens_per_second"] > 0
+
+
+def test_chat_llms_lose_little_in_one_anothers_templates(tmp_path: Path) -> None:
+    """In miniature: three tiny LLMs of three templates, of which one refuses a system prompt."""
+    kinds = {"smollm2": "chatml", "gemma3": "llama3", "qwen": "gemma"}
+    for name, kind in kinds.items():
+        chat_llm(tmp_path / name, kind)
+    sums = [{"question": f"What is {n} + 1?", "answer": f"It is {n + 1}."} for n in range(20)]
+    facts = [{"query": f"Which is {n}?", "choices": [str(n), "none"], "gold": 0} for n in range(20)]
+    texts = [
+        ("--math", str(write_jsonl(tmp_path / "math.jsonl", list(sums)))),
+        ("--facts", str(write_jsonl(tmp_path / "facts.jsonl", list(facts)))),
+    ]
+    size = ["--number", "8", "--models", str(tmp_path), *(part for text in texts for part in text)]
+    figures = json.loads(run_python("benchmarks/chat.py", *size, cache=tmp_path / "cache").splitlines()[-1])
+    pairs = {(p["source"], p["target"]): p for p in figures["pairs"]}
+    assert len(pairs) == 6
+    assert figures["plain_template"] == []
+    for (source, target), pair in pairs.items():
+        assert pair["turn_end_aligned"] == pair["coverage"] == pair["top1_fidelity"] == 1.0
+        assert pair["set_aside_share"] == (0.25 if "qwen" in (source, target) else 0.0), "Gemma's has no system prompt"

@@ -1,19 +1,24 @@
 """What does knowfuse know of a tokenizer, and does it recover every byte?
 
 python -m knowfuse.surface TOKENIZER [TOKENIZER ...]
+python -m knowfuse.surface TOKENIZER [TOKENIZER ...] --chat FILE
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from knowfuse.surface.conversation_shown import first_conversation, show_conversation, surface_of_chats
 from knowfuse.surface.cutting import Surface, surface_of
 from knowfuse.surface.hard_texts import HARD_TEXTS, LONE_SURROGATE, refuses_lone_surrogate, unrecovered
 from knowfuse.surface.loading import load_tokenizer
 from knowfuse.surface.roles import shown, special_tokens
+from knowfuse.text.document import LEARN, Learn
 from knowfuse.types import OWN
 
 
@@ -30,11 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--bos", default=OWN, help="the token that begins a text, as `bos:` of an LLM (default: the tokenizer's)"
     )
     parser.add_argument("--eos", default=OWN, help="the token that ends it, as `eos:` of an LLM; null: none")
+    parser.add_argument(
+        "--chat",
+        metavar="FILE",
+        type=Path,
+        help="show the first conversation of this .jsonl file as each LLM reads it, in colours",
+    )
+    parser.add_argument(
+        "--learn", choices=LEARN, default="assistant", help="what is learnt of it (default: %(default)s)"
+    )
+    parser.add_argument("--chat-template", help="for a tokenizer without one: a file of Jinja, or plain")
     options = parser.parse_args(arguments)
     logging.set_verbosity_error()
+    if options.chat is not None:
+        return _show(options.tokenizers, options.chat, options.learn, options.chat_template)
     eos = None if options.eos == "null" else options.eos
     worked = [_report(name, options.bos, eos) for name in options.tokenizers]
     return 0 if all(worked) else 1
+
+
+def _show(names: Sequence[str], file: Path, learn: Learn, chat_template: str | None) -> int:
+    try:
+        document = first_conversation(file, learn)
+        surfaces = [surface_of_chats(name, chat_template) for name in names]
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0 if show_conversation(Console(soft_wrap=True), surfaces, document) else 1
 
 
 def _report(name: str, bos: str, eos: str | None) -> bool:

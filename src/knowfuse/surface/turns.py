@@ -30,7 +30,9 @@ def turns_of(
 def _closes(input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], last: int, eos_id: int | None) -> int | None:
     """The row that predicts the token which ends a turn, before the next message begins."""
     following = int(np.searchsorted(ends, ends[last], side="right"))
-    found = np.flatnonzero(input_ids[last + 1 : following] == eos_id) if eos_id is not None else ()
+    if eos_id is None:
+        return None
+    found = np.flatnonzero(input_ids[last + 1 : following] == eos_id)
     return last + int(found[0]) if len(found) else None
 
 

@@ -36,7 +36,7 @@ class Documents(Sequence[Document]):
             return documents
         listed = list(documents)
         table = table_of(listed)
-        (learn,) = {d.learn for d in listed} or {"assistant"}
+        learn: Learn = listed[0].learn if listed else "assistant"
         return Documents(table, np.arange(len(table)), learn=learn)
 
     @cached_property

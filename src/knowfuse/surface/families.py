@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 SPACE_MARK = "▁"
+_BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 
 def family_of(state: dict[str, Any], name: str) -> str:
@@ -71,7 +72,7 @@ def _sentencepiece(token: str) -> bytes | None:
 
 def is_byte_fallback(token: str) -> bool:
     """Whether a token stands for one byte, as `<0x0A>`."""
-    return re.fullmatch("<0x[0-9A-F]{2}>", token) is not None
+    return token.startswith("<0x") and _BYTE_FALLBACK.fullmatch(token) is not None
 
 
 def _wordpiece(token: str) -> bytes | None:

@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, models
 from knowfuse.surface.families import is_byte_fallback
 
 
-def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> Tokenizer:
-    """A copy that takes no text for a special token, whatever it spells; `special` are the ids that count as such.
+def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> tuple[Tokenizer, dict[str, Any]]:
+    """A copy that takes no text for a special token, whatever it spells, and its tokenizer.json; `special` are the ids that
+    count as such.
 
     A special token that is registered as an added token like others (user-defined pieces of a SentencePiece model, as
     transformers converts them) is registered as special. In a Unigram model such a piece, and one of byte fallback,
@@ -29,7 +30,7 @@ def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> Tokenizer:
                 entry[1] = lowest * len(entry[0]) - 1.0
     copy = Tokenizer.from_str(json.dumps(state))
     copy.encode_special_tokens = True
-    return copy
+    return copy, state
 
 
 def without_prefix(tokenizer: Tokenizer) -> Tokenizer:

@@ -8,6 +8,7 @@ it is imported are those of the server's environment.
 
 import atexit
 import gc
+import io
 import json
 import logging
 import os
@@ -183,11 +184,22 @@ def _forget_the_server(rank: int, executable: str) -> None:
     sys.executable = executable
 
 
+def _use_once() -> None:
+    """What libraries import and make at their first use: numba's compiler, matplotlib's fonts."""
+    from matplotlib.figure import Figure
+    from numba import njit
+
+    njit(lambda: 0)()
+    figure = Figure(layout="constrained")
+    figure.subplots().set_title("any")
+    figure.savefig(io.BytesIO(), format="png")
+
+
 if __name__ == "__main__":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
     for name in LIBRARIES:
         import_module(name)
-    import_module("numba").njit(lambda: 0)()  # its own parts that it imports when it first compiles
+    _use_once()
     gc.freeze()  # what is there now is looked at by no collection of a command
     serve(socket.socket(fileno=int(sys.argv[1])))
     shutil.rmtree(sys.argv[2])

@@ -51,6 +51,8 @@ LIBRARIES = [
     "hydra.utils",
     "hydra._internal.hydra",
     "filelock",
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper",  # Hydra imports the plugins that are there
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
     "rich.progress",
     "rich.table",
     "matplotlib.figure",

@@ -71,3 +71,19 @@ def test_a_sweep_is_not_for_processes_that_were_started(tmp_path: Path, monkeypa
         "2 processes were started as one run, and --multirun starts those of each point itself: run it" in done.stderr
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_optuna_draws_the_points_of_a_sweep(tiny_cache: Path, tmp_path: Path) -> None:
+    """By `conf/sweep/optuna.yaml`; the table has what was drawn, within its bounds."""
+    draws = ["hydra.sweeper.n_trials=2", 'hydra.sweeper.params.learning_rates="choice([2e-3])"']
+    short = [o for o in TINY if not o.startswith("learning_rates=")]
+    one_step = ["trainer.max_steps=1", "trainer.val_check_interval=1", "samples=0", "name=drawn"]
+    run_python(TRAIN, "--multirun", "+sweep=optuna", *draws, *short, *one_step, cache=tiny_cache, cwd=tmp_path)
+    (sweep,) = (tmp_path / "outputs" / "drawn").iterdir()
+    with (sweep / "sweep.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert {row["point"]: float(row["bits_per_byte"]) for row in rows} == figures(sweep)
+    assert list(figures(sweep)) == ["0", "1"]
+    weights = [float(row["lm_weight"]) for row in rows]
+    assert weights[0] != weights[1]
+    assert all(0 <= weight <= 1 for weight in weights)

@@ -117,9 +117,10 @@ def _picture(came: list[Came], varied: list[str]) -> Figure:
         axes.plot(one.bits_per_byte, at, "o", color=colour)
         label = f"{one.bits_per_byte:.3f}"
         axes.annotate(label, (one.bits_per_byte, at), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
-    names = [" ".join(f"{key}={one.settings.get(key, '')}" for key in varied) or one.point for one in rows]
+    shown = varied if len(rows) > 1 else []  # of one point all settings vary, which no label has room for
+    names = [" ".join(f"{key}={one.settings.get(key, '')}" for key in shown) for one in rows]
     axes.set_yticks(
-        range(len(rows)), [f"{one.point}: {name}" for one, name in zip(rows, names, strict=True)], fontsize=8
+        range(len(rows)), [f"{one.point} {name}" for one, name in zip(rows, names, strict=True)], fontsize=8
     )
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.set_xlabel("bits per byte on validation: left is better", fontsize=9)

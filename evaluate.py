@@ -19,6 +19,7 @@ from knowfuse.evaluation import Tasks
 from knowfuse.progress import is_first_rank, quiet_libraries
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
+from knowfuse.runs.command import command
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.completing import code_prompts, completions_of
 from knowfuse.runs.folder import load_run, register_resolvers
@@ -29,7 +30,7 @@ from knowfuse.text.held_out import held_out
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@command("evaluate", Path(__file__).parent / "conf")
 def main(cfg: DictConfig) -> None:
     """Writes to a folder of its own; the runs are left as they are."""
     quiet_libraries()

@@ -5,8 +5,6 @@ python train.py fusion=avg_ce alignment=min_edit_distance
 python train.py debug=self
 """
 
-import os
-import sys
 from pathlib import Path
 
 import hydra
@@ -15,7 +13,7 @@ from omegaconf import DictConfig
 
 from knowfuse import report
 from knowfuse.progress import is_first_rank, quiet_libraries, say
-from knowfuse.runs.agent_words import in_hydras_words
+from knowfuse.runs.command import command
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
@@ -25,7 +23,7 @@ from knowfuse.runs.sweep import by_itself, figure_of, goes_on_from, is_point, st
 register_resolvers()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@command("train", Path(__file__).parent / "conf")
 def main(cfg: DictConfig) -> float | None:
     """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
     quiet_libraries()
@@ -61,5 +59,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
     main()

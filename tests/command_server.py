@@ -199,7 +199,7 @@ def _use_once() -> None:
 
 if __name__ == "__main__":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
-    for name in LIBRARIES:
+    for name in [*LIBRARIES, *os.environ.get("ALSO_IMPORTED", "").split()]:
         import_module(name)
     _use_once()
     gc.freeze()  # what is there now is looked at by no collection of a command

@@ -37,6 +37,7 @@ GROUPS = [
     "trainer",
     "logger",
     "experiment",
+    "debug",
 ]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {  # what a choice leaves to the user
@@ -213,8 +214,9 @@ TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
 
 
 def recommended() -> set[str]:
-    """Every `trainer...=value` in a string of the program or in a comment of the README, where the value is given."""
-    strings = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    """Every `trainer...=value` in a string of the program or of the pages, where the value is given."""
+    pages = [ROOT / "README.md", *(ROOT / "docs" / "guides").glob("*.md")]
+    strings = [page.read_text(encoding="utf-8") for page in pages]
     for path in [ROOT / "train.py", ROOT / "evaluate.py", *(ROOT / "src").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):

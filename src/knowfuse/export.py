@@ -7,14 +7,15 @@ from pathlib import Path
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from knowfuse.files import whole_folder
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.saved import save
 from knowfuse.progress import quiet_libraries, say
-from knowfuse.runs.folder import load_run
+from knowfuse.runs.command import command
+from knowfuse.runs.folder import load_run, require_complete
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
@@ -37,11 +38,11 @@ def require_free(folder: Path) -> None:
         raise ValueError(f"{str(folder)!r} is there already, and nothing is overwritten: set folder= to another")
 
 
-@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="export")
+@command("export", Path.cwd() / "conf")
 def main(cfg: DictConfig) -> None:
     """The best checkpoint of one method of a run."""
     quiet_libraries()
-    run, settings, fits = load_run(cfg.run)
+    run, settings, fits = load_run(require_complete(OmegaConf.masked_copy(cfg, ["run"])).run)
     if cfg.method not in fits:
         raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
     if cfg.dtype not in DTYPES:

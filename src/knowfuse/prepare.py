@@ -9,10 +9,11 @@ import hydra
 from omegaconf import DictConfig
 
 from knowfuse.progress import quiet_libraries
+from knowfuse.runs.command import command
 from knowfuse.runs.prepared import prepare, require_here
 
 
-@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="prepare")
+@command("prepare", Path.cwd() / "conf")
 def main(cfg: DictConfig) -> None:
     """Make what is missing; it prints what that was."""
     quiet_libraries()

@@ -8,13 +8,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 
 from knowfuse.files import write_whole
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.runs.probing import Probed, probe
@@ -54,7 +54,7 @@ def verdict(probed: Probed) -> str:
     )
 
 
-@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="probe")
+@command("probe", Path.cwd() / "conf", run_dir="${new_folder:outputs/probe}")
 def main(cfg: DictConfig) -> None:
     """Writes `probe.json` into its folder; trains nothing that is kept."""
     quiet_libraries()

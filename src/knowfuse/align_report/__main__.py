@@ -23,6 +23,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.command import command
 from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own
@@ -65,7 +66,7 @@ def show(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> None:
     console.print(table)
 
 
-@hydra.main(version_base="1.3", config_path=str(Path.cwd() / "conf"), config_name="align_report")
+@command("align_report", Path.cwd() / "conf")
 def main(cfg: DictConfig) -> None:
     """Reads what is missing as `python -m knowfuse.prepare` does; trains nothing."""
     quiet_libraries()

@@ -57,8 +57,3 @@ def require_said_rows(model: PreTrainedModel, name: str, rows: int) -> None:
 def embedding_rows(model: PreTrainedModel) -> int:
     """Token ids that the model can read; often more than its tokenizer has, sometimes fewer."""
     return len(model.get_input_embeddings().weight)  # pyright: ignore[reportArgumentType]
-
-
-def reason(error: Exception) -> str:
-    """What a library said, on one line."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0].strip()}"

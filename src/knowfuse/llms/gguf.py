@@ -14,9 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from knowfuse.files import make_folder_once, sha256_of
-from knowfuse.llms.checks import reason
 from knowfuse.llms.gguf_parts import join, part_names, require_whole, stem
 from knowfuse.progress import counting
+from knowfuse.surface.loading import reason
 from knowfuse.types import LLMSpec
 
 FORMAT_VERSION = 1  # of what is made; another makes every folder again

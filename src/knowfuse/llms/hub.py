@@ -16,10 +16,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from knowfuse.llms.checks import reason
 from knowfuse.llms.files import CONFIG, WEIGHTS, LLMFiles, llm_files, names_in
 from knowfuse.llms.gguf_parts import part_names
 from knowfuse.progress import say
+from knowfuse.surface.loading import reason
 from knowfuse.types import LLMSpec
 
 DECIDING = [

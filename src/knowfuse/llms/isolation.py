@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from knowfuse.llms.by_document import by_document
-from knowfuse.llms.checks import embedding_rows, reason
+from knowfuse.llms.checks import embedding_rows
 from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import OutputHead, hidden_states, packed_hidden_states
+from knowfuse.surface.loading import reason
 
 Packing = Literal["blocks", "one_document"]
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from knowfuse.llms.attention import require_attending, require_attention, require_kernel
-from knowfuse.llms.checks import reason, require_causal, require_said_rows
+from knowfuse.llms.checks import require_causal, require_said_rows
 from knowfuse.llms.dispatched import offload_folder, whereabouts
 from knowfuse.llms.files import files_in
 from knowfuse.llms.fingerprint import fingerprint
@@ -31,7 +31,7 @@ from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.conversations import chat_surface
-from knowfuse.surface.loading import load_tokenizer
+from knowfuse.surface.loading import load_tokenizer, reason
 from knowfuse.surface.templates import template_of
 from knowfuse.types import LLMSpec
 
@@ -172,6 +172,8 @@ class LocalLLM:
         try:
             yield
         except Exception as error:
+            if "custom code" in str(error) and not self.spec.trust_remote_code:
+                wanted = "read its code, and set its `trust_remote_code: true` if you trust it"
             raise ValueError(
                 f"LLM {self.name!r}: its {what} cannot be read from {place} ({reason(error)}): {wanted}"
             ) from error

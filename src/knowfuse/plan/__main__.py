@@ -24,6 +24,7 @@ from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.types import LLMSpec
@@ -229,7 +230,7 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="plan")
+@command("plan", CONF, run_dir=".")
 def main(cfg: DictConfig) -> None:
     """Prints the plan of the run that train.py would make of the same overrides."""
     quiet_libraries()

@@ -25,7 +25,9 @@ from knowfuse.text.quoting import path_override
 
 def main() -> None:
     """Print the table of a run, and write its page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m knowfuse.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run folder, such as outputs/quickstart/<date_time>")
     parser.add_argument("--samples", type=int, metavar="N", help="test documents of each kind: gained, lost, begun")
     asked = parser.parse_args()

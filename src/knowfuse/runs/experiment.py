@@ -119,7 +119,8 @@ class Experiment:
             self.sources = {its_own: self.target}
             self.fusion = alone(self.fusion, its_own)
             require_exact(self.loss)
-        require_groups(self.alignment, self.fusion, self.loss, self.finetune)
+        require_groups(alignment=self.alignment, fusion=self.fusion, loss=self.loss, finetune=self.finetune)
+        require_groups(optimizer=self.optimizer, logger=self.logger, trainer=self.trainer)
         require_once(self.loss, self.optimizer)
         require_finetune(self.finetune, self.target, "target")
         require_training(self.trainer, self.optimizer)

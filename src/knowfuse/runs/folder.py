@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
 from knowfuse.text.quoting import path_override
-from knowfuse.training.checkpoints import last_whole
+from knowfuse.training.checkpoints import last_whole, require_whole
 from knowfuse.training.fit import Fit
 from knowfuse.training.other_settings import differing
 
@@ -38,6 +39,7 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
 
     With `auto` a SLURM job has `outputs/<name>/job-<its number>`, which is the same when it is requeued.
     """
+    require_name(name)
     root = Path("outputs") / name
     if ckpt_path == "auto" and (job := _slurm_job()):
         return str(root / f"job-{job}")
@@ -55,6 +57,14 @@ def _slurm_job() -> str | None:
     """The number of the job, or of the array and of its task."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def require_name(name: str) -> None:
+    """ValueError unless a run of this name lives in a folder of `outputs`."""
+    if not re.fullmatch(r"\w[\w .-]*", str(name)):
+        raise ValueError(
+            f"name is {name!r}, which names a folder in outputs: use letters, digits, spaces, '_', '.' and '-'"
+        )
 
 
 def new_folder(root: str | Path) -> str:
@@ -238,6 +248,7 @@ def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[
             f"ckpt_path {ckpt_path!r} was saved by a fit named {path.parent.name!r}, this run has {list(fit_names)}: choose "
             "a checkpoint of one of these, or set learning_rates and compare_with_clm to what that fit had"
         )
+    require_whole(path)
     return {path.parent.name: path}
 
 

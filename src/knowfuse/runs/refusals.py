@@ -13,7 +13,7 @@ from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import needs_own
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import LinearHead
-from knowfuse.settings import require_choices, require_types
+from knowfuse.settings import require_choices, require_known, require_types
 from knowfuse.training.fit import require_validations
 from knowfuse.training.module import Fusion
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
@@ -75,12 +75,13 @@ def require_own(alignment: Callable[..., Any], target: LLMSpec, sources: Mapping
         )
 
 
-def require_groups(*chosen: Callable[..., Any]) -> None:
-    """ValueError for a setting of these, perhaps partial, functions that is not of its type, or not among its choices."""
-    for function in chosen:
+def require_groups(**chosen: Callable[..., Any]) -> None:
+    """ValueError for a setting of these, perhaps partial, functions that they do not have, not of its type, or not among its choices."""
+    for group, function in chosen.items():
         if isinstance(function, partial):
-            require_choices(function.func, function.keywords)
-            require_types(function.func, function.keywords)
+            require_known(function.func, function.keywords, group)
+            require_choices(function.func, function.keywords, group)
+            require_types(function.func, function.keywords, group)
 
 
 def require_once(loss: Callable[..., Any], optimizer: Callable[..., Any]) -> None:

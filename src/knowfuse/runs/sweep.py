@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.files import write_whole
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
-from knowfuse.runs.folder import RUNNING, load_run, new_folder, require_same_settings, was_started
+from knowfuse.runs.folder import RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
+from knowfuse.runs.left_over import made_for_a_sweep
 from knowfuse.text.quoting import literal
 
 ASKED = "sweep.json"  # what a sweep was asked for, and whether all its points are done
@@ -39,7 +40,12 @@ class Sweep(Callback):
                     f"{world} processes were started as one run, and --multirun starts those of each point itself: run it with "
                     f"python alone, or give all of them one folder, such as hydra.sweep.dir=outputs/{config.name}/mine"
                 )
-            config.hydra.sweep.dir = folder = sweep_folder(Path("outputs") / config.name, _asked(config))
+            try:
+                require_name(config.name)
+                folder = sweep_folder(Path("outputs") / config.name, _asked(config))
+            except ValueError as error:  # of which Hydra would make a warning, and go on
+                raise SystemExit(str(error)) from error
+            config.hydra.sweep.dir = folder
             config.hydra.overrides.hydra.append(
                 f"hydra.sweep.dir={literal(folder)}"
             )  # of which each point's is composed
@@ -74,6 +80,7 @@ def sweep_folder(root: Path, asked: Mapping[str, Any]) -> str:
             )
             return str(kept.parent)
     folder = Path(new_folder(root))
+    made_for_a_sweep(folder)
     _hold(folder)
     _write(folder, asked, is_done=False)
     say(f"sweep {folder}")

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from knowfuse.surface.conversation_shown import first_conversation, show_conversation, surface_of_chats
 from knowfuse.surface.cutting import Surface, surface_of
 from knowfuse.surface.hard_texts import HARD_TEXTS, LONE_SURROGATE, refuses_lone_surrogate, unrecovered
-from knowfuse.surface.loading import load_tokenizer
+from knowfuse.surface.loading import load_tokenizer, reason
 from knowfuse.surface.roles import shown, special_tokens
 from knowfuse.text.document import LEARN, Learn
 from knowfuse.types import OWN
@@ -68,8 +68,7 @@ def _report(name: str, bos: str, eos: str | None) -> bool:
     try:
         tokenizer = load_tokenizer(name)
     except Exception as error:  # each library below raises its own; the next tokenizer is still checked
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        print(f"{name}: cannot be loaded ({type(error).__name__}: {reason})", file=sys.stderr)
+        print(f"{name}: cannot be loaded ({reason(error)})", file=sys.stderr)
         return False
     try:
         surface = surface_of(tokenizer, name, bos, eos)
@@ -81,8 +80,8 @@ def _report(name: str, bos: str, eos: str | None) -> bool:
     for label, value in _facts(tokenizer, surface):
         print(f"  {label:<15} {value}")
     print(f"  {'bytes':<15} recovered in {len(HARD_TEXTS) - len(lost)} of {len(HARD_TEXTS)} hard texts")
-    for text, reason in lost.items():
-        print(f"    lost in {text}: {reason.removeprefix(f'tokenizer {name!r} ')}\n      {HARD_TEXTS[text]!a}")
+    for text, why in lost.items():
+        print(f"    lost in {text}: {why.removeprefix(f'tokenizer {name!r} ')}\n      {HARD_TEXTS[text]!a}")
     print(f"  {'lone surrogate':<15} {'refused' if refuses else f'not refused in {LONE_SURROGATE!r}'}")
     return not lost and refuses
 

@@ -56,6 +56,14 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool = False) -> PreTra
     return kept
 
 
+def reason(error: Exception) -> str:
+    """What a library said, on one line."""
+    said = (str(error).strip() or "no reason given").splitlines()[0].strip()
+    if said.startswith("Couldn't instantiate the backend tokenizer"):  # a list of three ways to have one follows
+        said = "there is no tokenizer.json, nor another file that one is made of"
+    return f"{type(error).__name__}: {said}"
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool = False) -> None:
     """Save it beside its model, so that it is read as it cuts here.
 

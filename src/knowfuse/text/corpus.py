@@ -211,6 +211,11 @@ def require_sides(corpus: Corpus, domain: str) -> None:
             )
             raise ValueError(
                 f"domain {domain!r} has no document on its {split!r} side, {sum(counts.values())} in all: give it more "
-                f"text, or {share}. {corpus.duplicates} duplicates were left out of corpus {corpus.name!r}; where the "
-                "text of a domain is all in another, remove one of the two"
+                f"text, or {share}"
+                + (
+                    f". {corpus.duplicates} duplicates were left out of corpus {corpus.name!r}; where the text of a domain is all in "
+                    "another, remove one of the two"
+                    if corpus.duplicates
+                    else ""
+                )
             )

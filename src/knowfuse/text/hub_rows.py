@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,11 @@ def is_commit(revision: str | None) -> bool:
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
-    """What says that the hub did not answer."""
-    import httpx
+    """What says that the hub did not answer; its client raises what its own library for HTTP does."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    return (ConnectionError, httpx.TransportError, OfflineModeIsEnabled)
+    libraries = [import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name) is not None]
+    return (ConnectionError, OfflineModeIsEnabled, *(library.TransportError for library in libraries))
 
 
 def _content_of(folder: Path, memo: Path | None) -> list[tuple[str, str]]:

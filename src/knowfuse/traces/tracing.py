@@ -46,7 +46,7 @@ class Tracing:
     server_requests: int  # that a served source is sent at a time
 
     def __post_init__(self) -> None:
-        require_choices(type(self), vars(self))
+        require_choices(type(self), vars(self), "tracing")
         if self.server_requests < 1:
             raise ValueError(f"tracing.server_requests is {self.server_requests}: it must be at least 1")
 

@@ -71,6 +71,15 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
+def require_whole(checkpoint: Path) -> None:
+    """ValueError for a checkpoint that cannot be read."""
+    if (reason := damage(checkpoint)) is not None:
+        raise ValueError(
+            f"checkpoint {str(checkpoint)!r} is damaged or none of Lightning's ({reason}): give another ckpt_path, such "
+            "as best.ckpt beside it"
+        )
+
+
 def _require_shards(checkpoint: Path) -> None:
     """EOFError where a file of shards is shorter than what is to be in it."""
     for shard in FileSystemReader(checkpoint).read_metadata().storage_data.values():

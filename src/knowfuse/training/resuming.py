@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from knowfuse.llms.sharding import FSDP2
-from knowfuse.training.checkpoints import SHARDED, damage
+from knowfuse.training.checkpoints import SHARDED, require_whole
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
 
@@ -152,11 +152,7 @@ def require_resumable(
             f"checkpoint {str(checkpoint)!r} is in shards, which only trainer=fsdp goes on from: use it, on one process "
             "too, or keep checkpoints in one file with trainer.strategy.save_distributed_checkpoint=false"
         )
-    if (reason := damage(checkpoint)) is not None:
-        raise ValueError(
-            f"checkpoint {str(checkpoint)!r} is damaged or none of Lightning's ({reason}): give another ckpt_path, such "
-            "as best.ckpt beside it"
-        )
+    require_whole(checkpoint)
     file = checkpoint / SHARDED if checkpoint.is_dir() else checkpoint
     saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     steps = int(saved["global_step"])

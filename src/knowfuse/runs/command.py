@@ -1,0 +1,117 @@
+"""How does a command start, and how does it refuse? One paragraph that says what to do, and nothing left on disk."""
+
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from knowfuse.runs.agent_words import in_hydras_words
+from knowfuse.runs.chosen import shown_choices
+from knowfuse.runs.left_over import remove_unused_sweep
+from knowfuse.runs.words import answer, unknown_setting
+
+PLACES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+}  # where nothing can be written
+OURS = ("knowfuse", "__main__", "train", "evaluate")  # modules whose ValueErrors are written for the user
+
+
+class Refused(CompactHydraException, ValueError):
+    """What a user can set right: Hydra prints it without the stack, which HYDRA_FULL_ERROR=1 adds."""
+
+
+def command(
+    config_name: str, conf: Path, run_dir: str | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[..., Any]]:
+    """`hydra.main` over `conf/<config_name>.yaml`, for a function that raises ValueError for what a user can set right.
+
+    `--help` lists what can be chosen. A word that Hydra cannot read, and a setting that does not exist, are followed by the
+    command that is meant. `run_dir` is where the command runs unless it says so: of one whose settings are those of train.py, and
+    which would else make a run's folder whenever Hydra merges the two. Given a configuration, the function is called with it, as by `hydra.main`.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[..., Any]:
+        @functools.wraps(task)
+        def refusing(cfg: DictConfig) -> Any:
+            try:
+                require_cache(cfg)
+                return task(cfg)
+            except Exception as error:
+                if (told := refusal(error)) is None:
+                    raise
+                its_own = isinstance(error, OmegaConfBaseException)  # which Hydra would print a second time
+                raise Refused(told) from (None if its_own else error)
+
+        start = hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(refusing)
+
+        @functools.wraps(task)
+        def started(cfg: DictConfig | None = None) -> Any:
+            if cfg is not None:
+                return task(cfg)
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                return print(shown_choices(conf, config_name))
+            typed = list(sys.argv)
+            sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
+            if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):
+                sys.argv.append(f"hydra.run.dir={run_dir}")
+            try:
+                return start()
+            except SystemExit as end:
+                if end.code:
+                    remove_unused_sweep()
+                    print(answer(typed, conf, config_name, end.__context__), end="", file=sys.stderr)
+                raise
+
+        return started
+
+    return decorate
+
+
+def refusal(error: Exception) -> str | None:
+    """What to tell the user, where it is the user who can set it right; None for a fault of the program."""
+    if isinstance(
+        error, InstantiationException
+    ):  # what it was raised from says why, without the names of our functions
+        cause = error.__cause__
+        if isinstance(cause, TypeError) and (unknown := unknown_setting(str(error))) is not None:
+            return unknown
+        return refusal(cause) if isinstance(cause, Exception) else str(error)
+    if isinstance(error, InterpolationKeyError) and (named := re.search(r"key '(.+)' not found", str(error))):
+        return f"{error.full_key} refers to {named[1]}, and there is no such setting: set {error.full_key} as well"
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        return str(error).partition("\n")[0] if isinstance(error, OmegaConfBaseException) else str(error)
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
+        return (
+            f"{str(error.filename)!r}: {str(error.strerror).lower()}. Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in "
+            "hydra.run.dir=: set the one that this is of to a folder with room, which you may write to"
+        )
+    is_of_the_user = isinstance(error, ValueError | OSError | ImportError) and _raised_in(error).startswith(OURS)
+    return str(error) if is_of_the_user else None
+
+
+def require_cache(cfg: DictConfig) -> None:
+    """ValueError where the cache is a name of no letters: it would be whatever folder the command is run in."""
+    if cfg.get("cache") == "":
+        raise ValueError("cache is empty: unset KNOWFUSE_CACHE, or set it, or cache=, to a folder")
+
+
+def _raised_in(error: Exception) -> str:
+    """The module of the innermost frame."""
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module, trace = str(trace.tb_frame.f_globals.get("__name__")), trace.tb_next
+    return module

@@ -1,0 +1,66 @@
+"""A command with a word that Hydra cannot read, or does not know, is answered by the one that was meant."""
+
+import shlex
+import sys
+
+import pytest
+from experiments_for_tests import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
+
+from knowfuse.runs.words import answer, unknown_setting
+
+CONF = ROOT / "conf"
+
+
+@pytest.fixture(autouse=True)
+def started_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+
+
+def meant(*words: str) -> list[str]:
+    """The words that are proposed; none where none is."""
+    said = answer(["train.py", *words], CONF, "train", None)
+    return shlex.split(said.partition("Did you mean: ")[2])[2:]
+
+
+@pytest.mark.parametrize(
+    ("typed", "right"),
+    [
+        (["lm_wieght=0.5", "fusoin=min_ce"], ["lm_weight=0.5", "fusion=min_ce"]),
+        (["max_steps=3"], ["trainer.max_steps=3"]),
+        (["fusion.temperture=1", "fusion=avg_ce"], ["fusion.temperature=1", "fusion=avg_ce"]),
+        (["fusion=avgce"], ["fusion=avg_ce"]),
+        (["--lm_weight=0.5"], ["lm_weight=0.5"]),
+        (["fusion=min_ce,avg_ce"], ["--multirun", "fusion=min_ce,avg_ce"]),
+        (["ckpt_path=outputs/a=1/last.ckpt"], ['ckpt_path="outputs/a=1/last.ckpt"']),
+        (["ckpt_path=a,b.ckpt"], ['ckpt_path="a,b.ckpt"']),
+        (
+            ["data=text_files", "corpus.files={w: [notes (1).txt, b]}"],
+            ["data=text_files", 'corpus.files={w: ["notes (1).txt", b]}'],
+        ),
+    ],
+)
+def test_the_command_that_was_meant(typed: list[str], right: list[str]) -> None:
+    assert meant(*typed) == right
+    OverridesParser.create().parse_overrides([word for word in right if word != "--multirun"])
+
+
+@pytest.mark.parametrize(
+    "words", [["fusion=maximum"], ["lm_weight=0.5"], ["nothing_like_it=1"], ["--multirun", "lm_weight=0.1,0.5"]]
+)
+def test_nothing_is_proposed_where_nothing_is_near(words: list[str]) -> None:
+    assert meant(*words) == []
+
+
+def test_a_plugin_that_is_missing_and_a_folder_without_settings() -> None:
+    missing = MissingConfigException("Could not find 'hydra/sweeper/optuna'")
+    assert "pip install hydra-optuna-sweeper" in answer(["train.py", "hydra/sweeper=optuna"], CONF, "train", missing)
+    assert "run it where train.py is" in answer(["train.py"], CONF / "conf", "train", None)
+
+
+def test_a_setting_that_an_object_does_not_take() -> None:
+    message = "Error in call to target 'knowfuse.types.LLMSpec':\nTypeError(\"LLMSpec.__init__() got an unexpected keyword argument 'pth'\")\nfull_key: target"
+    assert unknown_setting(message) == "there is no setting target.pth: did you mean target.path?"
+    assert unknown_setting(message.replace("'pth'", "'path'")) is None, "some other function was given it"
+    assert unknown_setting("Error in call to target 'knowfuse.types.LLMSpec':\nTypeError('no')") is None

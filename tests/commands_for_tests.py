@@ -24,6 +24,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds
+SECRET = "sk-planted-8d1f"  # in the environment of every command, and never anywhere else
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _ports = count(12_000 + 1_000 * WORKER)
 _STAYS: list[socket.socket] = []  # open for as long as this process may have commands to run
@@ -83,7 +84,13 @@ def started(*arguments: str, cache: Path, cwd: Path = ROOT) -> Ended:
 def environment_with(**more: str) -> dict[str, str]:
     """What a command runs in: one thread, a wide screen, a port of its own, the files of this folder to import."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    mine = {"COLUMNS": "160", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port()), "PYTHONPATH": path}
+    mine = {
+        "MY_API_KEY": SECRET,
+        "COLUMNS": "160",
+        "OMP_NUM_THREADS": "1",
+        "MASTER_PORT": str(free_port()),
+        "PYTHONPATH": path,
+    }
     return {**os.environ, **mine, **more}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from commands_for_tests import ROOT, ended, run_python, start_python
+from commands_for_tests import ROOT, SECRET, ended, run_python, start_python
 from experiments_for_tests import SOURCES, TINY_TRAINING, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -395,6 +396,24 @@ def test_the_page_of_a_run_that_was_copied(
     assert "This run is not finished" in page.text
     assert "3 of 9 sections leave something out" in page.text
     assert "ckpt_path=last" in page.text
+
+
+def test_nothing_secret_is_kept_and_nothing_pickled(run: Path, tiny_cache: Path) -> None:
+    """Configurations, logs, checkpoints, the report, traces, corpora and LLMs: none holds a key of the environment, and none what
+    would run where it is read; checkpoints are read as weights alone.
+    """
+    files = [path for folder in (run, tiny_cache) for path in folder.rglob("*") if path.is_file()]
+    assert {"config.yaml", "results.json", "report.html", "last.ckpt", "model.safetensors"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content, path
+        assert not (re.match(rb"\x80[\x02-\x05]", content) and content.endswith(b".")), f"{path} is a pickle"
+        if content[:2] == b"PK":
+            assert path.suffix in (".ckpt", ".npz"), path
+        if path.suffix == ".ckpt":
+            torch.load(path, weights_only=True)
 
 
 def test_an_evaluation_overwrites_no_run(run: Path, folder: Path, tiny_cache: Path) -> None:

@@ -55,6 +55,8 @@ def from_bytes(data: bytes) -> Shard:
     """The shard that an index file speaks of. EOFError where the file is cut off or its ids are not what was written."""
     head, _, ids = data.partition(b"\n")
     line = _Line(**json.loads(head))
+    if "/" in line.file or not line.file.endswith(".safetensors"):
+        raise EOFError(f"it names {line.file!r}, which is no shard of its folder")
     if len(ids) != line.documents * ID_BYTES:
         raise EOFError(f"it has {len(ids)} bytes of ids, {line.documents} documents take {line.documents * ID_BYTES}")
     if (found := hashlib.sha256(ids).hexdigest()) != line.ids:

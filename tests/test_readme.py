@@ -1,4 +1,4 @@
-"""The commands of the README, each as it stands there and made small by what follows it."""
+"""The commands of the README and of the guides, each as it stands there and made small by what follows it."""
 
 import json
 import re
@@ -11,7 +11,11 @@ import yaml
 from experiments_for_tests import ROOT, TINY, TINY_TRAINING, documents, local_llm, run_python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+GUIDES = [*sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "docs" / "extending.md"]
+PAGES = "\n".join([README, *(page.read_text(encoding="utf-8") for page in GUIDES)])
+FENCED = re.findall(r'^```(\w*)(?: title="(\S+)")?\n(.*?)^```', PAGES, re.DOTALL | re.MULTILINE)
+BLOCKS = [(kind, block) for kind, name, block in FENCED if not name]
+NAMED = [(name, block) for _, name, block in FENCED if name]  # files that a page tells to write
 LINES = [line.partition("  #")[0].strip() for kind, block in BLOCKS if not kind for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith(("python ", "torchrun "))]
 SHORT = ["compare_with_clm=false", "trainer.max_steps=1", "trainer.val_check_interval=1"]
@@ -40,6 +44,9 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
         specs[name]["path"] = str(folder / name)
     (folder / "conf" / "sources" / "mine.yaml").write_text(yaml.safe_dump(specs))
     (folder / "conf" / "target" / "mine.yaml").write_text(target)
+    for name, content in NAMED:
+        with (folder / name).open("a") as file:
+            file.write(content)
     return folder
 
 
@@ -74,9 +81,23 @@ def test_a_command_of_the_readme_runs(command: str, user: Path, tiny_cache: Path
     run_python(*launcher, *arguments, *small, cache=tiny_cache, cwd=user)
 
 
-def test_the_readme_says_how_to_sweep() -> None:
+def test_the_pages_say_how_to_sweep() -> None:
     """That line has a test of its own, with a server."""
-    assert "wandb sweep conf/sweep/fusion.yaml" in README
+    assert "wandb sweep conf/sweep/fusion.yaml" in PAGES
+
+
+def test_a_rule_takes_20_lines_and_an_alignment_40() -> None:
+    """As their page says; imports, which both share, aside."""
+    rule, alignment = (block.partition("\ndef ")[2] for name, block in NAMED if name == "mine.py")
+    assert len(rule.splitlines()) <= 20
+    assert len(alignment.splitlines()) <= 40
+
+
+def test_the_readme_is_one_screen_before_it_goes_on() -> None:
+    """What it is, how it is run, and what comes out."""
+    above = README.partition("## When it pays")[0]
+    assert above.count("\n") < 75
+    assert README.count("\n") < 120
 
 
 def test_there_are_commands() -> None:

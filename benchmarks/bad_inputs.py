@@ -10,19 +10,27 @@ cut it into tokens before the fault could be seen, which the next run finds done
 lines that hold it; `--page` writes the page of them all.
 """
 
+import argparse
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
+import torch
 import yaml
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from commands_for_tests import environment_with, stand_in  # noqa: E402
+from commands_for_tests import environment_with, run_python, stand_in  # noqa: E402  # pyright: ignore[reportMissingImports]
+from experiments_for_tests import TINY_TRAINING, documents, local_llm  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 ROOMS = [
     "knowfuse.runs.command",
@@ -98,8 +106,152 @@ def _state(folder: Path) -> dict[str, bytes]:
     """What is in each file, by its path; of one beyond 100 kB its size and time. Locks, which are empty, do not count."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_dir() or path.suffix == ".lock":
-            found["tracebacks"] = sum(o.has_traceback for o in outcomes)
+        if path.suffix == ".lock":
+            continue
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            found[name] = b""
+        elif (stat := path.lstat()).st_size > 100_000:
+            found[name] = f"{stat.st_size} {stat.st_mtime_ns}".encode()
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def _message(printed: str, folder: Path) -> str:
+    """Without Hydra's own first and last words, and the place of the temporary folder."""
+    lines = printed.replace(f"{folder}/", "").replace(str(Path.home()), "~").splitlines()
+    kept = [
+        line.rstrip() for line in lines if not re.match(r"Error executing job|Set the environment variable HYDRA", line)
+    ]
+    return "\n".join(kept).strip()
+
+
+def stand(folder: Path) -> None:
+    """Fill `folder` with what a user has: `user`, where commands run, and `cache`."""
+    user, cache = folder / "user", folder / "cache"
+    shutil.copytree(ROOT / "conf", user / "conf")
+    for program in ("train.py", "evaluate.py"):
+        shutil.copy(ROOT / program, user)
+    small(user / "conf")
+    run_python("train.py", "hydra.run.dir=outputs/quickstart/done", cache=cache, cwd=user)
+    shutil.copytree(user / "outputs" / "quickstart" / "done", stopped := user / "outputs" / "quickstart" / "stopped")
+    for left in [
+        *stopped.glob("fits/*/fit.json"),
+        *(stopped / name for name in ("results.json", "results.csv", "report.html")),
+    ]:
+        left.unlink()
+    text_files(user)
+    llms(user)
+    damaged(user, cache)
+
+
+def small(conf: Path) -> None:
+    """The quickstart in seconds, as the default of this folder: what the tests say on the command line."""
+    for override in [*TINY_TRAINING, "compare_with_clm=false", "trainer.max_steps=2", "samples=0"]:
+        setting, _, value = override.partition("=")
+        head, _, rest = setting.partition(".")
+        file, key = {
+            "corpus": ("data/quickstart", setting),
+            "sources": ("sources/quickstart", rest),
+            "trainer": ("trainer/cpu", rest),
+            "block_tokens": ("data/quickstart", setting),
+            "batch_blocks": ("data/quickstart", setting),
+        }.get(head, ("train", setting))
+        for name in [file, "prepare", "align_report"] if setting == "top_k" else [file]:
+            path = conf / f"{name}.yaml"
+            header = "# @package _global_\n" if "@package _global_" in path.read_text() else ""
+            settings = OmegaConf.load(path)
+            OmegaConf.update(settings, key, OmegaConf.create(f"value: {value}").value)
+            path.write_text(header + OmegaConf.to_yaml(settings))
+
+
+def text_files(user: Path) -> None:
+    """Texts, sound and not."""
+    texts = [" ".join(d.text.split()) for d in documents(60)]
+    (user / "mine.txt").write_text("\n\n".join(texts))
+    (user / "notes (1).txt").write_text("\n\n".join(texts))
+    (user / "empty.txt").write_text("")
+    (user / "latin.txt").write_bytes("na\u00efve caf\u00e9".encode("latin-1"))
+    (user / "bad.jsonl").write_text("\n".join(['{"text": "fine"}', *(['{"text": '] * 10)]))
+    (user / "other.jsonl").write_text("\n".join(json.dumps({"content": text}) for text in texts))
+    (user / "lists.jsonl").write_text("\n".join(json.dumps({"text": [text]}) for text in texts))
+    (user / "torn.txt.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03KL")
+    (user / "torn.parquet").write_bytes(b"PAR1 and no more")
+    (user / "one.txt").write_text("A single text.")
+
+
+def llms(user: Path) -> None:
+    """A sound LLM, and copies of it with one fault each."""
+    sound = user / "llm"
+    local_llm(sound)
+    (user / "conf" / "sources" / "mine.yaml").write_text("mine: {_target_: knowfuse.types.LLMSpec, path: llm}\n")
+    (user / "conf" / "target" / "mine.yaml").write_text("# @package _global_\ntarget: ${sources.mine}\n")
+    for name in ("torn_weights", "no_weights", "no_config", "torn_tokenizer", "no_tokenizer", "own_code"):
+        shutil.copytree(sound, user / name)
+    weights = user / "torn_weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (user / "no_weights" / "model.safetensors").unlink()
+    (user / "no_config" / "config.json").unlink()
+    (user / "torn_tokenizer" / "tokenizer.json").write_text('{"model": ')
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (user / "no_tokenizer" / file).unlink()
+    config = user / "own_code" / "config.json"
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **own}))
+
+
+def damaged(user: Path, cache: Path) -> None:
+    """Checkpoints that are none, one of which would run a command, and one flipped bit in what a source said, in a cache of its own."""
+    evil, torn = (
+        user / "outputs" / "quickstart" / name / "fits" / "fused-lr0.002" / "last.ckpt" for name in ("evil", "torn")
+    )
+    for file in (evil, torn):
+        file.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "a program": _Runs()}, evil)
+    torn.write_bytes(b"PK\x03\x04 and no more")
+    shutil.copytree(cache, user.parent / "flipped")
+    shard = max((user.parent / "flipped" / "traces").rglob("*.safetensors"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+
+class _Runs:
+    """What a pickle can hold: a call that is made when it is read."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+def page(tried: Sequence[tuple[Case, Outcome]]) -> str:
+    """All of them as Markdown."""
+    lines = [HEAD.format(number=len(tried))]
+    for area, of_area in groupby(tried, key=lambda pair: pair[0].area):
+        lines.append(f"## {area.capitalize()}\n")
+        for case, outcome in of_area:
+            lines.append(f"```text\n$ {case.line}\n{outcome.message}\n```\n\n{case.cause} **{case.remedy}**\n")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--folder", type=Path, help="where a user stands; made where it is not there, and kept")
+    options = parser.parse_args()
+    chosen = [case for case in cases() if options.only in f"{case.area}: {case.line}"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        if not (folder / "user").exists():
+            stand(folder)
+        outcomes = try_all(chosen, folder)
+    tried = list(zip(chosen, outcomes, strict=True))
+    if options.page:
+        options.page.write_text(page(tried), encoding="utf-8")
+    wrong = {c.line: asdict(o) for c, o in tried if not o.is_clear or o.has_traceback or o.changed}
+    found = {"tried": len(tried), "clear": sum(o.is_clear for o in outcomes)}
+    found["tracebacks"] = sum(o.has_traceback for o in outcomes)
     found["files_changed"] = sum(any(not path.startswith("cache/") for path in o.changed) for o in outcomes)
     found["more_in_the_cache"] = sum(any(path.startswith("cache/") for path in o.changed) for o in outcomes)
     print(json.dumps({**found, "wrong": wrong}))

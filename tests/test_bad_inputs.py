@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-import bad_inputs
+import bad_inputs  # pyright: ignore[reportMissingImports]
 import pytest
 from experiments_for_tests import ROOT
 

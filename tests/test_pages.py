@@ -9,7 +9,7 @@ import yaml
 from experiments_for_tests import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-import written
+import written  # pyright: ignore[reportMissingImports]
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")

@@ -36,12 +36,14 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     many = [d.text for d in documents(400)]  # of which weights leave some
     for name, some in (("my notes, 2026 (1).txt", many[:200]), ("b [\u00e9].txt", many[200:])):
         (folder / name).write_text("\n\n".join(" ".join(text.split()) for text in some))
+    said = [{"prompt": f"Say {n}.", "completion": f"{n}, as you said."} for n in range(200)]
+    (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, said)))
     (folder / "more.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts[30:]))
     sources, target = [block for kind, block in BLOCKS if kind == "yaml"]
     specs = yaml.safe_load(sources)
     for name, architecture in zip(specs, ("llama", "mpt"), strict=True):
         local_llm(folder / name, architecture)
-        specs[name]["path"] = str(folder / name)
+        specs[name] |= {"path": str(folder / name), "chat_template": "plain"}
     (folder / "conf" / "sources" / "mine.yaml").write_text(yaml.safe_dump(specs))
     (folder / "conf" / "target" / "mine.yaml").write_text(target)
     for name, content in NAMED:
@@ -59,8 +61,12 @@ def finished(user: Path, tiny_cache: Path) -> str:
 
 def made_small(program: str, arguments: list[str]) -> list[str]:
     """The overrides that make a command one of seconds; a Markdown table needs none."""
-    if "data=text_files" in arguments:
-        return [*OWN_TEXT, *(o for o in TINY_TRAINING if not o.startswith(("corpus.", "sources."))), *SHORT]
+    if "data=text_files" in arguments or "data=chat" in arguments:
+        return [
+            *(OWN_TEXT if "data=text_files" in arguments else OWN_TEXT[1:]),
+            *(o for o in TINY_TRAINING if not o.startswith(("corpus.", "sources."))),
+            *SHORT,
+        ]
     if program == "train.py":
         return [*TINY_TRAINING, *SHORT]
     if program == "knowfuse.align_report":

@@ -12,7 +12,7 @@ FILES = sorted(path.name for path in ROOT.glob("requirements*.txt"))
 
 
 def pinned(file: str) -> list[Requirement]:
-    lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+    lines = [line.partition("#")[0].strip(" \\") for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
     return [Requirement(line) for line in lines if line and not line.startswith("-")]
 
 
@@ -27,9 +27,12 @@ def test_malicious_releases_cannot_be_resolved(name: str, release: str) -> None:
 
 
 def test_what_is_pinned_is_within_the_bounds() -> None:
-    """One exact version of each of our own requirements, so that today's figures are tomorrow's."""
+    """Exact versions of our own requirements, so that today's figures are tomorrow's; those with hashes are the same."""
     pins = {r.name: r for r in pinned("requirements.txt")}
-    assert pins.keys() == BOUNDS.keys()
+    hashed = {r.name: r for r in pinned("requirements-hashes.txt")}
+    assert len(pins) > 20
+    assert pins.keys() <= BOUNDS.keys() <= hashed.keys()
+    assert all(hashed[name].specifier == pin.specifier for name, pin in pins.items())
     for name, pin in pins.items():
         (version,) = [s.version for s in pin.specifier if s.operator == "=="]
         assert BOUNDS[name].specifier.contains(version, prereleases=True), name

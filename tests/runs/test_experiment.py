@@ -64,7 +64,7 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "compare_with_clm=maybe": "compare_with_clm is 'maybe': it must be true or false",
         "cache=null": "cache is None: it must be text",
         "fusion=avg_ce fusion.temperature=hot": "temperature is 'hot': it must be a number",
-        "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number of at least 1",
+        "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number",
         "sources.llama2.recipe.learning_rate=fast": "learning_rate is 'fast': it must be a number",
         "lm_weight_schedule=step": "lm_weight_schedule is 'step': choose one of ['constant', 'linear', 'cosine', 'headroom']",
         "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",

@@ -51,6 +51,14 @@ def test_what_is_work_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (other / "train.log").exists()
 
 
+def test_a_folder_with_logs_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.log").write_text("mine")
+    ended(tmp_path / "mine", JobStatus.FAILED)
+    assert (tmp_path / "mine" / "notes.log").read_text() == "mine"
+    assert not (tmp_path / "mine" / "train.log").exists()
+
+
 def test_folders_outside_outputs_stay(tmp_path: Path) -> None:
     started(tmp_path / "above" / "run")
     remove_unused(tmp_path / "above" / "run")

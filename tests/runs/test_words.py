@@ -47,7 +47,14 @@ def test_the_command_that_was_meant(typed: list[str], right: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["fusion=maximum"], ["lm_weight=0.5"], ["nothing_like_it=1"], ["--multirun", "lm_weight=0.1,0.5"]]
+    "words",
+    [
+        ["fusion=maximum"],
+        ["lm_weight=0.5"],
+        ["nothing_like_it=1"],
+        ["data=text_files", "corpus.fusion_bytes=1"],
+        ["--multirun", "lm_weight=0.1,0.5"],
+    ],
 )
 def test_nothing_is_proposed_where_nothing_is_near(words: list[str]) -> None:
     assert meant(*words) == []

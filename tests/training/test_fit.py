@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from experiments_for_tests import PowerCut, data_module, documents, fusion_module, local_llm, readers, trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
 from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
@@ -63,14 +65,21 @@ class Job:
         self.target, self.traces, self.packing = target, traces, packing
         self.num_workers, self.build = num_workers, partial(with_dropout, architecture)
 
-    def run(self, folder: Path, ckpt_path: Path | None = None, stop: L.Callback | None = None, **options: Any) -> Fit:
+    def run(
+        self,
+        folder: Path,
+        ckpt_path: Path | None = None,
+        stop: L.Callback | None = None,
+        loggers: Callable[[], list[Logger]] = list,
+        **options: Any,
+    ) -> Fit:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
         rising = LmWeight(0.1, "cosine" if self.num_workers else "headroom", 0.9)
         module = fusion_module(self.target, build=self.build, packing=self.packing, lm_weight=rising)
         module.headroom = Headroom(oracle=4.7, before=5.1)  # near enough that every validation moves the weight
         make = trainer(STEPS, also=[stop] if stop else [], **options)
-        return fit("job", folder, module, data, make, 2e-3, ckpt_path=ckpt_path)
+        return fit("job", folder, module, data, make, 2e-3, loggers, ckpt_path)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +187,27 @@ def test_stopped_after_the_last_step(target: LocalLLM, whole: Path, tmp_path: Pa
     (tmp_path / "fit" / "fit.json").unlink()
     Job(target, whole.parent / "traces").run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt")
     assert_identical(whole, tmp_path / "fit")
+
+
+class SeesTheEnd(CSVLogger):
+    """Whether a fit counted as finished when its best figure was logged."""
+
+    was_finished = True
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        if "best/val_bits_per_byte" in metrics:
+            self.was_finished = (Path(self.save_dir) / "fit.json").exists()
+        super().log_metrics(metrics, step)
+
+
+def test_a_fit_is_finished_once_all_is_logged(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+    """A kill between the two would lose the figure that a sweep compares: a finished fit is not run again."""
+    shutil.copytree(whole, tmp_path / "fit")
+    (tmp_path / "fit" / "fit.json").unlink()
+    sees = SeesTheEnd(str(tmp_path / "fit"))
+    Job(target, whole.parent / "traces").run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt", loggers=lambda: [sees])
+    assert not sees.was_finished
+    assert (tmp_path / "fit" / "fit.json").exists()
 
 
 @pytest.mark.parametrize("what", ["another run", "moved"])

@@ -85,7 +85,7 @@ def _parsed(text: str) -> ast.AST | str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in strings
-            flags = ast.PyCF_ONLY_AST | codeop.PyCF_ALLOW_INCOMPLETE_INPUT
+            flags = ast.PyCF_ONLY_AST | codeop.PyCF_ALLOW_INCOMPLETE_INPUT  # pyright: ignore[reportAttributeAccessIssue]
             return compile(text, "<completion>", "exec", flags)
     except SyntaxError as error:
         return UNFINISHED if error.msg == UNFINISHED else None

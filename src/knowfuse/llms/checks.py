@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from knowfuse.llms.attention import reading_anywhere
 from knowfuse.llms.dispatched import input_device
 from knowfuse.surface import require_rows
+from knowfuse.surface.loading import reason
 
 
 def require_causal(model: PreTrainedModel, name: str) -> None:

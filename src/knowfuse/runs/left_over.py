@@ -39,7 +39,8 @@ class NothingLeft(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Look whether the folder is new; Hydra has just written its own into it."""
-        self.is_new = not any(map(_is_work, Path(config.hydra.runtime.output_dir).iterdir()))
+        had_any = bool(self.before or self.logs)
+        self.is_new = not had_any and not any(map(_is_work, Path(config.hydra.runtime.output_dir).iterdir()))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Of a job that failed, on the rank that writes."""

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,20 @@ def _known(word: str, conf: Path, settings: Mapping[str, Any]) -> str:
     if "/" in name or name in settings or any(key.startswith(f"{name}.") for key in settings):
         return word
     ours = [key for key in settings if not key.startswith("hydra.") or name.startswith("hydra")]
-    same = sorted((key for key in ours if key.rpartition(".")[2] == name), key=lambda key: key.count("."))
-    near = same[:1] or get_close_matches(name, ours, 1, LIKE)
-    return f"{near[0]}={text}" if near else word
+    near = _nearest(name, ours)
+    return word if near is None else f"{near}={text}"
+
+
+def _nearest(name: str, settings: Sequence[str]) -> str | None:
+    """Of a name without a group, that of this name in one, the least deep; else the one that is alike, in its last part too."""
+    last = name.rpartition(".")[2]
+    same = [key for key in settings if "." not in name and key.rpartition(".")[2] == name]
+    alike = [
+        key
+        for key in get_close_matches(name, settings, 5, LIKE)
+        if SequenceMatcher(None, key.rpartition(".")[2], last).ratio() >= LIKE
+    ]
+    return next(iter([*sorted(same, key=lambda key: key.count(".")), *alike]), None)
 
 
 def _choice(text: str, group: Path) -> str:

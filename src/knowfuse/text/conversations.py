@@ -11,7 +11,11 @@ from knowfuse.text.document import ROLES, Conversation, Message, Role
 from knowfuse.text.findings import HALF_PAIR, Findings, is_whole
 
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"))
-NAMED = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant"}  # what ShareGPT calls them
+NAMED: dict[str, Role] = {
+    **{role: role for role in ROLES},
+    "human": "user",
+    "gpt": "assistant",
+}  # what ShareGPT calls them
 WANTED = "messages, conversations, or prompt and completion"
 NO_CONTENT, NO_ANSWER = "conversation with an empty message", "conversation without an answer of the assistant"
 SHAPE = "give each row a list of messages, {role, content}, whose contents are texts"

@@ -154,9 +154,9 @@ def fit(
     best = float(keep.best_model_score or "nan")
     result = Fit(name, Path(keep.best_model_path).name, best, learning_rate, history.points, said.summary())
     if runner.is_global_zero:
-        write_whole(done, json.dumps(asdict(result), indent=1).encode())
         for logger in runner.loggers:
             _close(logger, result, runner.global_step)
+        write_whole(done, json.dumps(asdict(result), indent=1).encode())  # last: a kill before it logs again
     return result
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from experiments_for_tests import ROOT, composed
+from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from knowfuse.runs.chosen import choices, groups, shown_choices
@@ -30,8 +31,6 @@ def test_what_we_raise_is_for_the_user_and_what_others_raise_is_not() -> None:
 
 
 def test_a_refusal_inside_a_setting_is_told_without_the_names_of_our_functions() -> None:
-    told = refusal(raised(lambda: hydra.utils.instantiate(composed("train", "learning_rates=[0]"), _convert_="all")))
-    assert told == "learning_rates has 0: a learning rate is a number above 0"
     told = refusal(raised(lambda: hydra.utils.instantiate(composed("train", "+sources.mpt.pth=a"), _convert_="all")))
     assert told == "there is no setting sources.mpt.pth: did you mean sources.mpt.path?"
 
@@ -46,7 +45,8 @@ def test_a_place_where_nothing_can_be_written(number: int) -> None:
 
 def test_the_function_refuses_as_hydra_prints_without_a_stack(tmp_path: Path) -> None:
     """Refused is what Hydra prints alone, and a ValueError for who calls the function with a configuration."""
-    assert issubclass(Refused, (hydra.errors.HydraException, ValueError))
+    assert issubclass(Refused, CompactHydraException)
+    assert issubclass(Refused, ValueError)
 
     @command("train", CONF)
     def main(cfg: object) -> None:

@@ -157,9 +157,7 @@ def test_a_text_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"text 77 ", b"text 7X "))
     texts = {d.id: d for d in slow()}
     table = build(tmp_path).table
-    opened = Documents(
-        table, np.arange(len(table))
-    )  # by hand: the type checker reads a document of what a property returns
+    opened = Documents(table, np.arange(len(table)))  # the type checker reads one of `Corpus.documents` itself
     message = (
         rf"^document {broken.id} in '/.*/corpora/[0-9a-f]{{24}}' is not what was written: remove that folder and run the same "
         "command again, which makes it anew$"

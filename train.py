@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from knowfuse import report
+from knowfuse.llms.licences import concerns
 from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.command import command
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
@@ -44,6 +45,8 @@ def main(cfg: DictConfig) -> float | None:
         prepared = experiment.prepare()
         to_gain = headroom(prepared)
         report.show("Headroom: validation, before anyone trains", to_gain)
+        for concern in concerns(experiment.sources):
+            say(f"WARNING: {concern}")
         if is_first_rank():
             report.write_headroom(run, to_gain)
         fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}

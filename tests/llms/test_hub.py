@@ -121,7 +121,7 @@ def test_what_transformers_needs_is_downloaded_and_nothing_else(hub: Hub) -> Non
     llm = localize("mine", LLMSpec(path="org/tiny"))
     shards = {f"model-0000{n}-of-00004.safetensors" for n in (1, 2, 3, 4)}
     wanted = {"config.json", "generation_config.json", "model.safetensors.index.json", *shards}
-    wanted |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    wanted |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"}
     assert hub.sent == wanted
     assert llm.load().config.model_type == "llama"
     assert llm.tokenizer().chat_template == "{{ messages }}"

@@ -30,9 +30,9 @@ READ = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(SHARDS)
 
 
 def test_of_a_repository_what_transformers_reads_is_taken() -> None:
-    """One format of weights, nothing of other programs; code, and what it may read, where it is trusted."""
+    """One format of weights, nothing of other programs; code, and what it may read, where it is trusted; what says the licence."""
     needed = {
-        *("config.json", "generation_config.json", "model.safetensors.index.json"),
+        *("README.md", "config.json", "generation_config.json", "model.safetensors.index.json"),
         *("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
         *(

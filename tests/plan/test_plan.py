@@ -29,6 +29,8 @@ def test_the_papers_run_is_planned() -> None:
     training_hours = float(re.findall(r"[\d.,]+", row)[-1])
     assert 20 < training_hours < 40
     assert "the training does not fit" not in out
+    assert "WARNING: source llama2: meta-llama/Llama-2-7b-hf is under llama2, which forbids" in out
+    assert "source mpt:" not in out, "it is under apache-2.0"
 
 
 def test_the_quickstart_is_planned() -> None:

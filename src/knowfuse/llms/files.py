@@ -6,13 +6,14 @@ Three questions are asked of them: what has to be here (`LLMFiles.all`), what de
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
+CARD = "README.md"  # says the licence
 # One format, the first that is there, as `from_pretrained` looks for them.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = "tokenizer.json"
@@ -41,9 +42,10 @@ class LLMFiles:
     templates: list[str]
     generation: list[str]
     code: list[str]  # only where it is trusted, with what it may read
+    card: list[str] = field(default_factory=list)
 
     def all(self) -> list[str]:
-        """What has to be here for transformers to load the LLM and its tokenizer."""
+        """What has to be here for transformers to load the LLM and its tokenizer, and what says its licence."""
         return sorted({name for names in vars(self).values() for name in names})
 
 
@@ -73,6 +75,7 @@ def llm_files(names: Collection[str], read: Callable[[str], bytes], is_trusted: 
         templates=_matching(names, TEMPLATES),
         generation=_matching(names, GENERATION),
         code=sorted(set(code) - set(tokenizer) - set(vocabularies)),
+        card=[CARD] if CARD in names else [],
     )
 
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from knowfuse.llms.files import CONFIG, WEIGHTS, LLMFiles, llm_files, names_in
+from knowfuse.llms.files import CARD, CONFIG, WEIGHTS, LLMFiles, llm_files, names_in
 from knowfuse.llms.gguf_parts import part_names
 from knowfuse.progress import say
 from knowfuse.surface.loading import reason
@@ -37,7 +37,7 @@ def download(name: str, spec: LLMSpec) -> Path:
     with _reasons(name, spec.path, spec.revision):
         if spec.gguf_file is not None:
             is_local = _names(spec.path, spec.revision) is None
-            return _snapshot(spec.path, spec.revision, part_names(spec.gguf_file), is_local)
+            return _snapshot(spec.path, spec.revision, [*part_names(spec.gguf_file), CARD], is_local)
         return _files(spec.path, spec.revision, lambda files: files.all(), spec.trust_remote_code)
 
 

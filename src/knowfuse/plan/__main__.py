@@ -17,9 +17,10 @@ from rich.table import Table
 from transformers import PretrainedConfig
 
 from knowfuse.llms.attention import ELSEWHERE
+from knowfuse.llms.licences import concerns
 from knowfuse.plan.advice import merged, what_fits
 from knowfuse.plan.gpus import GPU, GPUS, gpu_named
-from knowfuse.plan.llms import llm_config
+from knowfuse.plan.llms import FOLDER, llm_config
 from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
@@ -245,7 +246,7 @@ def main(cfg: DictConfig) -> None:
     show(plan)
     for line in assumptions(plan, cfg):
         say(f"- {line}")
-    for warning in warnings(plan, cfg, target):
+    for warning in [*warnings(plan, cfg, target), *concerns(experiment.sources, CONF / FOLDER)]:
         say(f"WARNING: {warning}")
 
 

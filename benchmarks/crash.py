@@ -61,7 +61,7 @@ def stages(overrides: list[str]) -> dict[str, Stage]:
         Stage("prepare", prepare, None, ("/corpora/", "/recipes/", "shard-")),
         Stage("prepare on two ranks", Command(prepare.program, prepare.arguments, 2), None, ("shard-", "/tokens/")),
         Stage("train", train, "prepare", ("last.ckpt", "best.ckpt", "fit.json", "results.json")),
-        Stage("evaluate", evaluate, "train", ("results.json", "/scores/")),
+        Stage("evaluate", evaluate, "train", ("results.json", "documents.csv")),
         Stage("export", export, "train", ("exported",)),
     ]
     return {stage.name: stage for stage in all_of_them}
@@ -168,6 +168,10 @@ def undisturbed(world: World, stage: Stage) -> None:
     if not ended.is_well:
         raise SystemExit(f"{stage.name} fails undisturbed:\n{ended.said}")
     stage.seconds, stage.changes = ended.seconds, changes.read_text().splitlines()
+    if never := [name for name in stage.written if not any(name in path for path in stage.changes)]:
+        raise SystemExit(
+            f"{stage.name} writes no file by the name of {', '.join(never)}: nothing could be killed while it does"
+        )
     world.keep(stage.name)
 
 

@@ -60,7 +60,7 @@ def test_a_run_trains_and_scores_what_is_learnt_alone(place: Path, tmp_path: Pat
     told = next(line for line in said.splitlines() if line.startswith("traces gemma: "))
     assert "set aside" in told
     assert "its chat template refuses a conversation of system, user, assistant: System role not supported" in told
-    unsaid = f"WARNING: source gemma: {place / 'gemma'} says no licence (there is no README.md of it on this machine)"
+    unsaid = "WARNING: source gemma: gemma says no licence (there is no README.md of it on this machine)"
     assert unsaid in said, "beside the headroom"
     scores = read_by_document(run / "documents.csv")
     assert {*KINDS, "target clm", "target fused"} <= set(scores.nats)

@@ -2,25 +2,38 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import pytest
 import torch
 from commands_for_tests import run_python, start_python
-from experiments_for_tests import TINY_TRAINING, local_llm
+from experiments_for_tests import TINY_TRAINING, composed, local_llm
+from huggingface_hub import ModelCard
+from omegaconf import OmegaConf
+from peft import AutoPeftModelForCausalLM
 from tokenizers import Regex, pre_tokenizers
 from tokenizers_for_tests import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
+from knowfuse.export import __main__ as command
 from knowfuse.export import export
+from knowfuse.export.model_card import model_card
+from knowfuse.llms.finetune import adapters, lora
 from knowfuse.llms.local import localize
 from knowfuse.llms.packed import packed_logits
+from knowfuse.report.left import left_by
+from knowfuse.runs.compared import Judged, compared
 from knowfuse.runs.folder import load_run
 from knowfuse.surface.loading import save_tokenizer
+from knowfuse.text.document import Document
 from knowfuse.training.fit import load_best
-from knowfuse.types import LLMSpec
+from knowfuse.types import MASS_CLASSES, LLMSpec
 
 ONE_IN_SHARDS = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1"]
 SHORT = ["trainer.max_steps=2", "trainer.val_check_interval=2", "name=mine"]
@@ -54,19 +67,157 @@ def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, t
         assert not torch.equal(packed_logits(prepared.target.load(), *rows), want), "it has learned"
     assert exported.surface().fingerprint == prepared.target_surface.fingerprint
     assert exported.context_length() == prepared.target.context_length()
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
         p.name for p in (run / "fused").iterdir()
     }
+    card = model_card(left_by(run), "fused", experiment.target, experiment.sources, "fused", is_adapter=False)
+    assert (run / "fused" / "README.md").read_text() == card
     assert not list(run.glob("*.part"))
     os.umask(umask := os.umask(0))
     assert {p.stat().st_mode & 0o777 for p in (run / "fused").iterdir()} == {0o666 & ~umask}
 
 
-def test_the_baseline_in_another_dtype(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+def test_the_baseline_in_another_dtype_and_as_gguf(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """llama.cpp's converter is stood in for."""
     (tmp_path / "there").mkdir()
-    more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}"]
-    start_python("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache)
+    (tmp_path / "convert.py").write_text("import sys; open(sys.argv[3], 'w').write(sys.argv[5])")
+    more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}", "gguf=q8_0"]
+    start_python("-m", "knowfuse.export", f"run={run}", *more, f"converter={tmp_path / 'convert.py'}", cache=tiny_cache)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "there").dtype == torch.bfloat16
+    assert (tmp_path / "there" / "there-q8_0.gguf").read_text() == "q8_0"
+    card = (tmp_path / "there" / "README.md").read_text()
+    assert "was trained on its text alone, by plain CLM" in card
+    assert "source" not in card.partition("## Results")[0], "none had a say"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "run is not set: give the folder of a finished run, run=outputs/<name>/<date_time>"),
+        (["run={run}", "method=other"], "has no method 'other': choose one of ['clm', 'fused']"),
+        (["run={run}", "dtype=int8"], "dtype is 'int8': choose one of"),
+        (["run={run}", "merge=false", "gguf=q8_0"], "gguf is of whole weights, and merge=false exports adapters alone"),
+        (["run={run}", "folder={run}"], "is there already, and nothing is overwritten: set folder= to another"),
+        (["run={run}", "folder={new}", "gguf=q8_0", "converter=/none"], "it is not in '/none': git clone"),
+        (["run={run}", "folder={new}", "push_to_hub=it"], "push_to_hub is 'it', and HF_HUB_OFFLINE is set"),
+        (["run={run}", "folder={new}", "merge=false"], "trained its target whole: it has no adapters, leave merge out"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, settings: list[str], message: str) -> None:
+    given = [setting.format(run=run, new=tmp_path / "new") for setting in settings]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        command.main(composed("export", *given))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_says_what_the_files_of_the_run_say(run: Path) -> None:
+    """Results and intervals are those that `evaluate.py compare=` gives; shares, coverage and mass those of the fused fit."""
+    experiment = hydra.utils.instantiate(load_run(run)[1], _convert_="all")
+    card = ModelCard(
+        model_card(left_by(run), "fused", experiment.target, experiment.sources, "mine/it", is_adapter=False)
+    )
+    assert [card.data.get(key) for key in ("library_name", "license", "base_model")] == [
+        "transformers",
+        "unknown",
+        None,
+    ]
+    tables = {title: rows_of(text) for title, _, text in (part.partition("\n") for part in card.text.split("\n## "))}
+    results, kept = json.loads((run / "results.json").read_text()), compared([str(run)], no_llm)
+    rows = {name: cells for name, *cells in tables["Results"][1:]}
+    assert rows.keys() == results["rows"].keys() == kept.rows.keys()
+    for name, bits in results["rows"].items():
+        whole = kept.rows[name].bits_per_byte["mean"]
+        interval = f"{bits['mean']:.4f} ({whole.low:.4f} to {whole.high:.4f})"
+        assert rows[name][:4] == [*(f"{bits[domain]:.4f}" for domain in ("code", "docs", "prose")), interval]
+    assert f"95 % intervals: {kept.documents} documents" in card.text
+    fused = results["fits"]["fused"]
+    said, domains = fused["sources"], list(fused["sources"]["labelled"])
+    shares = [
+        [name, *(f"{by[d]:.1%}" for d in domains)] for what in ("share", "coverage") for name, by in said[what].items()
+    ]
+    heading = ["", *domains]
+    assert tables["Who won where"] == [heading, *shares[:3], heading, *shares[3:]]
+    mass = {kind: figures for kind, _, *figures in tables["Where the sources' probability went"][1:]}
+    assert mass == {kind: [f"{its[kind]:.1%}" for its in said["mass"].values()] for kind in MASS_CLASSES}
+    tokens, bits = fused["history"][-1]
+    assert f"{bits:.4f} bits per byte after {tokens:,} training tokens" in card.text
+    assert ["lambda (weight of CLM)", "0.3, constant"] in tables["Recipe"]
+    (command_line,) = re.findall(r"```bash\n(.*)\n```", card.text)
+    assert shlex.split(command_line)[2:] == [str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml")]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the Markdown tables in a text, without the lines below their headings."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in lines if line[0].strip() != "---"]
+
+
+def no_llm(run: Judged) -> tuple[Sequence[Document], Path]:
+    raise AssertionError("a run is compared by its own files")
+
+
+def test_a_card_names_licences_and_no_place_of_this_machine(run: Path, tmp_path: Path) -> None:
+    """Of a target on the hub it is the base; an older run without figures by document has no intervals, and says so."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: a|b\nlicense_link: https://l\n---\n"
+    )
+    left = left_by(run)
+    assert left.settings is not None
+    left = replace(left, settings={**left.settings, "corpus": {"files": {"mine": [str(tmp_path / "a.txt")]}}})
+    left = replace(left, overrides=None, documents=None, why={".hydra/overrides.yaml": "gone", "documents.csv": "old"})
+    target = LLMSpec(path="org/it", chat_variables={"thinking": False})
+    sources = {"theirs": LLMSpec(path=str(tmp_path / "theirs")), "it": target}
+    card = ModelCard(model_card(left, "fused", target, sources, "me/mine", is_adapter=True))
+    assert (card.data.get("base_model"), card.data.get("base_model_relation")) == ("org/it", "adapter")
+    assert "[org/it](https://huggingface.co/org/it) | not said |" in card.text
+    assert "| source theirs | `theirs`, a folder | [a\\|b](https://l) |" in card.text
+    assert (
+        "- source theirs: theirs is under a licence of its own, a|b; nothing is blocked, read it (https://l)"
+        in card.text
+    )
+    assert "- source it: org/it says no licence" in card.text
+    assert str(tmp_path) not in card.text
+    assert "Without intervals (documents.csv: old)." in card.text
+    assert "The command is not kept (gone)." in card.text
+    assert "AutoPeftModelForCausalLM" in card.text
+    assert "{'thinking': False}" in card.text
+
+
+def test_adapters_go_out_as_peft_reads_them(tmp_path: Path) -> None:
+    """Beside the base that the export names, the very logits of the model with its adapters."""
+    llm = local_llm(tmp_path / "llm")
+    model = lora(llm, rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear").eval()
+    for layer in adapters(model).values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+    export(model, llm, tmp_path / "mine")
+    assert "model.safetensors" not in {path.name for path in (tmp_path / "mine").iterdir()}
+    loaded, ids = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "mine"), torch.arange(1, 33)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+        assert not torch.allclose(loaded(input_ids=ids).logits, llm.load()(input_ids=ids).logits, atol=0.1)
+    export(model, llm, tmp_path / "other", base="org/it")
+    assert json.loads((tmp_path / "other" / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/it"
+
+
+def test_the_chat_template_is_the_one_that_it_was_trained_with(tmp_path: Path) -> None:
+    llm = local_llm(tmp_path / "llm", chat_template="plain")
+    export(llm.load(), llm, tmp_path / "mine")
+    chat = AutoTokenizer.from_pretrained(tmp_path / "mine").apply_chat_template(
+        [{"role": "user", "content": "Hello"}], tokenize=False
+    )
+    assert chat == "<s>user:\nHello</s>\n"
+
+
+def test_a_folder_is_not_there_where_something_beside_the_weights_fails(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        raise ValueError("no room")
+
+    llm = local_llm(tmp_path / "llm")
+    with pytest.raises(ValueError, match="no room"):
+        export(llm.load(), llm, tmp_path / "mine", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["llm"]
 
 
 def test_the_exported_tokenizer_cuts_as_the_target_was_trained(

@@ -1,91 +1,21 @@
 """The hub's own client against a server on this machine: what is asked for, and what is said where that cannot be had."""
 
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub
 import pytest
 from gguf_for_tests import write_gguf
+from hub_for_tests import Hub, hub_at
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import llama
 
 from knowfuse.llms.local import localize
 from knowfuse.types import LLMSpec
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(ThreadingHTTPServer):
-    """The part of the hub's interface that a download uses: one folder a repository, of one commit each."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.root, self.sent, self.gated = root, set[str](), set[str]()
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub  # type: ignore[assignment]
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].strip("/")
-        if path.startswith("api/models/"):
-            self._of_repository(path.removeprefix("api/models/"))
-            return
-        repository, _, rest = path.partition("/resolve/")
-        revision, _, name = rest.partition("/")
-        file = self.server.root / repository / name
-        if repository in self.server.gated:
-            self._send(403, X_Error_Code="GatedRepo")
-        elif revision not in (COMMIT, "main"):
-            self._send(404, X_Error_Code="RevisionNotFound")
-        elif not file.is_file():
-            self._send(404, X_Error_Code="EntryNotFound")
-        else:
-            if self.command == "GET":
-                self.server.sent.add(name)
-            data = file.read_bytes()
-            self._send(200, data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Repo_Commit=COMMIT)
-
-    do_HEAD = do_GET
-
-    def _of_repository(self, path: str) -> None:
-        repository = "/".join(path.split("/")[:2])
-        kind, _, revision = path.removeprefix(repository).strip("/").partition("/")
-        folder = self.server.root / repository
-        if not folder.is_dir():
-            self._send(404, X_Error_Code="RepoNotFound")
-        elif revision.split("/")[0] not in ("", "main", COMMIT):
-            self._send(404, X_Error_Code="RevisionNotFound")
-        else:
-            files = [p for p in folder.rglob("*") if p.is_file()]
-            names = [p.relative_to(folder).as_posix() for p in files]
-            tree = [
-                {"type": "file", "path": name, "size": p.stat().st_size, "oid": hashlib.sha1(name.encode()).hexdigest()}
-                for name, p in zip(names, files, strict=True)
-            ]
-            info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-            self._send(200, json.dumps(tree if kind == "tree" else info).encode(), Content_Type="application/json")
-
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with one LLM, `org/tiny`, with all that such repositories hold; the client knows no other."""
-    server = Hub(tmp_path / "hub")
+    """A hub with one LLM, `org/tiny`, with all that such repositories hold."""
     folder = tmp_path / "hub" / "org" / "tiny"
     tokenizer = llama()
     tokenizer.chat_template = "{{ messages }}"
@@ -95,25 +25,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"# {name}")
     (folder / "README.md").write_text("# it")
-    address = f"http://127.0.0.1:{server.server_port}"
-    for key in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(key, raising=False)
-    ours = {
-        "ENDPOINT": address,
-        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_CACHE": str(tmp_path / "hub cache"),
-    }
-    for key, value in ours.items():
-        monkeypatch.setattr(f"huggingface_hub.constants.{key}", value)
-    huggingface_hub.close_session()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-    huggingface_hub.close_session()
+    with hub_at(tmp_path / "hub", monkeypatch) as server:
+        yield server
 
 
 def test_what_transformers_needs_is_downloaded_and_nothing_else(hub: Hub) -> None:

@@ -38,7 +38,7 @@ def test_a_licence_that_asks_for_something_is_named(tmp_path: Path, metadata: st
     named = concerns({"one": spec})
     assert len(named) == (concern is not None)
     if concern is not None:
-        assert named[0].startswith(f"source one: {tmp_path / 'llm'} {concern}")
+        assert named[0].startswith(f"source one: llm {concern}")
         link = "https://mine" if "https" in metadata else "where it came from"
         assert named[0].endswith(f"; nothing is blocked, read it ({link}) before you share the target")
 
@@ -60,7 +60,7 @@ def test_where_a_card_is_looked_for(tmp_path: Path) -> None:
         {"a": LLMSpec(path=str(tmp_path / "gone")), "b": LLMSpec(path="org/it"), "c": LLMSpec(recipe=RECIPE)}
     )
     assert [line.partition(";")[0] for line in gone] == [
-        f"source a: {tmp_path / 'gone'} says no licence (there is no README.md of it on this machine)",
+        "source a: gone says no licence (there is no README.md of it on this machine)",
         "source b: org/it says no licence (there is no README.md of it on this machine)",
     ]
     assert "(https://huggingface.co/org/it)" in gone[1]

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from knowfuse.llms.files import CARD
 from knowfuse.types import LLMSpec
@@ -94,7 +95,19 @@ def page_of(spec: LLMSpec) -> str | None:
     """The address of an LLM on the hub; None of a folder, and of one that is made here."""
     if spec.path is None or Path(spec.path).expanduser().exists():
         return None
+    try:
+        validate_repo_id(spec.path)
+    except HFValidationError:  # a folder that is gone
+        return None
     return f"{HUB}/{spec.path}"
+
+
+def shown_name(spec: LLMSpec) -> str:
+    """A hub id, or the last part of a folder, whose place is nobody's business; of one that is made here its architecture."""
+    if spec.recipe is not None:
+        return f"a small {spec.recipe.architecture}"
+    assert spec.path is not None
+    return spec.path if page_of(spec) else Path(spec.path).name
 
 
 def concerns(sources: Mapping[str, LLMSpec], notes: Path | None = None) -> list[str]:
@@ -105,7 +118,7 @@ def concerns(sources: Mapping[str, LLMSpec], notes: Path | None = None) -> list[
         if licence is not None and (concern := licence.concern) is not None:
             where = licence.link or page_of(spec) or "where it came from"
             lines.append(
-                f"source {name}: {spec.path} {concern}; nothing is blocked, read it ({where}) before you share the target"
+                f"source {name}: {shown_name(spec)} {concern}; nothing is blocked, read it ({where}) before you share the target"
             )
     return lines
 

@@ -279,10 +279,10 @@ class Experiment:
         trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
         return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name), flat(settings))
 
-    def trained(self, prepared: Prepared, method: str, kept: Fit, run: Path) -> PreTrainedModel:
-        """The target as this method's kept fit left it, whole, on the CPU, adapters merged."""
+    def trained(self, prepared: Prepared, method: str, kept: Fit, run: Path, is_merged: bool = True) -> PreTrainedModel:
+        """The target as this method's kept fit left it, whole, on the CPU; adapters merged, or beside their base."""
         module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
-        return merged(prepared.target, module.network).eval()
+        return (merged(prepared.target, module.network) if is_merged else module.network).eval()
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
         logger = logger_of(self.logger, folder)

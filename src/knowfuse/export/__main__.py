@@ -1,0 +1,66 @@
+"""What a run made, as a folder to keep, load and share, with a card that says what it is and how it was made.
+
+python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00 folder=fused
+python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00 gguf=q8_0 push_to_hub=mine
+"""
+
+from functools import partial
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from knowfuse.export.converting import convert, require_converter
+from knowfuse.export.folder import export, require_free
+from knowfuse.export.model_card import model_card
+from knowfuse.export.pushing import push, require_pushable
+from knowfuse.llms.files import CARD
+from knowfuse.llms.finetune import adapters
+from knowfuse.progress import quiet_libraries, say
+from knowfuse.report.left import left_by
+from knowfuse.runs.command import command
+from knowfuse.runs.folder import load_run
+
+DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
+
+
+@command("export", Path.cwd() / "conf")
+def main(cfg: DictConfig) -> None:
+    """The best checkpoint of one method of a run."""
+    quiet_libraries()
+    if cfg.run is None:
+        raise ValueError("run is not set: give the folder of a finished run, run=outputs/<name>/<date_time>")
+    run, settings, fits = load_run(cfg.run)
+    if cfg.method not in fits:
+        raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
+    if cfg.dtype not in DTYPES:
+        raise ValueError(f"dtype is {cfg.dtype!r}: choose one of {list(DTYPES)}")
+    if not cfg.merge and (odd := next((key for key in ("dtype", "gguf") if cfg[key] is not None), None)):
+        raise ValueError(f"{odd} is of whole weights, and merge=false exports adapters alone: leave one of the two out")
+    folder = run / cfg.method if cfg.folder is None else Path(cfg.folder)
+    require_free(folder)
+    name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "model")
+    converter = None if cfg.gguf is None else require_converter(cfg.gguf, cfg.converter)
+    kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
+    prepared = experiment.prepare()
+    model = experiment.trained(prepared, cfg.method, kept, run, cfg.merge)
+    if not cfg.merge and not adapters(model):
+        raise ValueError(
+            f"merge is false, and run {str(run)!r} trained its target whole: it has no adapters, leave merge out"
+        )
+    model = model if cfg.dtype is None else model.to(getattr(torch, cfg.dtype))
+    card = model_card(
+        left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
+    )
+    beside = [lambda unfinished: (unfinished / CARD).write_text(card, encoding="utf-8")]
+    if converter is not None:
+        beside.append(partial(convert, converter, kind=cfg.gguf, name=folder.name))
+    export(model, prepared.target, folder, *beside, base=experiment.target.path)
+    say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
+    if name is not None:
+        say(f"{push(folder, name, 'model')}: private; read its {CARD} before you change that")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""How does a target become a folder that transformers loads, whole or not at all?"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from knowfuse.files import whole_folder
+from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.saved import save
+
+
+def export(
+    model: PreTrainedModel, llm: LocalLLM, folder: Path, *beside: Callable[[Path], object], base: str | None = None
+) -> None:
+    """Write the model, or its adapters alone where it has some, its configurations and the tokenizer of `llm`, which cuts as it did.
+
+    With its chat template, and its code where that is trusted; `base` is what adapters are put into. Each of `beside` then adds to the folder; where one fails, nothing
+    is there. ValueError where something is there already.
+    """
+    require_free(folder)
+    with whole_folder(folder) as unfinished:
+        save(model, llm, unfinished, base)
+        for add in beside:
+            add(unfinished)
+
+
+def require_free(folder: Path) -> None:
+    """ValueError unless the folder is empty or not there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is there already, and nothing is overwritten: set folder= to another")

@@ -1,0 +1,162 @@
+"""What does the card of an exported target say? Where it comes from, how it learnt, how good it is: every number from the run's files."""
+
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from knowfuse.evaluation import baseline_of
+from knowfuse.export.sections import CITATION, PAPER, called, data_sets, llms, table, text
+from knowfuse.llms.licences import licence_of, page_of, shown_name
+from knowfuse.pages import MASS_MEANING
+from knowfuse.report.compared import markdown as with_intervals
+from knowfuse.report.left import Left
+from knowfuse.report.page.rows import compared
+from knowfuse.report.results import markdown as without_intervals
+from knowfuse.runs.compared import Comparison
+from knowfuse.training.fit import Fit
+from knowfuse.types import LLMSpec
+
+
+def model_card(
+    left: Left, method: str, target: LLMSpec, sources: Mapping[str, LLMSpec], name: str, is_adapter: bool
+) -> str:
+    """The README.md of a finished run's target, by this method; `name` is what it is loaded by.
+
+    Names of files and folders of this machine are in the command alone, as it was typed.
+    """
+    assert left.settings is not None
+    fit, is_fused = left.fits[method], method == "fused"
+    taught = sources if is_fused else {}
+    parts = {
+        "": _lead(target, taught, fit),
+        "Use": _use(name, is_adapter, target),
+        "LLMs": llms({"target": target, **{f"source {source}": spec for source, spec in taught.items()}}, taught),
+        "Text": _text(left.settings, fit),
+        "Recipe": _recipe(left.settings, fit, is_fused),
+        "Results": _results(left),
+        "Who won where": _shares(fit),
+        "Where the sources' probability went": _mass(fit),
+        "Run it again": _again(left),
+    }
+    body = "\n".join((f"## {title}\n\n" if title else "") + part for title, part in parts.items() if part)
+    title = f"{shown_name(target)}, {'fused' if is_fused else 'trained by plain CLM'}"
+    return f"---\n{_metadata(left.settings, target, is_adapter)}\n---\n\n# {title}\n\n{body}\n{CITATION}"
+
+
+def _metadata(settings: Mapping[str, Any], target: LLMSpec, is_adapter: bool) -> str:
+    licence = licence_of(target)
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        license=(licence and licence.name) or "unknown",
+        license_name=licence and licence.own_name,
+        license_link=licence and licence.link,
+        base_model=target.path if page_of(target) else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if page_of(target) else None,
+        datasets=data_sets(settings) or None,
+        tags=["knowfuse", "knowledge-fusion", "arxiv:2401.10491"],
+    )
+    return data.to_yaml()
+
+
+def _lead(target: LLMSpec, taught: Mapping[str, LLMSpec], fit: Fit) -> str:
+    tokens, bits = min(fit.history, key=lambda point: point[1])
+    how = (
+        f"learnt from {len(taught)} source LLMs by knowledge fusion ([2401.10491]({PAPER})), each read once in its own tokens"
+        if taught
+        else "was trained on its text alone, by plain CLM: the baseline that a fused target is compared with"
+    )
+    return (
+        f"{shown_name(target)} {how}. This is its best checkpoint on validation: {bits:.4f} bits per byte after {tokens:,} training "
+        f"tokens. Made by knowfuse {version('knowfuse')}.\n"
+    )
+
+
+def _use(name: str, is_adapter: bool, target: LLMSpec) -> str:
+    model, library = ("AutoPeftModelForCausalLM", "peft") if is_adapter else ("AutoModelForCausalLM", "transformers")
+    trusted = ", trust_remote_code=True" if target.trust_remote_code else ""
+    chat = target.chat_variables
+    asked = f"\nIts chat template was given `{dict(chat)}`: pass them to `apply_chat_template`.\n" if chat else ""
+    return (
+        f"```python\nfrom {library} import {model}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {model}.from_pretrained("{name}"{trusted})\ntokenizer = AutoTokenizer.from_pretrained("{name}"{trusted})\n```\n{asked}'
+    )
+
+
+def _text(settings: Mapping[str, Any], fit: Fit) -> str:
+    """What it was made by, and of what share the rows of training were."""
+    rows = (fit.sources or {}).get("labelled", {})
+    counted = "Tokens learnt up to the last validation: " + ", ".join(
+        f"{domain} {n:,.0f}" for domain, n in rows.items()
+    )
+    return (f"{counted}.\n\n" if rows else "") + text(settings)
+
+
+def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
+    s, trainer = settings, settings["trainer"]
+    rows = {
+        "learning rate": f"{fit.learning_rate:g} at its peak, {s['schedule']}, {s['warmup_steps']} steps of warm-up",
+        "steps": f"{trainer['max_steps']} of {s['batch_blocks']} blocks of {s['block_tokens']} tokens, "
+        f"{trainer.get('accumulate_grad_batches', 1)} batches a step on {trainer.get('devices')} devices",
+        "optimizer": f"{called(s, 'optimizer')}, weight decay {s['weight_decay']:g}",
+        "finetune": called(s, "finetune"),
+        "precision": str(trainer.get("precision")),
+        "seed": str(s["seed"]),
+    }
+    if is_fused:
+        end = f" to {s['lm_weight_end']:g}" if s["lm_weight_end"] is not None else ""
+        rows = {
+            "lambda (weight of CLM)": f"{s['lm_weight']:g}{end}, {s['lm_weight_schedule']}",
+            "alignment": called(s, "alignment"),
+            "fusion": called(s, "fusion"),
+            "loss": called(s, "loss"),
+            "kept of each source row": f"{s['top_k']} tokens, {s.get('traces', 'topk')}",
+            **rows,
+        }
+    return table(["", ""], [[key, value] for key, value in rows.items()]) + "\n"
+
+
+def _results(left: Left) -> str:
+    """Every LLM of the run, with intervals where there are figures by document."""
+    assert left.results is not None
+    if left.documents is None or (rows := compared(left)) is None:
+        return f"{without_intervals(left.results)}\n\nWithout intervals (documents.csv: {left.why['documents.csv']}).\n"
+    shared = len(left.documents.shared().ids)
+    out = len(left.documents.ids) - shared
+    found = Comparison(left.results["unit"], baseline_of(left.documents), rows, shared, out)
+    return f"{found.unit.capitalize()}; lower is better.\n\n{with_intervals(found)}"
+
+
+def _shares(fit: Fit) -> str:
+    """What each source was of the fused target, and where it was aligned, by domain."""
+    if fit.sources is None:
+        return ""
+    domains = list(fit.sources["labelled"])
+
+    def of(what: str) -> str:
+        its = fit.sources[what] if fit.sources else {}
+        return table(["", *domains], [[name, *(f"{by.get(d, 0.0):.1%}" for d in domains)] for name, by in its.items()])
+
+    return (
+        f"Share of the fused target that each source made, over the rows of training:\n\n{of('share')}\n\n"
+        f"Share of these rows on which each source is aligned (coverage):\n\n{of('coverage')}\n"
+    )
+
+
+def _mass(fit: Fit) -> str:
+    if fit.sources is None or not fit.sources["mass"]:
+        return ""
+    budgets = fit.sources["mass"]
+    rows = [
+        [kind, meaning, *(f"{its[kind]:.1%}" for its in budgets.values())] for kind, meaning in MASS_MEANING.items()
+    ]
+    return "On the rows where a source is aligned:\n\n" + table(["", "", *budgets], rows) + "\n"
+
+
+def _again(left: Left) -> str:
+    if left.overrides is None:
+        return f"The command is not kept ({left.why['.hydra/overrides.yaml']}).\n"
+    return f"```bash\n{shlex.join(['python', 'train.py', *left.overrides])}\n```\n"

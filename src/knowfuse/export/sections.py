@@ -1,0 +1,89 @@
+"""How do a card's tables and its parts on LLMs and text look, for a target as for traces?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from knowfuse.llms.licences import concerns, licence_of, page_of, shown_name
+from knowfuse.types import LLMSpec
+
+PAPER = "https://arxiv.org/abs/2401.10491"
+CITATION = """## Citation
+
+```bibtex
+@inproceedings{wan2024knowledge,
+  title = {Knowledge Fusion of Large Language Models},
+  author = {Fanqi Wan and Xinting Huang and Deng Cai and Xiaojun Quan and Wei Bi and Shuming Shi},
+  booktitle = {The Twelfth International Conference on Learning Representations},
+  year = {2024},
+  url = {https://arxiv.org/abs/2401.10491}
+}
+```
+"""
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown; whatever a cell holds stays in it."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines
+    )
+
+
+def llms(named: Mapping[str, LLMSpec], sources: Mapping[str, LLMSpec]) -> str:
+    """Where each comes from and its licence; then which licences of the sources have to be read."""
+    rows = [[name, _origin(spec), _licence(spec)] for name, spec in named.items()]
+    listed = "".join(f"- {line}\n" for line in concerns(sources))
+    return (
+        table(["", "LLM", "licence"], rows)
+        + "\n"
+        + (f"\nLicences to read before this is shared:\n\n{listed}" if listed else "")
+    )
+
+
+def _origin(spec: LLMSpec) -> str:
+    if spec.recipe is not None:
+        return f"{shown_name(spec)}, made from nothing on the text's domain {spec.recipe.domain}"
+    address = page_of(spec)
+    name = f"[{shown_name(spec)}]({address})" if address else f"`{shown_name(spec)}`, a folder"
+    return name + "".join(f", {key} `{value}`" for key in ("revision", "quantization") if (value := getattr(spec, key)))
+
+
+def _licence(spec: LLMSpec) -> str:
+    licence = licence_of(spec)
+    if licence is None:
+        return "made by the run"
+    return f"[{licence}]({licence.link})" if licence.link else str(licence)
+
+
+def text(settings: Mapping[str, Any]) -> str:
+    """The settings that the text was made by; of files of this machine the names alone."""
+    its = {key: _placeless(value) for key, value in settings["corpus"].items() if key != "_partial_"}
+    share = settings.get("fusion_share", 1.0)
+    shown = {**its, **({"fusion_share": share} if share != 1.0 else {})}
+    return f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(shown))}```\n"
+
+
+def _placeless(value: Any) -> Any:
+    """The same without the folders of what is outside the one that the run was started in."""
+    if isinstance(value, Mapping):
+        return {key: _placeless(its) for key, its in value.items()}
+    if isinstance(value, list):
+        return [_placeless(its) for its in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "..")) else value
+
+
+def data_sets(settings: Mapping[str, Any]) -> list[str]:
+    """Those of the hub that the text came from, by their names."""
+    corpus = settings["corpus"]
+    paths = [its["path"] for its in (corpus.get("datasets") or {}).values()] + [corpus.get("path")]
+    return sorted({path for path in paths if path and path.count("/") == 1 and not Path(path).exists()})
+
+
+def called(settings: Mapping[str, Any], group: str) -> str:
+    """Which function a group of the settings chooses, and with what."""
+    its = settings[group]
+    options = ", ".join(f"{key} {value}" for key, value in its.items() if not key.startswith("_") and value is not None)
+    return f"`{its['_target_'].rpartition('.')[2]}`" + (f" ({options})" if options else "")

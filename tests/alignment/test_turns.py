@@ -19,7 +19,7 @@ from knowfuse.alignment.turns import aligner
 from knowfuse.evaluation import SeenDocument, with_own_tokenizer
 from knowfuse.evaluation.alignment_quality import alignment_quality
 from knowfuse.surface.turns import learnt_rows
-from knowfuse.types import TopK
+from knowfuse.types import AlignedSource, TopK
 
 DOCUMENT = conversation(SAID)
 DATA = DOCUMENT.text.encode()
@@ -104,6 +104,27 @@ def test_a_message_without_the_space_of_the_answers_has_no_word_on_its_first_tok
     assert tokens.turns is not None
     assert [bool(aligned.is_aligned[turn.first]) for turn in tokens.turns] == [False, True, True]
     assert aligned.is_aligned[tokens.turns[0].first + 1 : tokens.turns[0].last].all()
+
+
+@pytest.mark.parametrize(("source", "target"), [*PAIRS, ("llama2", "llama2")])
+def test_all_messages_in_one_call_are_each_in_its_own_call_bit_for_bit(source: str, target: str) -> None:
+    """The same aligner, called once for the conversation and once a message, over what others say too."""
+    document = conversation(SAID, "all")
+    pair = TokenizerPair(chat(source), chat(target))
+    trace, tokens = trace_of(chat(source), document), tokens_of(chat(target), document)
+    at_once = aligner(byte_exact, pair)
+    assert isinstance(at_once, partial)
+    assert at_once.keywords["together"]
+    told, alone = (partial(at_once, together=together)(trace, tokens, DATA) for together in (True, False))
+    for one, other in zip(_arrays(told), _arrays(alone), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _arrays(said: AlignedSource) -> list[np.ndarray]:
+    assert said.budget is not None
+    assert said.row_classes is not None
+    rows = [said.tail, said.nll, said.source_tokens, said.is_aligned, said.budget, said.row_classes]
+    return [said.topk.ids, said.topk.log_probs, *rows]
 
 
 def test_the_targets_own_words_are_cut_into_the_same_messages() -> None:

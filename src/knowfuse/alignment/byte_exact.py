@@ -27,14 +27,14 @@ To know more would take one more pass of the source for every candidate of every
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Int
 
-from knowfuse.alignment.byte_rows import AMBIGUOUS, EXACT, TAIL, UNMAPPED, Roles, aligned_rows, serving_rows
+from knowfuse.alignment.byte_rows import AMBIGUOUS, EXACT, TAIL, UNMAPPED, Roles, aligned_rows
 from knowfuse.alignment.duplicates import log_of
 from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.row_classes import Rows, align_some_rows, check_rows
 from knowfuse.alignment.spent import spent_on_target_tokens
+from knowfuse.alignment.texts import Texts
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
 
@@ -54,16 +54,23 @@ def byte_exact(pair: TokenizerPair, *, rows: Rows = "all", mask_whitespace: bool
 
 
 def align_bytes(
-    trace: SourceTrace, target: TokenizedDocument, data: bytes, *, tokens: FirstTokens, roles: Roles
+    trace: SourceTrace,
+    target: TokenizedDocument,
+    data: bytes,
+    texts: Texts | None = None,
+    *,
+    tokens: FirstTokens,
+    roles: Roles,
 ) -> AlignedSource:
     """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one).
 
     Of drawn tokens (`SourceTrace.draws`) rows that are conditioned are not aligned: their mass would be a quotient of estimates.
     """
-    ids, probs, budget, is_aligned = aligned_rows(trace, target, data, tokens, roles)
+    texts = texts or Texts.one(trace, target)
+    ids, probs, budget, is_aligned, is_conditioned = aligned_rows(trace, target, data, tokens, roles, texts)
     if trace.draws is not None:  # a quotient of drawn probabilities would be biased
-        is_aligned &= ~_is_conditioned(trace, target, tokens.starts)
-    nll, source_tokens = spent_on_target_tokens(trace, target)
+        is_aligned &= ~is_conditioned
+    nll, source_tokens = spent_on_target_tokens(trace, target, texts)
     return AlignedSource(
         topk=TopK(ids, log_of(probs)),
         tail=budget[:, AMBIGUOUS:].sum(-1).astype(np.float32),
@@ -74,18 +81,9 @@ def align_bytes(
     )
 
 
-def _is_conditioned(
-    trace: SourceTrace, target: TokenizedDocument, starts: Int[np.ndarray, " boundaries"]
-) -> Bool[np.ndarray, " T"]:
-    """Whether a row goes on inside a source token, or after a space that the token has and the text has not."""
-    rows = serving_rows(trace.ends, target.ends)
-    following = np.minimum(rows + 1, len(trace.ends) - 1)
-    lead = np.diff(starts)[trace.input_ids[following]] - (trace.ends[following] - trace.ends[rows])
-    is_after_lone_space = (target.ends == 0) & (np.arange(len(target.ends)) > 0)
-    return (target.ends - trace.ends[rows] + lead > 0) | is_after_lone_space
-
-
-def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, usable: int) -> AlignedSource:
+def own_words(
+    trace: SourceTrace, target: TokenizedDocument, data: bytes, texts: Texts | None = None, *, usable: int
+) -> AlignedSource:
     """What a source said, as it said it, bit for bit: the target has the source's own tokenizer. K' = K + 1 (gold).
 
     The mass of ids from `usable` on, which the target LLM has no row for, is unmapped.
@@ -101,7 +99,7 @@ def own_words(trace: SourceTrace, target: TokenizedDocument, data: bytes, *, usa
     budget[:, EXACT] = np.where(has_row, probs, 0.0).sum(-1)
     budget[:, UNMAPPED] = np.where(has_row, 0.0, probs).sum(-1)
     budget[:, TAIL] = np.maximum(1.0 - probs.sum(-1), 0.0)
-    nll, source_tokens = spent_on_target_tokens(trace, target)
+    nll, source_tokens = spent_on_target_tokens(trace, target, texts)
     return AlignedSource(
         topk=TopK(ids, log_probs.astype(np.float32)),
         tail=budget[:, AMBIGUOUS:].sum(-1).astype(np.float32),

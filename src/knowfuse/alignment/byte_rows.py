@@ -3,12 +3,12 @@
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from numba import njit
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
-from knowfuse.surface.turns import ends_with_eos
+from knowfuse.alignment.texts import Texts
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
@@ -23,8 +23,7 @@ class Said(NamedTuple):
     kept_ids: Int64[np.ndarray, "U K"]
     kept_probs: Float64[np.ndarray, "U K"]
     gold_probs: Float64[np.ndarray, " U"]  # of the token after each row
-    paid: Float64[np.ndarray, " U"]  # nats up to and with each token
-    has_eos: bool
+    nll: Float32[np.ndarray, " U"]
 
 
 class Read(NamedTuple):
@@ -32,8 +31,6 @@ class Read(NamedTuple):
 
     ids: Int64[np.ndarray, " T"]
     ends: Int64[np.ndarray, " T"]
-    has_eos: bool
-    rows: Int64[np.ndarray, " T"]  # the source row that serves each of the target's
     data: UInt8[np.ndarray, " bytes"]
 
 
@@ -45,12 +42,13 @@ class Roles(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """The rows as they come to be."""
+    """The rows as they come to be; conditioned ones go on inside a source token, or after a space that it has and the text has not."""
 
     ids: Int64[np.ndarray, "T C"]
     probs: Float64[np.ndarray, "T C"]
     budget: Float64[np.ndarray, "T 6"]
     is_aligned: Bool[np.ndarray, " T"]
+    is_conditioned: Bool[np.ndarray, " T"]
 
 
 def serving_rows(source_ends: Int64[np.ndarray, " U"], target_ends: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
@@ -59,7 +57,7 @@ def serving_rows(source_ends: Int64[np.ndarray, " U"], target_ends: Int64[np.nda
 
 
 def aligned_rows(
-    trace: SourceTrace, target: TokenizedDocument, data: bytes, tokens: FirstTokens, roles: Roles
+    trace: SourceTrace, target: TokenizedDocument, data: bytes, tokens: FirstTokens, roles: Roles, texts: Texts
 ) -> Aligned:
     """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one."""
     said = Said(
@@ -68,41 +66,51 @@ def aligned_rows(
         trace.topk.ids,
         np.exp(trace.topk.log_probs, dtype=np.float64),
         np.exp(-trace.nll, dtype=np.float64),
-        np.concatenate([[0.0], np.cumsum(trace.nll[:-1], dtype=np.float64)]),
-        ends_with_eos(trace.ends),
+        trace.nll,
     )
-    rows = serving_rows(trace.ends, target.ends)
-    read = Read(target.input_ids, target.ends, ends_with_eos(target.ends), rows, np.frombuffer(data, dtype=np.uint8))
+    read = Read(target.input_ids, target.ends, np.frombuffer(data, dtype=np.uint8))
     num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2
     to = Aligned(
         np.zeros((num_rows, num_slots), dtype=np.int64),
         np.zeros((num_rows, num_slots)),
         np.zeros((num_rows, len(MASS_CLASSES))),
         np.zeros(num_rows, dtype=np.bool_),
+        np.zeros(num_rows, dtype=np.bool_),
     )
-    if len(trace.ends) > 1:
-        divisors, gold = _give_to_first_tokens(said, read, tokens, roles, to)
-        last = len(trace.ends) - 1 - int(said.has_eos)
-        boundaries = np.searchsorted(trace.ends[: last + 1], target.ends[1:], side="right") - 1
-        _chain(said, read, boundaries, divisors, gold, to)
+    _align(said, read, tokens, roles, texts, to)
     return to
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _give_to_first_tokens(said, read, tokens, roles, to):
-    """Each candidate to the first target token of what remains of it. What each row was divided by, 0 where it is not aligned,
+def _align(said, read, tokens, roles, texts, to):
+    for m in range(len(texts.source) - 1):
+        s, t = slice(texts.source[m], texts.source[m + 1]), slice(texts.target[m], texts.target[m + 1])
+        its = Said(said.ids[s], said.ends[s], said.kept_ids[s], said.kept_probs[s], said.gold_probs[s], said.nll[s])
+        its_read = Read(read.ids[t], read.ends[t], read.data)
+        its_rows = Aligned(to.ids[t], to.probs[t], to.budget[t], to.is_aligned[t], to.is_conditioned[t])
+        if len(its.ends) > 1:
+            rows = np.maximum(np.searchsorted(its.ends[:-1], its_read.ends, side="right") - 1, 0)
+            divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows)
+            _chain(its, its_read, rows, divisors, gold_went, its_rows)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _give_to_first_tokens(said, read, rows, tokens, roles, to):
+    """`rows` [T]: the source row that serves each of the target's. Each candidate to the first target token of what remains of it. What each row was divided by, 0 where it is not aligned,
     and of its gold token where that went: the slot (-1: none), the class, how many slots the row has.
     """
     num_rows, k = len(read.ids), said.kept_ids.shape[1]
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
+    said_has_eos, read_has_eos = _has_eos(said.ends), _has_eos(read.ends)
     alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
     num_alive = 0
     table = new_table(k + 2)
     for t in range(num_rows - 1):
-        row, end, next_end = read.rows[t], read.ends[t], read.ends[t + 1]
-        predicts_eos = read.has_eos and t == num_rows - 2
-        if predicts_eos and not said.has_eos:
+        row, end, next_end = rows[t], read.ends[t], read.ends[t + 1]
+        predicts_eos = read_has_eos and t == num_rows - 2
+        if predicts_eos and not said_has_eos:
             continue
         gold, gold_end, begin = said.ids[row + 1], said.ends[row + 1], said.ends[row]
         # A source token may lead with a space that the text has not (the one put before a document; WordPiece after
@@ -112,8 +120,9 @@ def _give_to_first_tokens(said, read, tokens, roles, to):
         residual = end - begin + lead
         covers = gold_end >= next_end and not predicts_eos and gold_length > residual
         # Some targets begin a text with a lone space that it has not: the row after it goes on with what is cut so.
-        is_conditioned = residual > 0 or (end == 0 and t > 0)
-        if t == 0 or read.rows[t - 1] != row:
+        is_conditioned = residual > 0 or (end == read.ends[0] and t > 0)
+        to.is_conditioned[t] = is_conditioned
+        if t == 0 or rows[t - 1] != row:
             num_alive = _candidates(said, row, alive, weights)
         elif t == 1 or end > read.ends[t - 1]:
             num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
@@ -208,20 +217,26 @@ def _starting_with(lead, begin, residual, data, tokens, alive, weights, num_aliv
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _chain(said, read, boundaries, divisors, gold_went, to):
+def _chain(said, read, rows, divisors, gold_went, to):
     """Where the true next target token runs on beyond the gold token: the product of what the source gave along it.
 
-    `boundaries` [T - 1]: the last source token that ends at or before the row's true token. Where that lies within a source
-    token, the product includes what the target's next row was divided by.
+    Where its end lies within a source token, the product includes what the target's next row was divided by.
     """
+    paid = np.zeros(len(said.nll))  # nats up to and with each token
+    for u in range(1, len(paid)):
+        paid[u] = paid[u - 1] + said.nll[u - 1]
+    texts = said.ends[: len(said.ends) - _has_eos(said.ends)]
+    boundaries = (
+        np.searchsorted(texts, read.ends[1:], side="right") - 1
+    )  # the last token that ends at or before the true one
     for t in range(len(read.ids) - 1):
-        row, next_end = read.rows[t], read.ends[t + 1]
-        predicts_eos = read.has_eos and t == len(read.ids) - 2
+        row, next_end = rows[t], read.ends[t + 1]
+        predicts_eos = _has_eos(read.ends) and t == len(read.ids) - 2
         if not to.is_aligned[t] or predicts_eos or said.ends[row + 1] >= next_end:
             continue
         slot, kind, count = gold_went[t]
         owed = divisors[t + 1] if next_end > said.ends[boundaries[t]] else 1.0
-        chained = np.exp(said.paid[row] - said.paid[boundaries[t]]) * owed / divisors[t]
+        chained = np.exp(paid[row] - paid[boundaries[t]]) * owed / divisors[t]
         # It is taken off the shorter piece that the gold token was mapped to.
         chained = min(chained, said.gold_probs[row] / divisors[t])
         to.budget[t, kind] = max(to.budget[t, kind] - chained, 0.0)
@@ -234,3 +249,9 @@ def _chain(said, read, boundaries, divisors, gold_went, to):
                 label_slot = s
         to.ids[t, label_slot] = read.ids[t + 1]
         to.probs[t, label_slot] += chained
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _has_eos(ends):
+    return len(ends) > 1 and ends[-1] == ends[-2]

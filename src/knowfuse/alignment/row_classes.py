@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from knowfuse.types import ROW_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument
+from knowfuse.alignment.texts import Texts, TextsAligner
+from knowfuse.types import ROW_CLASSES, AlignedSource, SourceTrace, TokenizedDocument
 
 Rows: TypeAlias = Literal["all", "shared", "one_to_one"]
 ONE_TO_ONE, MANY_TO_ONE, ONE_TO_MANY, INSIDE = range(len(ROW_CLASSES))
@@ -49,14 +50,21 @@ def check_rows(rows: str, mask_whitespace: object) -> None:
 
 
 def align_some_rows(
-    trace: SourceTrace, target: TokenizedDocument, data: bytes, *, align: Aligner, rows: Rows, mask_whitespace: bool
+    trace: SourceTrace,
+    target: TokenizedDocument,
+    data: bytes,
+    texts: Texts | None = None,
+    *,
+    align: TextsAligner,
+    rows: Rows,
+    mask_whitespace: bool,
 ) -> AlignedSource:
     """What `align` says, with the classes of its rows, on those rows that shall teach; the others are not aligned.
 
     `shared`: the rows that begin at a boundary of the source; `one_to_one`: of those, the rows that one source token alone
     serves. `mask_whitespace`: none that predicts white space alone.
     """
-    aligned, classes = align(trace, target, data), row_classes(trace.ends, target.ends)
+    aligned, classes = align(trace, target, data, texts), row_classes(trace.ends, target.ends)
     teaches = aligned.is_aligned
     if rows != "all":
         teaches = teaches & (classes != INSIDE if rows == "shared" else classes == ONE_TO_ONE)

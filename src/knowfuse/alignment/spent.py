@@ -1,25 +1,58 @@
 """What did a source spend on the bytes of each target token?"""
 
-import numpy as np
+from typing import no_type_check
 
-from knowfuse.surface.turns import ends_with_eos
+import numpy as np
+from numba import njit
+
+from knowfuse.alignment.texts import Texts
 from knowfuse.types import SourceTrace, TokenizedDocument
 
 
-def spent_on_target_tokens(trace: SourceTrace, target: TokenizedDocument) -> tuple[np.ndarray, np.ndarray]:
+def spent_on_target_tokens(
+    trace: SourceTrace, target: TokenizedDocument, texts: Texts | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Nats [T] and source tokens [T] that the source spent on what each target row predicts; the last row is 0.
 
     Inside a source token its nats are shared out by bytes, so that the sums over a document are the source's own.
     An EOS costs what the source paid for its EOS, and nothing where one of the two has none. A source's lone `▁` before
-    the first word takes no bytes, and counts to the first target token.
+    the first word takes no bytes, and counts to the first target token. Of several texts the last row of each is 0.
     """
-    paid = np.concatenate([[0.0], np.cumsum(trace.nll[:-1], dtype=np.float64)])  # [U] nats up to and with token u
-    texts = np.arange(len(trace.ends) - ends_with_eos(trace.ends))
-    texts = texts[np.append(trace.ends[texts[1:]] != trace.ends[texts[:-1]], True)]  # the last that ends at each byte
-    spent = np.interp(target.ends, trace.ends[texts], paid[texts])
-    tokens = np.interp(target.ends, trace.ends[texts], texts.astype(np.float64))
-    spent[0] = tokens[0] = 0.0
-    if ends_with_eos(target.ends) and ends_with_eos(trace.ends):
-        spent[-1], tokens[-1] = paid[-1], len(trace.ends) - 1
-    nll = np.append(np.diff(spent), 0.0)
-    return nll.astype(np.float32), np.append(np.diff(tokens), 0.0).astype(np.float32)
+    nll, tokens = np.zeros((2, len(target.ends)), dtype=np.float32)
+    _share_out(trace.nll, trace.ends, target.ends, texts or Texts.one(trace, target), nll, tokens)
+    return nll, tokens
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _share_out(paid_for, source_ends, target_ends, texts, nll, tokens):
+    for m in range(len(texts.source) - 1):
+        s, t = slice(texts.source[m], texts.source[m + 1]), slice(texts.target[m], texts.target[m + 1])
+        _share_out_one(paid_for[s], source_ends[s], target_ends[t], nll[t], tokens[t])
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _share_out_one(paid_for, source_ends, target_ends, nll, tokens):
+    paid = np.zeros(len(source_ends))  # nats up to and with each token
+    for u in range(1, len(paid)):
+        paid[u] = paid[u - 1] + paid_for[u - 1]
+    source_has_eos = len(source_ends) > 1 and source_ends[-1] == source_ends[-2]
+    target_has_eos = len(target_ends) > 1 and target_ends[-1] == target_ends[-2]
+    num_text = len(source_ends) - source_has_eos
+    before, before_tokens, u = 0.0, 0.0, 0
+    for t in range(1, len(target_ends)):
+        while u + 1 < num_text and source_ends[u + 1] <= target_ends[t]:
+            u += 1
+        now, now_tokens = paid[u], float(u)
+        if source_ends[u] < target_ends[t] and u + 1 < num_text:  # inside a token: its share of what is paid to its end
+            last = u + 1
+            while last + 1 < num_text and source_ends[last + 1] == source_ends[u + 1]:
+                last += 1
+            size, takes = source_ends[last] - source_ends[u], target_ends[t] - source_ends[u]
+            now = (paid[last] - paid[u]) / size * takes + paid[u]
+            now_tokens = (last - u) / size * takes + u
+        if t == len(target_ends) - 1 and target_has_eos and source_has_eos:
+            now, now_tokens = paid[-1], float(len(source_ends) - 1)
+        nll[t - 1], tokens[t - 1] = now - before, now_tokens - before_tokens
+        before, before_tokens = now, now_tokens

@@ -2,20 +2,25 @@
 
 Source and target write the conversation each in their own template, and the bytes of a message are the same. The last token of
 the template before it is what BOS is before a text; the token that ends the turn is what EOS is after it, and maps by role. So
-no method knows of conversations, and what is between the messages is aligned with nothing.
+no method knows of conversations, and what is between the messages is aligned with nothing. A method that takes several texts in
+one call is called once for a conversation.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
+from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.texts import Texts
 from knowfuse.surface.cutting import Marks
 from knowfuse.surface.turns import same_turns
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK, Turn
+
+TOGETHER = (byte_exact,)  # methods whose aligners are `TextsAligner`s
 
 
 def aligner(method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair) -> Aligner:
@@ -24,7 +29,9 @@ def aligner(method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair) -> 
     if pair.target.chat is None:
         return align
     sizes = np.array([len(piece or b"") for piece in pair.target.token_bytes], dtype=np.int64)
-    return partial(align_turns, align=align, source=pair.source.marks, target_lead=_Lead(pair.target.lead, sizes))
+    lead = _Lead(pair.target.lead, sizes)
+    together = getattr(method, "func", method) in TOGETHER
+    return partial(align_turns, align=align, source=pair.source.marks, target_lead=lead, together=together)
 
 
 @dataclass(frozen=True)
@@ -42,34 +49,61 @@ class _Lead:
 
 
 def align_turns(
-    trace: SourceTrace, target: TokenizedDocument, data: bytes, *, align: Aligner, source: Marks, target_lead: _Lead
+    trace: SourceTrace,
+    target: TokenizedDocument,
+    data: bytes,
+    *,
+    align: Callable[..., AlignedSource],
+    source: Marks,
+    target_lead: _Lead,
+    together: bool,
 ) -> AlignedSource:
     """One source's word on the rows of a conversation that are learnt; the others are not aligned.
 
-    Nor is the row that predicts the first token of a message which the target writes without the space that its answers have.
+    `together`: `align` is told where each message begins, and takes all in one call; else it is called with each alone. Nor is the
+    row aligned that predicts the first token of a message which the target writes without the space that its answers have.
     """
     assert target.turns is not None
-    theirs = same_turns(trace.input_ids, trace.ends, target.turns, source)
-    found: list[tuple[_Rows, AlignedSource]] = []
-    for ours, their in zip(target.turns, theirs, strict=True):
-        rows = _Rows(ours)
-        said = align(_of_source(trace, _Rows(their)), _of_target(target, rows), data[ours.begin : ours.end])
-        is_learnt = rows.predicting >= ours.first
-        if not target_lead.is_there(target, ours):
-            is_learnt &= rows.predicting > ours.first
-        found.append((rows, replace(said, is_aligned=np.append(is_learnt, False) & said.is_aligned)))
-    return _put_together(found, len(target.ends))
+    whole, theirs = None, same_turns(trace.input_ids, trace.ends, target.turns, source)
+    for turns, their in [(target.turns, theirs)] if together else zip(_each(target.turns), _each(theirs), strict=True):
+        ours, its = _Rows(turns), _Rows(their)
+        texts = {"texts": Texts(its.starts, ours.starts)} if together else {}
+        said = align(_of_source(trace, its), _of_target(target, ours), data[ours.begin : ours.end], **texts)
+        whole = whole or _nothing(said, len(target.ends))
+        _put(said, ours, ours.learnt([target_lead.is_there(target, turn) for turn in turns]), whole)
+    assert whole is not None, "a conversation has an answer"
+    return whole
+
+
+def _each(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
+    return [[turn] for turn in turns]
 
 
 class _Rows:
-    """A message as a document of its own: which tokens of the conversation it has, and by which row each but the first is predicted."""
+    """Messages as documents of their own, one after another: which tokens of the conversation they have, and by which row each
+    but the first of a message is predicted. `begin` and `end` are bytes.
+    """
 
-    def __init__(self, turn: Turn) -> None:
-        self.begin, self.is_after_space = turn.begin, turn.before < turn.first
-        content = np.arange(turn.before, turn.last + 1)
-        closing = np.arange(0) if turn.closes is None else np.array([turn.closes])
-        self.tokens = np.concatenate([content, closing + 1])  # [n]
-        self.predicting = np.concatenate([content[:-1], closing])  # [n - 1]
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self.turns, self.begin, self.end = turns, turns[0].begin, turns[-1].end
+        tokens = [
+            row for t in turns for row in (*range(t.before, t.last + 1), *(() if t.closes is None else (t.closes + 1,)))
+        ]
+        sizes = [t.last + 1 - t.before + (t.closes is not None) for t in turns]
+        self.tokens = np.array(tokens)  # [n]
+        self.starts = np.cumsum([0, *sizes])  # [M + 1]
+        self.last = self.starts[1:] - 1  # [M] predict nothing
+        self.rows = self.tokens.copy()  # [n] the row that predicts the token after each
+        for last, turn in zip(self.last.tolist(), turns, strict=True):
+            if turn.closes is not None:
+                self.rows[last - 1] = turn.closes
+        self.is_predicting = np.ones(len(tokens), dtype=bool)
+        self.is_predicting[self.last] = False
+
+    def learnt(self, is_lead_there: Sequence[bool]) -> Bool[np.ndarray, " n"]:
+        """Of each row whether it is learnt; one that predicts a first token only where what it carries is there."""
+        first = [turn.first + (not there) for turn, there in zip(self.turns, is_lead_there, strict=True)]
+        return self.is_predicting & (self.rows >= np.repeat(first, np.diff(self.starts)))
 
 
 def _of_target(target: TokenizedDocument, rows: _Rows) -> TokenizedDocument:
@@ -78,38 +112,47 @@ def _of_target(target: TokenizedDocument, rows: _Rows) -> TokenizedDocument:
 
 
 def _of_source(trace: SourceTrace, rows: _Rows) -> SourceTrace:
-    nll = np.append(trace.nll[rows.predicting], np.float32(0.0))
-    if rows.is_after_space:
-        nll[0] = 0.0  # the space is the template's: it is given, and not part of what the source pays for the message
-    draws = None if trace.draws is None else np.pad(trace.draws[rows.predicting], ((0, 1), (0, 0)))
+    nll = trace.nll[rows.rows]
+    nll[rows.last] = 0.0
+    for start, turn in zip(rows.starts.tolist(), rows.turns, strict=False):
+        if turn.before < turn.first:
+            nll[start] = (
+                0.0  # the space is the template's: it is given, and not part of what the source pays for the message
+            )
+    draws = None
+    if trace.draws is not None:
+        draws = trace.draws[rows.rows]
+        draws[rows.last] = 0
     ends = trace.ends[rows.tokens] - rows.begin
     return SourceTrace(trace.input_ids[rows.tokens], ends, _closed(trace.topk, rows), nll, draws)
 
 
 def _closed(topk: TopK[np.ndarray], rows: _Rows) -> TopK[np.ndarray]:
-    """What the rows say that predict the message, and a last one that predicts nothing."""
-    last = np.full((1, topk.ids.shape[-1]), EMPTY, dtype=np.float32)
-    ids = np.pad(topk.ids[rows.predicting], ((0, 1), (0, 0)))
-    return TopK(ids, np.concatenate([topk.log_probs[rows.predicting], last]))
+    """What the rows say that predict the messages; a last one predicts nothing."""
+    ids, log_probs = topk.ids[rows.rows], topk.log_probs[rows.rows]
+    ids[rows.last], log_probs[rows.last] = 0, EMPTY
+    return TopK(ids, log_probs)
 
 
-def _put_together(found: Sequence[tuple[_Rows, AlignedSource]], length: int) -> AlignedSource:
-    """The words on all messages at their rows of the conversation."""
-    width = max(said.topk.ids.shape[-1] for _, said in found)
-    first = found[0][1]
-    whole = AlignedSource(
-        TopK(np.zeros((length, width), first.topk.ids.dtype), np.full((length, width), EMPTY, np.float32)),
+def _nothing(like: AlignedSource, length: int) -> AlignedSource:
+    """So many rows on which nothing is said, as wide as this."""
+    width = like.topk.ids.shape[-1]
+    return AlignedSource(
+        TopK(np.zeros((length, width), like.topk.ids.dtype), np.full((length, width), EMPTY, np.float32)),
         *(np.zeros(length, np.float32) for _ in range(3)),
         is_aligned=np.zeros(length, bool),
-        budget=None if first.budget is None else np.zeros((length, first.budget.shape[-1])),
-        row_classes=None if first.row_classes is None else np.zeros(length, np.uint8),
-        is_by_rank=first.is_by_rank,
-        remainder=first.remainder,
+        budget=None if like.budget is None else np.zeros((length, like.budget.shape[-1])),
+        row_classes=None if like.row_classes is None else np.zeros(length, np.uint8),
+        is_by_rank=like.is_by_rank,
+        remainder=like.remainder,
     )
-    for rows, said in found:
-        at, slots = rows.predicting, slice(said.topk.ids.shape[-1])
-        whole.topk.ids[at, slots], whole.topk.log_probs[at, slots] = said.topk.ids[:-1], said.topk.log_probs[:-1]
-        for name in ("tail", "nll", "source_tokens", "is_aligned", "budget", "row_classes"):
-            if (part := getattr(said, name)) is not None:
-                getattr(whole, name)[at] = part[:-1]
-    return whole
+
+
+def _put(said: AlignedSource, rows: _Rows, is_learnt: Bool[np.ndarray, " n"], whole: AlignedSource) -> None:
+    """The words on some messages at their rows of the conversation."""
+    at, keep = rows.rows[rows.is_predicting], rows.is_predicting
+    whole.topk.ids[at], whole.topk.log_probs[at] = said.topk.ids[keep], said.topk.log_probs[keep]
+    whole.is_aligned[at] = (said.is_aligned & is_learnt)[keep]
+    for name in ("tail", "nll", "source_tokens", "budget", "row_classes"):
+        if (part := getattr(said, name)) is not None:
+            getattr(whole, name)[at] = part[keep]

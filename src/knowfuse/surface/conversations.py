@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -93,27 +93,26 @@ def _taking_special(tokenizer: Tokenizer) -> Iterator[Tokenizer]:
 def _spelled(
     surface: Surface, document: Document, text: str, begins: Sequence[int], ids: list[int], is_probe: bool
 ) -> TokenizedDocument:
-    data = text.encode()
-    lengths = _lengths(surface, data, ids)
-    ends = np.cumsum([0, *lengths])  # in what was written; token n is [ends[n], ends[n + 1])
+    data, input_ids = text.encode(), np.array(ids, dtype=np.int64)
+    is_special = surface.is_special[input_ids]
+    ends = np.zeros(len(ids) + 1, dtype=np.int64)  # in what was written; token n is [ends[n], ends[n + 1])
+    np.cumsum(_lengths(surface, data, ids, is_special), out=ends[1:])
     starts = np.array(begins) if text.isascii() else np.array([len(text[:at].encode()) for at in begins])
-    sizes = np.array([message.num_bytes for message in document.messages])
+    stops = starts + [message.num_bytes for message in document.messages]
     if not is_probe:
-        _require_boundaries(surface, data, ids, ends, starts, sizes)
-    inside = np.clip(ends[1:, None] - starts, 0, sizes).sum(-1)  # bytes of all contents up to each token's end
-    return TokenizedDocument(np.array(ids, dtype=np.int64), inside.astype(np.int64))
+        _require_boundaries(surface, data, ids, is_special, ends, starts, stops)
+    contents = np.cumsum(stops - starts)  # bytes of all contents up to the end of each message
+    before = np.concatenate([[0], contents[:-1]])
+    inside = np.interp(ends[1:], np.stack([starts, stops], -1).ravel(), np.stack([before, contents], -1).ravel())
+    return TokenizedDocument(input_ids, inside.astype(np.int64))
 
 
-def _lengths(surface: Surface, data: bytes, ids: list[int]) -> list[int]:
+def _lengths(surface: Surface, data: bytes, ids: list[int], is_special: Bool[np.ndarray, " T"]) -> Sequence[int]:
     """Bytes of what was written that each token takes; UnspellableDocument where they do not spell it."""
-    special = [surface.token_bytes[i] is None for i in ids]
-    pieces = [
-        surface.token_strings[i].encode() if s else surface.token_bytes[i] or b""
-        for i, s in zip(ids, special, strict=True)
-    ]
+    pieces = [surface.written_bytes[i] for i in ids]
     if surface.family == "wordpiece":
         pieces = words_as_in(data, pieces)
-    is_added = [s or i in surface.added_ids for i, s in zip(ids, special, strict=True)]
+    is_added = [special or i in surface.added_ids for i, special in zip(ids, is_special.tolist(), strict=True)]
     lengths = lengths_of(pieces, data, surface.prefix, is_added)
     if lengths is None:
         spelled = first_difference(b"".join(pieces), data)
@@ -125,23 +124,23 @@ def _require_boundaries(
     surface: Surface,
     data: bytes,
     ids: list[int],
+    is_special: Bool[np.ndarray, " T"],
     ends: Int[np.ndarray, " boundaries"],
     starts: Int[np.ndarray, " M"],
-    sizes: Int[np.ndarray, " M"],
+    stops: Int[np.ndarray, " M"],
 ) -> None:
     """UnspellableDocument unless every message, but for a space before it, is whole tokens that are text."""
-    stops = starts + sizes
-    has_lead = np.array([bool(surface.lead) and data[at - 1 : at] == surface.lead for at in starts.tolist()])
-    for at in [*(starts - has_lead).tolist(), *stops.tolist()]:
-        token = int(np.searchsorted(ends, at, side="left"))
-        if ends[token] != at:
-            piece = shown(data[ends[token - 1] : ends[token]])
-            raise UnspellableDocument(
-                f"token {piece!r} of {surface.name!r} is partly its chat template, partly a message"
-            )
-    if starts[0] - has_lead[0] == 0:
+    begins = starts
+    if surface.lead:
+        begins = starts - [data[at - 1 : at] == surface.lead for at in starts.tolist()]
+    edges = np.concatenate([begins, stops])
+    tokens = np.searchsorted(ends, edges)
+    if len(partly := tokens[ends[tokens] != edges]):
+        piece = shown(data[ends[partly[0] - 1] : ends[partly[0]]])
+        raise UnspellableDocument(f"token {piece!r} of {surface.name!r} is partly its chat template, partly a message")
+    if begins[0] == 0:
         raise UnspellableDocument(f"no token of {surface.name!r} stands before the first message in its chat template")
-    special = np.flatnonzero([surface.token_bytes[i] is None for i in ids])
-    if len(inside := special[(ends[special + 1, None] > starts).sum(-1) > (ends[special, None] >= stops).sum(-1)]):
-        token = surface.token_strings[ids[inside[0]]]
-        raise UnspellableDocument(f"a message spells {token!r}, which {surface.name!r} takes for a special token")
+    for first, last in tokens.reshape(2, -1).T.tolist():
+        if len(inside := np.flatnonzero(is_special[first:last])):
+            token = surface.token_strings[ids[first + int(inside[0])]]
+            raise UnspellableDocument(f"a message spells {token!r}, which {surface.name!r} takes for a special token")

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -107,6 +108,16 @@ class Surface:
     def token_strings(self) -> list[str]:
         """The printed form of every id, as edit-distance methods compare it; "" where an id has no entry."""
         return [self.tokenizer.id_to_token(i) or "" for i in range(self.vocabulary_size)]
+
+    @cached_property
+    def written_bytes(self) -> list[bytes]:
+        """The bytes of every id in what is written out with special tokens: those of a special one are its name's."""
+        return [s.encode() if b is None else b for s, b in zip(self.token_strings, self.token_bytes, strict=True)]
+
+    @cached_property
+    def is_special(self) -> Bool[np.ndarray, " V"]:
+        """Of every id whether it stands for no text."""
+        return np.array([piece is None for piece in self.token_bytes])
 
     @cached_property
     def _continuing(self) -> Tokenizer:

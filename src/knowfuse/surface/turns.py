@@ -17,23 +17,16 @@ def turns_of(
     input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], spans: Sequence[Span], marks: Marks
 ) -> list[Turn]:
     """The messages at these bytes, by rows of a document in tokens."""
+    firsts = np.searchsorted(ends, [span.begin for span in spans], side="right").tolist()
+    lasts = np.searchsorted(ends, [span.end for span in spans]).tolist()
+    nexts = np.searchsorted(ends, ends[lasts], side="right").tolist()  # where the next message begins
     turns = []
-    for span in spans:
-        token = int(np.searchsorted(ends, span.begin, side="right"))
-        last = int(np.searchsorted(ends, span.end, side="left"))
+    for span, token, last, following in zip(spans, firsts, lasts, nexts, strict=True):
         is_after_space = token > 1 and int(input_ids[token - 1]) in marks.leads
-        closes = _closes(input_ids, ends, last, marks.eos_id) if span.role == "assistant" else None
+        ending = input_ids[last + 1 : following].tolist() if span.role == "assistant" else []
+        closes = last + ending.index(marks.eos_id) if marks.eos_id in ending else None
         turns.append(Turn(span.begin, span.end, token - 1 - is_after_space, token - 1, last, closes))
     return turns
-
-
-def _closes(input_ids: Int[np.ndarray, " T"], ends: Int[np.ndarray, " T"], last: int, eos_id: int | None) -> int | None:
-    """The row that predicts the token which ends a turn, before the next message begins."""
-    following = int(np.searchsorted(ends, ends[last], side="right"))
-    if eos_id is None:
-        return None
-    found = np.flatnonzero(input_ids[last + 1 : following] == eos_id)
-    return last + int(found[0]) if len(found) else None
 
 
 def same_turns(

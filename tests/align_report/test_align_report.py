@@ -60,9 +60,9 @@ class Spans(HTMLParser):
 
 def test_text_that_is_markup_stays_text() -> None:
     budget = {**dict.fromkeys(MASS_CLASSES, 0.0), "exact": 1.0}
-    predicted = PredictedPiece("</p><b>", 0, 7, 0, "", 0.25, budget, [('"<i>', 0.25)])
-    lost = PredictedPiece("x", 7, 8, None, "", 0.0, budget, [])
-    example = Example("<a>", "t", [Piece("<script>", 0, 8)], [predicted, lost])
+    predicted = PredictedPiece("</p><b>", 0, 7, False, 0, "", 0.25, budget, [('"<i>', 0.25)])
+    lost = PredictedPiece("x", 7, 8, False, None, "", 0.0, budget, [])
+    example = Example("<a>", "t", [Piece("<script>", 0, 8, False)], [predicted, lost])
     parsed = Spans()
     parsed.feed(alignment_page({"<a>": {"byte_exact": AlignmentQuality(0.5, 1.0, 1.0, budget)}}, [example]))
     assert {"<script>", "</p><b>", "x"} <= set(parsed.texts)

@@ -5,9 +5,11 @@ from html import escape
 
 from knowfuse.align_report.example import Example, Piece, PredictedPiece
 from knowfuse.evaluation import AlignmentQuality
-from knowfuse.pages import MASS_COLOURS, MASS_MEANING, Part, Section, bars, key, page, paragraph, table
+from knowfuse.pages import MARKER_COLOUR, MASS_COLOURS, MASS_MEANING, Part, Section, bars, key, page, paragraph, table
 from knowfuse.types import MASS_CLASSES
 
+MARKER = "marker of a chat template"
+MARKERS = ("source", "method", "share of the target's tokens", "ends of turns", "aligned", "top-1 fidelity")
 HEADING = ("source", "method", "alignment loss, bits per byte", "own tokenizer", "coverage", "top-1 fidelity")
 
 
@@ -16,6 +18,7 @@ def alignment_page(qualities: Mapping[str, Mapping[str, AlignmentQuality]], exam
     meaning = "".join(f"<li><b>{kind}</b>: {escape(MASS_MEANING[kind])}</li>" for kind in MASS_CLASSES)
     sections = [
         Section("figures", "Figures", _figures(qualities)),
+        *([Section("markers", "What the chat templates add", _markers(qualities))] if _has_markers(qualities) else []),
         Section("mass", "Where the probability of a row goes", f"{_budgets(qualities)}<ul>{meaning}</ul>"),
         *(
             Section(f"example-{n}", f"{example.source} → {example.target}", _example(example))
@@ -33,6 +36,28 @@ def _figures(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> str:
             figures = [f"{quality.loss_bits_per_byte:.4f}", "" if lost is None else f"{lost:.4f}"]
             rows.append([source, method, *figures, f"{quality.coverage:.3f}", f"{quality.top1_fidelity:.3f}"])
     return table(HEADING, rows, {(r, 1): "text" for r in range(len(rows))})
+
+
+def _has_markers(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> bool:
+    return any(quality.markers for methods in qualities.values() for quality in methods.values())
+
+
+def _markers(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> str:
+    rows = [
+        [source, method, f"{m.share:.1%}", f"{m.turn_ends}", f"{m.coverage:.3f}", f"{m.top1_fidelity:.3f}"]
+        for source, methods in qualities.items()
+        for method, quality in methods.items()
+        if (m := quality.markers)
+    ]
+    said = (
+        "Markers take no bytes of a message. Of them only the end of a turn that is learnt is aligned, with that of the source; the "
+        "others are no rows of the figures above. The identity's are the source's own."
+    )
+    return (
+        paragraph(said)
+        + table(MARKERS, rows, {(r, 1): "text" for r in range(len(rows))})
+        + key({MARKER: MARKER_COLOUR})
+    )
 
 
 def _budgets(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> str:
@@ -57,18 +82,24 @@ def _example(example: Example) -> str:
 
 
 def _source_token(row: int, piece: Piece) -> str:
-    return f"<span class=token>{escape(piece.text)}<sub>{row}</sub></span>"
+    return f"<span class=token{_marked(piece)}>{escape(piece.text)}<sub>{row}</sub></span>"
+
+
+def _marked(piece: Piece) -> str:
+    return f" style='border-bottom: 3px solid {MARKER_COLOUR}; color: var(--soft)'" if piece.is_marker else ""
 
 
 def _target_token(piece: PredictedPiece) -> str:
     if piece.served_by is None:
-        return f"<span class='token none' title='not aligned'>{escape(piece.text)}</span>"
+        why = f"{MARKER}, not learnt" if piece.is_marker else "not aligned"
+        return f"<span class='token none' title='{why}'{_marked(piece)}>{escape(piece.text)}</span>"
     after = f" after {piece.residual!r}" if piece.residual else ""
+    edge = f";border-bottom:3px solid {MARKER_COLOUR}" if piece.is_marker else ""
     lines = [f"source row {piece.served_by}{after}: {piece.probability:.4f} on this token"]
     lines += [f"{text!r} {p:.4f}" for text, p in piece.best]
     lines += [f"{kind} {mass:.4f}" for kind, mass in piece.budget.items() if mass > 0]
     return (
-        f"<span class=token style='background:{_gradient(piece.budget)}' title='{escape(chr(10).join(lines))}'>"
+        f"<span class=token style='background:{_gradient(piece.budget)}{edge}' title='{escape(chr(10).join(lines))}'>"
         f"{escape(piece.text)}<sub>{piece.served_by}</sub></span>"
     )
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from knowfuse.align_report.example import Example
 from knowfuse.evaluation import AlignmentQuality
-from knowfuse.pages import MASS_COLOURS
+from knowfuse.pages import MARKER_COLOUR, MASS_COLOURS
 from knowfuse.types import MASS_CLASSES
 
 LOSS = "alignment loss, bits per byte"
@@ -66,8 +66,12 @@ def _text(axes: Axes, example: Example) -> None:
     for line in range(NUM_LINES):
         first, top = line * LINE_BYTES, -3.0 * line
         for piece in example.source_pieces:
+            if piece.is_marker:
+                _marker(axes, piece.begin - first, top)
             _box(axes, piece.begin - first, piece.end - first, top, piece.text, {"#eeeeee": 1.0})
         for piece in example.target_pieces:
+            if piece.is_marker:
+                _marker(axes, piece.begin - first, top - 1.1)
             colours = {"#ffffff": 1.0}
             if piece.served_by is not None:
                 colours = {MASS_COLOURS[kind]: mass for kind, mass in piece.budget.items()}
@@ -75,7 +79,14 @@ def _text(axes: Axes, example: Example) -> None:
     axes.set_xlim(0, LINE_BYTES)
     axes.set_ylim(-3.0 * NUM_LINES + 1.2, 1.2)
     axes.set_axis_off()
-    axes.set_title(f"{example.source} (above) → {example.target} (below)", fontsize=10, loc="left")
+    markers = "; a bar: markers of the chat template" if any(p.is_marker for p in example.target_pieces) else ""
+    axes.set_title(f"{example.source} (above) → {example.target} (below){markers}", fontsize=10, loc="left")
+
+
+def _marker(axes: Axes, at: int, y: float) -> None:
+    """What takes no bytes, as a bar where it stands."""
+    if 0 <= at <= LINE_BYTES:
+        axes.plot([at, at], [y - 0.5, y + 0.5], color=MARKER_COLOUR, linewidth=3, zorder=3, clip_on=False)
 
 
 def _box(axes: Axes, begin: int, end: int, y: float, text: str, colours: Mapping[str, float]) -> None:

@@ -35,6 +35,16 @@ class SeenDocument:
 
 
 @dataclass
+class MarkerQuality:
+    """Of conversations, what of the target's tokens its chat template adds, and how the ends of turns that are learnt fare."""
+
+    share: float  # of all tokens
+    turn_ends: int
+    coverage: float  # the share of `turn_ends` whose row is aligned; `top1_fidelity` as that of all rows
+    top1_fidelity: float
+
+
+@dataclass
 class AlignmentQuality:
     """How well a source's words survive an alignment; shares are of the rows that predict a token."""
 
@@ -43,6 +53,7 @@ class AlignmentQuality:
     top1_fidelity: float
     budget: dict[str, float] | None  # the mean over aligned rows by `MASS_CLASSES`; None: the method has no classes
     identity_bits_per_byte: float | None = None  # what it loses where the target has the source's own tokenizer
+    markers: MarkerQuality | None = None  # None: plain texts
 
 
 def tried(
@@ -79,6 +90,7 @@ def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabul
     by_count = _most_frequent_first(documents)
     paid = spent = num_bytes = 0.0
     rows = aligned_rows = faithful = 0
+    ends = np.zeros(3, dtype=np.int64)  # of turns, those aligned, those faithful
     budget = np.zeros(len(MASS_CLASSES))
     has_budget = True
     for document in documents:
@@ -94,13 +106,26 @@ def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabul
         if aligned.budget is not None:
             budget += aligned.budget[aligned.is_aligned].sum(0)
         certain = align(certain_of_the_text(document.trace), document.target, document.data)
-        faithful += int((certain.is_aligned[:-1] & is_learnt & (_top1(certain, by_count)[:-1] == labels)).sum())
+        is_faithful = certain.is_aligned[:-1] & is_learnt & (_top1(certain, by_count)[:-1] == labels)
+        faithful += int(is_faithful.sum())
+        closes = [turn.closes for turn in document.target.turns or () if turn.closes is not None]
+        ends += (len(closes), is_aligned[closes].sum(), is_faithful[closes].sum())
     return AlignmentQuality(
         loss_bits_per_byte=(paid - spent) / (math.log(2) * max(num_bytes, 1.0)),
         coverage=aligned_rows / max(rows, 1),
         top1_fidelity=faithful / max(rows, 1),
         budget=dict(zip(MASS_CLASSES, (budget / max(aligned_rows, 1)).tolist(), strict=True)) if has_budget else None,
+        markers=_markers(documents, *ends.tolist()),
     )
+
+
+def _markers(documents: Sequence[SeenDocument], turn_ends: int, aligned: int, faithful: int) -> MarkerQuality | None:
+    if any(document.target.turns is None for document in documents):
+        return None
+    tokens = [document.target.ends for document in documents]
+    added = sum(1 + int((ends[1:] == ends[:-1]).sum()) for ends in tokens)  # the first token of all is the template's
+    share = added / sum(map(len, tokens))
+    return MarkerQuality(share, turn_ends, aligned / max(turn_ends, 1), faithful / max(turn_ends, 1))
 
 
 def certain_of_the_text(trace: SourceTrace) -> SourceTrace:

@@ -3,10 +3,11 @@
 from knowfuse.pages.bars import Part, bars, key
 from knowfuse.pages.charts import Dot, Line, areas, dots, lines
 from knowfuse.pages.page import Section, figure, grid, page, paragraph
-from knowfuse.pages.style import MASS_COLOURS, MASS_MEANING, SERIES
+from knowfuse.pages.style import MARKER_COLOUR, MASS_COLOURS, MASS_MEANING, SERIES
 from knowfuse.pages.tables import table
 
 __all__ = [
+    "MARKER_COLOUR",
     "MASS_COLOURS",
     "MASS_MEANING",
     "SERIES",

@@ -22,6 +22,7 @@ MASS_MEANING: dict[str, str] = dict(
         strict=True,
     )
 )
+MARKER_COLOUR = "#d98cb3"  # of what a chat template adds to the messages
 SERIES = tuple(f"var(--series-{n})" for n in range(6))  # of what has no colour of its own: sources, in their order
 
 STYLE = """

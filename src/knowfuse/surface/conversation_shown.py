@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -11,7 +10,7 @@ from knowfuse.surface.cutting import Surface, surface_of
 from knowfuse.surface.loading import load_tokenizer
 from knowfuse.surface.shown import shown
 from knowfuse.surface.templates import template_of
-from knowfuse.surface.turns import learnt_rows, same_turns
+from knowfuse.surface.turns import learnt_rows, served_by
 from knowfuse.text.conversations import Conversations
 from knowfuse.text.document import Conversation, Document, Learn
 from knowfuse.text.findings import Findings
@@ -56,7 +55,7 @@ def show_conversation(console: Console, surfaces: list[Surface], document: Docum
         if not isinstance(tokens, TokenizedDocument):
             console.print(Text(f"  set aside: {tokens}"))
             continue
-        served = {} if first is None else _served(tokens, first[0], first[1])
+        served = {} if first is None else served_by(tokens, first[1].input_ids, first[1].ends, first[0].marks)
         console.print(
             _told(surface, tokens, document.text.encode(), served, is_numbered=len(surfaces) > 1 and first is None)
         )
@@ -78,17 +77,3 @@ def _told(surface: Surface, tokens: TokenizedDocument, data: bytes, served: dict
         told.append("|", "dim")
         begin = end
     return told
-
-
-def _served(tokens: TokenizedDocument, other: Surface, theirs: TokenizedDocument) -> dict[int, int]:
-    """The row of the other LLM that serves each row which is learnt, the last that ends at or before it in its message."""
-    assert tokens.turns is not None
-    rows: dict[int, int] = {}
-    turns = same_turns(theirs.input_ids, theirs.ends, tokens.turns, other.marks)
-    for mine, their in zip(tokens.turns, turns, strict=True):
-        for row in range(mine.first, mine.last):
-            at = np.searchsorted(theirs.ends[their.first : their.last], max(tokens.ends[row], mine.begin), side="right")
-            rows[row] = their.first + max(int(at) - 1, 0)
-        if mine.closes is not None and their.closes is not None:
-            rows[mine.closes] = their.closes
-    return rows

@@ -37,6 +37,21 @@ def same_turns(
     return turns_of(input_ids, ends, spans, marks)
 
 
+def served_by(
+    tokens: TokenizedDocument, input_ids: Int[np.ndarray, " U"], ends: Int[np.ndarray, " U"], marks: Marks
+) -> dict[int, int]:
+    """The row of another LLM that serves each row of a conversation which is learnt, the last that ends at or before it in its message."""
+    assert tokens.turns is not None
+    rows: dict[int, int] = {}
+    for mine, their in zip(tokens.turns, same_turns(input_ids, ends, tokens.turns, marks), strict=True):
+        for row in range(mine.first, mine.last):
+            at = np.searchsorted(ends[their.first : their.last], max(tokens.ends[row], mine.begin), side="right")
+            rows[row] = their.first + max(int(at) - 1, 0)
+        if mine.closes is not None and their.closes is not None:
+            rows[mine.closes] = their.closes
+    return rows
+
+
 def learnt_rows(document: TokenizedDocument) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
     """The rows whose label is learnt: those that predict a token of the text, and those that predict what ends it.
 

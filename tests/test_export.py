@@ -13,7 +13,7 @@ import hydra
 import pytest
 import torch
 from commands_for_tests import run_python, start_python
-from experiments_for_tests import TINY_TRAINING, composed, local_llm
+from experiments_for_tests import TINY_TRAINING, composed, forward_passes, local_llm
 from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 from peft import AutoPeftModelForCausalLM
@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from knowfuse.export import __main__ as command
 from knowfuse.export import export
 from knowfuse.export.model_card import model_card
+from knowfuse.ids import hex_names
 from knowfuse.llms.finetune import adapters, lora
 from knowfuse.llms.local import localize
 from knowfuse.llms.packed import packed_logits
@@ -32,6 +33,7 @@ from knowfuse.runs.compared import Judged, compared
 from knowfuse.runs.folder import load_run
 from knowfuse.surface.loading import save_tokenizer
 from knowfuse.text.document import Document
+from knowfuse.traces.index import from_bytes
 from knowfuse.training.fit import load_best
 from knowfuse.types import MASS_CLASSES, LLMSpec
 
@@ -93,7 +95,11 @@ def test_the_baseline_in_another_dtype_and_as_gguf(run: Path, tiny_cache: Path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ([], "run is not set: give the folder of a finished run, run=outputs/<name>/<date_time>"),
+        ([], "run is not set, nor is traces: give one of them the folder of a finished run"),
+        (["run={run}", "traces={run}"], "run and traces are both set: give one of them the folder of a finished run"),
+        (["traces={run}", "gguf=q8_0"], "gguf is of weights, and traces= exports none: leave it out"),
+        (["traces={run}", "folder={run}"], "is there already, and nothing is overwritten: set folder= to another"),
+        (["traces={new}"], "is not the folder of a finished run, it has no config.yaml"),
         (["run={run}", "method=other"], "has no method 'other': choose one of ['clm', 'fused']"),
         (["run={run}", "dtype=int8"], "dtype is 'int8': choose one of"),
         (["run={run}", "merge=false", "gguf=q8_0"], "gguf is of whole weights, and merge=false exports adapters alone"),
@@ -144,6 +150,26 @@ def test_the_card_says_what_the_files_of_the_run_say(run: Path) -> None:
     assert ["lambda (weight of CLM)", "0.3, constant"] in tables["Recipe"]
     (command_line,) = re.findall(r"```bash\n(.*)\n```", card.text)
     assert shlex.split(command_line)[2:] == [str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml")]
+
+
+def test_the_traces_of_a_run_serve_in_place_of_its_sources(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """Those of its documents alone: other tests read others into the same stores."""
+    folder = tmp_path / "traces"
+    command.main(composed("export", f"traces={run}", f"folder={folder}"))
+    settings = load_run(run)[1]
+    settings["tracing"]["place"] = str(folder)
+    experiment = hydra.utils.instantiate(settings, _convert_="all")
+    with forward_passes() as passes:
+        prepared = experiment.prepare()
+    assert not passes, "nothing is read again"
+    names = {document.id for document in prepared.corpus.split("fusion")}
+    for source in prepared.sources.values():
+        assert source.store.folder.path.parent == folder
+        for shard in source.store.folder.path.glob("*.index"):
+            assert set(hex_names(from_bytes(shard.read_bytes()).ids)) <= names
+    card = (folder / "README.md").read_text()
+    assert f"| {len(names)} | 0 |" in card
+    assert "10 most probable tokens a row" in card
 
 
 def rows_of(text: str) -> list[list[str]]:

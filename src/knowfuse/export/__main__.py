@@ -2,6 +2,7 @@
 
 python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00 folder=fused
 python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00 gguf=q8_0 push_to_hub=mine
+python -m knowfuse.export traces=outputs/quickstart/2026-01-31_12-00-00 folder=traces
 """
 
 from functools import partial
@@ -15,22 +16,34 @@ from knowfuse.export.converting import convert, require_converter
 from knowfuse.export.folder import export, require_free
 from knowfuse.export.model_card import model_card
 from knowfuse.export.pushing import push, require_pushable
+from knowfuse.export.trace_card import trace_card
+from knowfuse.files import whole_folder
 from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.report.left import left_by
 from knowfuse.runs.command import command
 from knowfuse.runs.folder import load_run
+from knowfuse.text.documents import Documents
+from knowfuse.traces.copied import copy_documents
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
 
 @command("export", Path.cwd() / "conf")
 def main(cfg: DictConfig) -> None:
-    """The best checkpoint of one method of a run."""
+    """The best checkpoint of one method of a run, or what its sources said."""
     quiet_libraries()
-    if cfg.run is None:
-        raise ValueError("run is not set: give the folder of a finished run, run=outputs/<name>/<date_time>")
+    if (cfg.run is None) == (cfg.traces is None):
+        what = "run is not set, nor is traces" if cfg.run is None else "run and traces are both set"
+        raise ValueError(
+            f"{what}: give one of them the folder of a finished run, such as run=outputs/<name>/<date_time>"
+        )
+    target(cfg) if cfg.traces is None else traces(cfg)
+
+
+def target(cfg: DictConfig) -> None:
+    """A folder of transformers with a model card."""
     run, settings, fits = load_run(cfg.run)
     if cfg.method not in fits:
         raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
@@ -53,13 +66,40 @@ def main(cfg: DictConfig) -> None:
     card = model_card(
         left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
     )
-    beside = [lambda unfinished: (unfinished / CARD).write_text(card, encoding="utf-8")]
+    beside = [partial(_write_card, card)]
     if converter is not None:
-        beside.append(partial(convert, converter, kind=cfg.gguf, name=folder.name))
+        beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
     export(model, prepared.target, folder, *beside, base=experiment.target.path)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
     if name is not None:
         say(f"{push(folder, name, 'model')}: private; read its {CARD} before you change that")
+
+
+def traces(cfg: DictConfig) -> None:
+    """What each source said of the text that the run was trained on, as a store that others can read, with a card."""
+    run, settings, _ = load_run(cfg.traces)
+    if odd := next((key for key in ("dtype", "gguf", "converter") if cfg[key] is not None), None):
+        raise ValueError(f"{odd} is of weights, and traces= exports none: leave it out")
+    folder = run / "traces" if cfg.folder is None else Path(cfg.folder)
+    require_free(folder)
+    name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "dataset")
+    experiment = hydra.utils.instantiate(settings, _convert_="all")
+    prepared = experiment.prepare()
+    documents = Documents.of(prepared.corpus.split("fusion")).names
+    with whole_folder(folder) as unfinished:
+        stores = {
+            source: (its.store, copy_documents(its.store, documents, unfinished / its.store.key.folder_name))
+            for source, its in prepared.sources.items()
+        }
+        _write_card(trace_card(settings, experiment.sources, stores), unfinished)
+    said = sum(copied.rows for _, copied in stores.values())
+    say(f"traces of {run}: {len(documents):,} documents, {said:,} tokens of {len(stores)} sources, in {folder}")
+    if name is not None:
+        say(f"{push(folder, name, 'dataset')}: private; read its {CARD} before you change that")
+
+
+def _write_card(card: str, folder: Path) -> None:
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 if __name__ == "__main__":

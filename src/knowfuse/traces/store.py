@@ -78,6 +78,11 @@ class TraceStore:
         self.refresh()
 
     @property
+    def codec_name(self) -> str:
+        """Of the layout of bits."""
+        return self._codec.NAME
+
+    @property
     def _codec(self) -> ModuleType:
         return drawn_codec if self.key.kept == "sampled" else codec
 
@@ -142,16 +147,21 @@ class TraceStore:
         if not traces:
             return
         layout = self._codec.layout_of(list(traces.values()))
-        rows = [self._codec.encode(trace, layout) for trace in traces.values()]
+        self.write_coded({name: self._codec.encode(trace, layout) for name, trace in traces.items()}, layout)
+
+    def write_coded(self, rows: Mapping[str, np.ndarray], layout: Layout) -> None:
+        """The same of documents whose rows have this layout already."""
         data = save(
             {
                 "layout": np.array(astuple(layout), dtype=np.int64),
-                "offsets": np.cumsum([0, *map(len, rows)], dtype=np.int64),
-                "rows": np.concatenate(rows),
+                "offsets": np.cumsum([0, *map(len, rows.values())], dtype=np.int64),
+                "rows": np.concatenate(list(rows.values())),
             }
         )
         number = 1 + max((s.number for s in self._shards.values() if s.file == self._file(s.number)), default=-1)
-        shard = Shard(self._file(number), sum(map(len, rows)), hashlib.sha256(data).hexdigest(), id_array(traces))
+        shard = Shard(
+            self._file(number), sum(map(len, rows.values())), hashlib.sha256(data).hexdigest(), id_array(rows)
+        )
         self._write_manifest()
         self._put(shard.file, data)
         self._put(shard.index, index.to_bytes(shard))
@@ -169,7 +179,11 @@ class TraceStore:
         self._changed()
 
     def read(self, document_id: str) -> SourceTrace:
-        """One document's trace, memory-mapped until its rows are decoded.
+        """One document's trace, memory-mapped until its rows are decoded; raises what `coded` does."""
+        return self._codec.decode(*self.coded(document_id))
+
+    def coded(self, document_id: str) -> tuple[np.ndarray, Layout]:
+        """One document's rows as they are on the disk, and their layout.
 
         Raises KeyError for a document without one, ValueError where its shard is gone, or not what was written; every
         process checks a shard once.
@@ -181,8 +195,7 @@ class TraceStore:
         if shard.file not in self._open:
             self._open[shard.file] = self._map(shard)
         opened = self._open[shard.file]
-        rows = opened.rows[int(opened.offsets[place]) : int(opened.offsets[place + 1])]
-        return self._codec.decode(rows, opened.layout)
+        return opened.rows[int(opened.offsets[place]) : int(opened.offsets[place + 1])], opened.layout
 
     def verify(self) -> None:
         """Check every shard now; ValueError names the first that is gone or not what was written."""

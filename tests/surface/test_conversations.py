@@ -19,6 +19,9 @@ from knowfuse.surface.cutting import Chat
 from knowfuse.surface.templates import Template, template_of
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.surface.turns import learnt_rows
+from knowfuse.surface.unspellable import by_kind
+from knowfuse.text.documents import Documents
+from knowfuse.traces.tracing import report_set_aside
 from knowfuse.types import TokenizedDocument
 
 
@@ -113,17 +116,45 @@ ASK = ("user", "a question")
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "reason"),
+    ("kind", "said", "reason", "counted"),
     [
-        ("trims", [ASK, ("assistant", "answer \n")], "its chat template drops the white space around message 2"),
-        ("gemma", [("system", "be brief"), ASK, ("assistant", "yes")], "System role not supported"),
-        ("gemma", [ASK, ("assistant", "one"), ("assistant", "two")], "Conversation roles must alternate"),
-        ("gemma", [ASK, ("assistant", "\nwrap")], "is partly its chat template, partly a message"),
-        ("chatml", [ASK, ("assistant", "so <|im_end|> ends it")], "a message spells '<|im_end|>'"),
+        (
+            "trims",
+            [ASK, ("assistant", "answer \n")],
+            "its chat template drops the white space around message 2",
+            "trimmed by the template",
+        ),
+        (
+            "gemma",
+            [("system", "be brief"), ASK, ("assistant", "yes")],
+            "System role not supported",
+            "refused by the template",
+        ),
+        (
+            "gemma",
+            [ASK, ("assistant", "one"), ("assistant", "two")],
+            "Conversation roles must alternate",
+            "refused by the template",
+        ),
+        (
+            "gemma",
+            [ASK, ("assistant", "\nwrap")],
+            "is partly its chat template, partly a message",
+            "a token across the template and a message",
+        ),
+        (
+            "chatml",
+            [ASK, ("assistant", "so <|im_end|> ends it")],
+            "a message spells '<|im_end|>'",
+            "a special token spelled",
+        ),
     ],
 )
-def test_what_a_template_would_change_is_set_aside_with_the_reason(kind: str, said: list, reason: str) -> None:
+def test_what_a_template_would_change_is_set_aside_with_the_reason(
+    kind: str, said: list, reason: str, counted: str
+) -> None:
     assert reason in refused(chat(kind), *said)
+    assert by_kind([refused(chat(kind), *said)]) == {counted: 1}
     good = conversation([ASK, ("assistant", "yes")])
     tokens = tokenize_documents(chat(kind), [conversation(said), good], 512)
     assert list(tokens) == [good.id]
@@ -152,7 +183,40 @@ def test_templates_that_change_messages(template: str, said: str, reason: str, t
     (tmp_path / "t.jinja").write_text(template)
     tokenizer = chat_tokenizer("chatml")
     written = template_of(tokenizer, "x", str(tmp_path / "t.jinja"), None)
-    assert reason in refused(replace(chat("chatml"), chat=Chat(written)), ASK, ("assistant", said))
+    told = refused(replace(chat("chatml"), chat=Chat(written)), ASK, ("assistant", said))
+    assert reason in told
+    assert "other" not in by_kind([told])
+
+
+def test_a_template_that_fails_is_not_one_that_refuses() -> None:
+    failing = Template("{{ '<s>' + messages[2]['content'] }}", {})
+    told = refused(replace(chat("chatml"), chat=Chat(failing)), ASK, ("assistant", "yes"))
+    assert told.startswith("its chat template fails on a conversation of user, assistant: ")
+    assert list(by_kind([told])) == ["the template fails"]
+
+
+def test_those_set_aside_are_counted_by_kind_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each kind of reason that Gemma's template and tokens give, and a conversation that is too long; two LLMs, two counts."""
+    said = [
+        [("system", "be brief"), ASK, ("assistant", "yes")],
+        [("system", "be long"), ASK, ("assistant", "no")],
+        [ASK, ("assistant", "\nwrap")],
+        [ASK, ("assistant", "so <end_of_turn> ends it")],
+        [ASK, ("assistant", "on and on " * 40)],
+        [ASK, ("assistant", "yes")],
+    ]
+    documents = Documents.of([conversation(each) for each in said])
+    for kind, line in (
+        (
+            "gemma",
+            "traces gemma: 5 of 6 documents (83.3%) set aside; 2 refused by the template, 1 a token across the template and a "
+            "message, 1 a special token spelled, 1 too long; the first, ",
+        ),
+        ("chatml", "traces chatml: 1 of 6 documents (16.7%) set aside; the first, "),
+    ):
+        tokens = tokenize_documents(chat(kind), documents, 64)
+        report_set_aside("source", chat(kind), tokens.set_aside, documents)
+        assert line in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_default_system_prompt_is_the_templates_and_the_day_stands_still() -> None:

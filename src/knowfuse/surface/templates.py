@@ -97,7 +97,10 @@ class Template:
             (written,), _ = render_jinja_template([messages], chat_template=self._of_one_day, **self.variables)
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             said = " ".join(str(error).split())
-            raise UnspellableDocument(f"its chat template refuses {_told(roles)}: {said}") from error
+            does = (
+                "refuses" if type(error) is TemplateError else "fails on"
+            )  # what raise_exception raises, and what else goes wrong
+            raise UnspellableDocument(f"its chat template {does} {_told(roles)}: {said}") from error
         return written
 
 

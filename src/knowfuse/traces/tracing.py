@@ -19,6 +19,7 @@ from knowfuse.ranks import Ranks, ranks
 from knowfuse.settings import require_choices
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.surface.unspellable import by_kind
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.traces.asking import trace_served
@@ -143,12 +144,14 @@ def report_set_aside(
     documents: Documents,
     what: str = "documents",
 ) -> None:
-    """One line on the documents that an LLM cannot read; ValueError where it can read none of them. `what` they are."""
+    """One line on the documents that an LLM cannot read, counted by kind of reason where there are several; ValueError where it can read none of them. `what` they are."""
     aside = hex_names(documents.ids[IdIndex(id_array(reasons)).places(documents.ids) >= 0]) if reasons else []
     if not aside:
         return
     changes = f"; its tokenizer normalises: {', '.join(surface.normalises)}" if surface.normalises else ""
-    first = f"the first, {aside[0]}: {reasons[aside[0]]}{changes}"
+    kinds = by_kind(reasons[each] for each in aside)
+    counted = f"{', '.join(f'{number} {kind}' for kind, number in kinds.items())}; " if len(kinds) > 1 else ""
+    first = f"{counted}the first, {aside[0]}: {reasons[aside[0]]}{changes}"
     if len(aside) == len(documents):
         other = "Leave it out of `sources`" if role == "source" else "Set target= to another LLM"
         raise ValueError(

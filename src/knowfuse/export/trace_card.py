@@ -103,5 +103,5 @@ end of each token, `nll` nats of the true next one. {MEANS[first.codec_name]} A 
 behind `1`, or `0` where the text goes on in another document; of a conversation behind `chat`, its roles and sizes. `manifest.json` says by
 which weights and tokenizer, as hashes; `aside*.json` which documents a source could not read, and why.
 
-With knowfuse, `tracing.place=<this folder>` reads them in place of the sources, where LLMs, their names, text and `top_k` are the same.
+With knowfuse, `tracing.place=<this folder>` spares the sources to read the text again, where LLMs, their names, text and `top_k` are the same.
 """

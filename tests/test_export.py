@@ -192,6 +192,11 @@ def test_a_card_names_licences_and_no_place_of_this_machine(run: Path, tmp_path:
     assert left.settings is not None
     left = replace(left, settings={**left.settings, "corpus": {"files": {"mine": [str(tmp_path / "a.txt")]}}})
     left = replace(left, overrides=None, documents=None, why={".hydra/overrides.yaml": "gone", "documents.csv": "old"})
+    for name, licence in (("one", "llama2"), ("two", "[mit, apache-2.0]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+        its = ModelCard(model_card(left, "fused", LLMSpec(path=str(tmp_path / name)), {}, "me/mine", is_adapter=False))
+        assert its.data.get("license") == {"one": "llama2", "two": "unknown"}[name], "the hub takes one"
     target = LLMSpec(path="org/it", chat_variables={"thinking": False})
     sources = {"theirs": LLMSpec(path=str(tmp_path / "theirs")), "it": target}
     card = ModelCard(model_card(left, "fused", target, sources, "me/mine", is_adapter=True))

@@ -48,10 +48,11 @@ def model_card(
 
 def _metadata(settings: Mapping[str, Any], target: LLMSpec, is_adapter: bool) -> str:
     licence = licence_of(target)
+    name = (licence and licence.name) or "unknown"
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        license=(licence and licence.name) or "unknown",
+        license=name if "," not in name else "unknown",  # the hub takes one
         license_name=licence and licence.own_name,
         license_link=licence and licence.link,
         base_model=target.path if page_of(target) else None,

@@ -55,7 +55,7 @@ def trace_card(
     """The README.md of what the sources of a run said of its text; `stores` are by the name of the source."""
     data = DatasetCardData(
         license="other",
-        license_name="as its text and its sources",
+        license_name="that-of-its-text-and-sources",
         source_datasets=data_sets(settings) or None,
         tags=["knowfuse", "knowledge-distillation", "arxiv:2401.10491"],
     )

@@ -9,7 +9,7 @@ stopped; `never_worse.csv` of `docs/results` has a line for each, with every val
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, write_lines
@@ -36,18 +36,16 @@ METHODS = [
 ]
 
 
-def place(runs: Runs, where: Point, asked: argparse.Namespace) -> list[Line]:
+def place(runs: Runs, where: Point, asked: argparse.Namespace) -> Iterator[Line]:
     """Plain CLM and every method there, the first of which trains CLM beside it."""
-    found = []
     for seed in range(asked.seeds):
         for method in METHODS:
             own = {"compare_with_clm": method.name == DEFAULT, "clm_learning_rates": asked.clm_rates}
             run = runs.run(where + method.plus(own), seed)
             if method.name == DEFAULT:
                 clm = run
-                found.append(_line(where, CLM, clm, "clm", clm))
-            found.append(_line(where, method.name, run, "fused", clm))
-    return found
+                yield _line(where, CLM, clm, "clm", clm)
+            yield _line(where, method.name, run, "fused", clm)
 
 
 def _line(where: Point, name: str, run: Finished, method: str, clm: Finished) -> Line:
@@ -89,15 +87,16 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def study(runs: Runs, asked: argparse.Namespace) -> dict[str, float]:
-    """Runs what is missing, and writes the table after each place."""
+    """Runs what is missing, and writes the table after each fit."""
     rates = ", ".join(f"{rate:g}" for rate in asked.clm_rates)
     said = [
         f"`python benchmarks/never_worse.py`: {asked.seeds} seeds, rates of plain CLM {rates}; `more` is against plain CLM"
     ]
     lines: list[Line] = []
     for number in asked.places:
-        lines += place(runs, PLACES[number], asked)
-        write_lines(asked.results / "never_worse.csv", said, lines)
+        for line in place(runs, PLACES[number], asked):
+            lines.append(line)
+            write_lines(asked.results / "never_worse.csv", said, lines)
     return worst(lines)
 
 

@@ -98,8 +98,10 @@ def _align(said, read, tokens, roles, texts, to):
 @njit(cache=True, nogil=True)
 @no_type_check
 def _give_to_first_tokens(said, read, rows, tokens, roles, to):
-    """`rows` [T]: the source row that serves each of the target's. Each candidate to the first target token of what remains of it. What each row was divided by, 0 where it is not aligned,
-    and of its gold token where that went: the slot (-1: none), the class, how many slots the row has.
+    """Each candidate to the first target token of what remains of it; `rows` [T] are the source rows that serve the target's.
+
+    What each row was divided by, 0 where it is not aligned, and of its gold token where that went: the slot (-1: none), the
+    class, how many slots the row has.
     """
     num_rows, k = len(read.ids), said.kept_ids.shape[1]
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)

@@ -9,6 +9,7 @@ from knowfuse.pages import MARKER_COLOUR, MASS_COLOURS, MASS_MEANING, Part, Sect
 from knowfuse.types import MASS_CLASSES
 
 MARKER = "marker of a chat template"
+EDGE = f"border-bottom:3px solid {MARKER_COLOUR}"  # of its box
 MARKERS = ("source", "method", "share of the target's tokens", "ends of turns", "aligned", "top-1 fidelity")
 HEADING = ("source", "method", "alignment loss, bits per byte", "own tokenizer", "coverage", "top-1 fidelity")
 
@@ -86,7 +87,7 @@ def _source_token(row: int, piece: Piece) -> str:
 
 
 def _marked(piece: Piece) -> str:
-    return f" style='border-bottom: 3px solid {MARKER_COLOUR}; color: var(--soft)'" if piece.is_marker else ""
+    return f" style='{EDGE};color:var(--soft)'" if piece.is_marker else ""
 
 
 def _target_token(piece: PredictedPiece) -> str:
@@ -94,7 +95,7 @@ def _target_token(piece: PredictedPiece) -> str:
         why = f"{MARKER}, not learnt" if piece.is_marker else "not aligned"
         return f"<span class='token none' title='{why}'{_marked(piece)}>{escape(piece.text)}</span>"
     after = f" after {piece.residual!r}" if piece.residual else ""
-    edge = f";border-bottom:3px solid {MARKER_COLOUR}" if piece.is_marker else ""
+    edge = f";{EDGE}" if piece.is_marker else ""
     lines = [f"source row {piece.served_by}{after}: {piece.probability:.4f} on this token"]
     lines += [f"{text!r} {p:.4f}" for text, p in piece.best]
     lines += [f"{kind} {mass:.4f}" for kind, mass in piece.budget.items() if mass > 0]

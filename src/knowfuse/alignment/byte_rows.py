@@ -8,6 +8,7 @@ from numba import njit
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.alignment.texts import Texts
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
@@ -105,7 +106,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
     """
     num_rows, k = len(read.ids), said.kept_ids.shape[1]
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
-    said_has_eos, read_has_eos = _has_eos(said.ends), _has_eos(read.ends)
+    said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
     num_alive = 0
     table = new_table(k + 2)
@@ -224,16 +225,12 @@ def _chain(said, read, rows, divisors, gold_went, to):
 
     Where its end lies within a source token, the product includes what the target's next row was divided by.
     """
-    paid = np.zeros(len(said.nll))  # nats up to and with each token
-    for u in range(1, len(paid)):
-        paid[u] = paid[u - 1] + said.nll[u - 1]
-    texts = said.ends[: len(said.ends) - _has_eos(said.ends)]
-    boundaries = (
-        np.searchsorted(texts, read.ends[1:], side="right") - 1
-    )  # the last token that ends at or before the true one
+    paid, read_has_eos = paid_up_to(said.nll), has_eos(read.ends)
+    ends = said.ends[: len(said.ends) - has_eos(said.ends)]
+    boundaries = np.searchsorted(ends, read.ends[1:], side="right") - 1  # the last to end with the true one or before
     for t in range(len(read.ids) - 1):
         row, next_end = rows[t], read.ends[t + 1]
-        predicts_eos = _has_eos(read.ends) and t == len(read.ids) - 2
+        predicts_eos = read_has_eos and t == len(read.ids) - 2
         if not to.is_aligned[t] or predicts_eos or said.ends[row + 1] >= next_end:
             continue
         slot, kind, count = gold_went[t]
@@ -251,9 +248,3 @@ def _chain(said, read, rows, divisors, gold_went, to):
                 label_slot = s
         to.ids[t, label_slot] = read.ids[t + 1]
         to.probs[t, label_slot] += chained
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _has_eos(ends):
-    return len(ends) > 1 and ends[-1] == ends[-2]

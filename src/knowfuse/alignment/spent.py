@@ -34,11 +34,7 @@ def _share_out(paid_for, source_ends, target_ends, texts, nll, tokens):
 @njit(cache=True, nogil=True)
 @no_type_check
 def _share_out_one(paid_for, source_ends, target_ends, nll, tokens):
-    paid = np.zeros(len(source_ends))  # nats up to and with each token
-    for u in range(1, len(paid)):
-        paid[u] = paid[u - 1] + paid_for[u - 1]
-    source_has_eos = len(source_ends) > 1 and source_ends[-1] == source_ends[-2]
-    target_has_eos = len(target_ends) > 1 and target_ends[-1] == target_ends[-2]
+    paid, source_has_eos, target_has_eos = paid_up_to(paid_for), has_eos(source_ends), has_eos(target_ends)
     num_text = len(source_ends) - source_has_eos
     before, before_tokens, u = 0.0, 0.0, 0
     for t in range(1, len(target_ends)):
@@ -56,3 +52,20 @@ def _share_out_one(paid_for, source_ends, target_ends, nll, tokens):
             now, now_tokens = paid[-1], float(len(source_ends) - 1)
         nll[t - 1], tokens[t - 1] = now - before, now_tokens - before_tokens
         before, before_tokens = now, now_tokens
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def paid_up_to(nll):
+    """Nats up to and with each token, of the nats of the token after each row."""
+    paid = np.zeros(len(nll))
+    for u in range(1, len(paid)):
+        paid[u] = paid[u - 1] + nll[u - 1]
+    return paid
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def has_eos(ends):
+    """`ends_with_eos`, of compiled code."""
+    return len(ends) > 1 and ends[-1] == ends[-2]

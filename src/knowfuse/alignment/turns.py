@@ -114,11 +114,9 @@ def _of_target(target: TokenizedDocument, rows: _Rows) -> TokenizedDocument:
 def _of_source(trace: SourceTrace, rows: _Rows) -> SourceTrace:
     nll = trace.nll[rows.rows]
     nll[rows.last] = 0.0
-    for start, turn in zip(rows.starts.tolist(), rows.turns, strict=False):
-        if turn.before < turn.first:
-            nll[start] = (
-                0.0  # the space is the template's: it is given, and not part of what the source pays for the message
-            )
+    for start, turn in zip(rows.starts[:-1].tolist(), rows.turns, strict=True):
+        if turn.before < turn.first:  # the space is the template's: given, and no part of what is paid for the message
+            nll[start] = 0.0
     draws = None
     if trace.draws is not None:
         draws = trace.draws[rows.rows]

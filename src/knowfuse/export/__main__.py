@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from knowfuse.export.converting import convert, require_converter
 from knowfuse.export.folder import export, require_free
 from knowfuse.export.model_card import model_card
-from knowfuse.export.pushing import push, require_pushable
+from knowfuse.export.pushing import Kind, push, require_pushable
 from knowfuse.export.trace_card import trace_card
 from knowfuse.files import whole_folder
 from knowfuse.llms.files import CARD
@@ -71,8 +71,7 @@ def target(cfg: DictConfig) -> None:
         beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
     export(model, prepared.target, folder, *beside, base=experiment.target.path)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
-    if name is not None:
-        say(f"{push(folder, name, 'model')}: private; read its {CARD} before you change that")
+    _push(folder, name, "model")
 
 
 def traces(cfg: DictConfig) -> None:
@@ -94,8 +93,12 @@ def traces(cfg: DictConfig) -> None:
         _write_card(trace_card(settings, experiment.sources, stores), unfinished)
     said = sum(copied.rows for _, copied in stores.values())
     say(f"traces of {run}: {len(documents):,} documents, {said:,} tokens of {len(stores)} sources, in {folder}")
+    _push(folder, name, "dataset")
+
+
+def _push(folder: Path, name: str | None, kind: Kind) -> None:
     if name is not None:
-        say(f"{push(folder, name, 'dataset')}: private; read its {CARD} before you change that")
+        say(f"{push(folder, name, kind)}: private; read its {CARD} before you change that")
 
 
 def _write_card(card: str, folder: Path) -> None:

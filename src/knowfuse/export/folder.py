@@ -15,8 +15,8 @@ def export(
 ) -> None:
     """Write the model, or its adapters alone where it has some, its configurations and the tokenizer of `llm`, which cuts as it did.
 
-    With its chat template, and its code where that is trusted; `base` is what adapters are put into. Each of `beside` then adds to the folder; where one fails, nothing
-    is there. ValueError where something is there already.
+    With its chat template, and its code where that is trusted; `base` is what adapters are put into. Each of `beside` then adds
+    to the folder; where one fails, nothing is there. ValueError where something is there already.
     """
     require_free(folder)
     with whole_folder(folder) as unfinished:

@@ -8,13 +8,14 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from knowfuse.evaluation import baseline_of
-from knowfuse.export.sections import CITATION, PAPER, called, data_sets, llms, table, text
+from knowfuse.export.sections import CITATION, PAPER, called, data_sets, llms, text
 from knowfuse.llms.licences import licence_of, page_of, shown_name
 from knowfuse.pages import MASS_MEANING
 from knowfuse.report.compared import markdown as with_intervals
 from knowfuse.report.left import Left
 from knowfuse.report.page.rows import compared
 from knowfuse.report.results import markdown as without_intervals
+from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
 from knowfuse.training.fit import Fit
 from knowfuse.types import LLMSpec
@@ -117,7 +118,7 @@ def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
             "kept of each source row": f"{s['top_k']} tokens, {s.get('traces', 'topk')}",
             **rows,
         }
-    return table(["", ""], [[key, value] for key, value in rows.items()]) + "\n"
+    return markdown_table(["", ""], [[key, value] for key, value in rows.items()]) + "\n"
 
 
 def _results(left: Left) -> str:
@@ -139,7 +140,9 @@ def _shares(fit: Fit) -> str:
 
     def of(what: str) -> str:
         its = fit.sources[what] if fit.sources else {}
-        return table(["", *domains], [[name, *(f"{by.get(d, 0.0):.1%}" for d in domains)] for name, by in its.items()])
+        return markdown_table(
+            ["", *domains], [[name, *(f"{by.get(d, 0.0):.1%}" for d in domains)] for name, by in its.items()]
+        )
 
     return (
         f"Share of the fused target that each source made, over the rows of training:\n\n{of('share')}\n\n"
@@ -154,7 +157,7 @@ def _mass(fit: Fit) -> str:
     rows = [
         [kind, meaning, *(f"{its[kind]:.1%}" for its in budgets.values())] for kind, meaning in MASS_MEANING.items()
     ]
-    return "On the rows where a source is aligned:\n\n" + table(["", "", *budgets], rows) + "\n"
+    return "On the rows where a source is aligned:\n\n" + markdown_table(["", "", *budgets], rows) + "\n"
 
 
 def _again(left: Left) -> str:

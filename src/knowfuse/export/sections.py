@@ -1,12 +1,13 @@
-"""How do a card's tables and its parts on LLMs and text look, for a target as for traces?"""
+"""How do a card's parts on LLMs and text look, for a target as for traces?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from knowfuse.llms.licences import concerns, licence_of, page_of, shown_name
+from knowfuse.report.tables import markdown_table
 from knowfuse.types import LLMSpec
 
 PAPER = "https://arxiv.org/abs/2401.10491"
@@ -24,20 +25,12 @@ CITATION = """## Citation
 """
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """As Markdown; whatever a cell holds stays in it."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines
-    )
-
-
 def llms(named: Mapping[str, LLMSpec], sources: Mapping[str, LLMSpec]) -> str:
     """Where each comes from and its licence; then which licences of the sources have to be read."""
     rows = [[name, _origin(spec), _licence(spec)] for name, spec in named.items()]
     listed = "".join(f"- {line}\n" for line in concerns(sources))
     return (
-        table(["", "LLM", "licence"], rows)
+        markdown_table(["", "LLM", "licence"], rows)
         + "\n"
         + (f"\nLicences to read before this is shared:\n\n{listed}" if listed else "")
     )

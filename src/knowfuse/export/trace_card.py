@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from knowfuse.export.sections import CITATION, PAPER, data_sets, llms, table, text
+from knowfuse.export.sections import CITATION, PAPER, data_sets, llms, text
+from knowfuse.report.tables import markdown_table
 from knowfuse.traces.copied import Copied
 from knowfuse.traces.store import TraceStore
 from knowfuse.types import LLMSpec
@@ -82,7 +83,7 @@ def _counted(stores: Mapping[str, tuple[TraceStore, Copied]]) -> str:
             [name, f"`{store.key.folder_name}`", *figures, str(store.key.top_k), store.codec_name, f"{each:.1f}"]
         )
     heading = ["source", "folder", "documents", "that it cannot read", "tokens", "K", "format", "bytes a token"]
-    return table(heading, rows) + "\n"
+    return markdown_table(heading, rows) + "\n"
 
 
 def _reading(stores: Mapping[str, tuple[TraceStore, Copied]]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from knowfuse.evaluation import Answers
 from knowfuse.files import write_whole
 from knowfuse.progress import console
+from knowfuse.report.tables import markdown_table
 
 GOLD = "gold answer, bits per byte"
 AnswersOfAll = Mapping[str, Mapping[str, Answers]]  # LLM -> task -> what it answered
@@ -29,9 +30,7 @@ def write_answers(folder: Path, table: AnswersOfAll) -> None:
     """`answers.json`, `.csv` and `.md`."""
     everything = {name: {task: asdict(answers) for task, answers in tasks.items()} for name, tasks in table.items()}
     write_whole(folder / "answers.json", json.dumps(everything, indent=1).encode())
-    heading, lines = ["task", "figure", *table], _lines(table)
-    rows = [heading, ["---"] * len(heading), *lines]
-    write_whole(folder / "answers.md", "".join(f"| {' | '.join(row)} |\n" for row in rows).encode())
+    write_whole(folder / "answers.md", f"{markdown_table(['task', 'figure', *table], _lines(table))}\n".encode())
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["model", "task", "figure", "value", "standard_error", "questions"])

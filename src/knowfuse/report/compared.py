@@ -14,6 +14,7 @@ from rich.table import Table
 from knowfuse.evaluation import Interval
 from knowfuse.files import write_whole
 from knowfuse.progress import console
+from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
 
 matplotlib.use("Agg")
@@ -43,8 +44,7 @@ def write_comparison(folder: Path, table: Comparison) -> None:
 def markdown(table: Comparison) -> str:
     """The comparison as a Markdown table, with its caption below."""
     heading, *lines = _cells(table)
-    rows = [heading, ["---"] * len(heading), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{_caption(table)}\n"
+    return f"{markdown_table(heading, lines)}\n\n{_caption(table)}\n"
 
 
 def _cells(table: Comparison) -> list[list[str]]:

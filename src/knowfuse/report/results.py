@@ -15,6 +15,7 @@ from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
 from knowfuse.files import write_whole
 from knowfuse.progress import console
 from knowfuse.report.picture import results_picture
+from knowfuse.report.tables import markdown_table
 from knowfuse.training.fit import Fit
 
 matplotlib.use("Agg")
@@ -117,8 +118,8 @@ def _losses_picture(fits: Mapping[str, Fit]) -> Figure:
 def markdown(results: Mapping[str, Any]) -> str:
     """The rows of `results.json` as a Markdown table."""
     columns = list(next(iter(results["rows"].values())))
-    lines = [f"| {results['unit']} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(f'{bits[c]:.3f}' for c in columns)} |" for name, bits in results["rows"].items()]
+    rows = [[name, *(f"{bits[c]:.3f}" for c in columns)] for name, bits in results["rows"].items()]
+    lines = [markdown_table([results["unit"], *columns], rows)]
     sooner = results["tokens_to_clm_final"]
     if sooner is not None:
         lines += [

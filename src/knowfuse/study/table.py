@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knowfuse.files import undamaged, write_whole
+from knowfuse.report.tables import markdown_table
 from knowfuse.study.gathered import Cell, Line
 
 DIGITS = 4  # of bits per byte, on paper
@@ -65,10 +66,11 @@ def markdown(lines: Sequence[Line], columns: Sequence[str] = ()) -> str:
         raise ValueError(f"the table has no column {strange[0]!r}: choose from {there}")
     shown = list(columns) or there
     lowest = {key: min((v for line in lines if isinstance(v := line.get(key), float)), default=None) for key in BITS}
-    rows = [shown, ["---"] * len(shown)]
-    for line in lines:
-        rows.append([_bold(_text(line, key), line[key] is not None and line[key] == lowest.get(key)) for key in shown])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [
+        [_bold(_text(line, key), line[key] is not None and line[key] == lowest.get(key)) for key in shown]
+        for line in lines
+    ]
+    return markdown_table(shown, rows)
 
 
 def _bold(text: str, is_bold: bool) -> str:

@@ -97,9 +97,7 @@ class Template:
             (written,), _ = render_jinja_template([messages], chat_template=self._of_one_day, **self.variables)
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             said = " ".join(str(error).split())
-            does = (
-                "refuses" if type(error) is TemplateError else "fails on"
-            )  # what raise_exception raises, and what else goes wrong
+            does = "refuses" if type(error) is TemplateError else "fails on"  # as raise_exception does, or otherwise
             raise UnspellableDocument(f"its chat template {does} {_told(roles)}: {said}") from error
         return written
 

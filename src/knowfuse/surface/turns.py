@@ -40,7 +40,7 @@ def same_turns(
 def served_by(
     tokens: TokenizedDocument, input_ids: Int[np.ndarray, " U"], ends: Int[np.ndarray, " U"], marks: Marks
 ) -> dict[int, int]:
-    """The row of another LLM that serves each row of a conversation which is learnt, the last that ends at or before it in its message."""
+    """The row of another LLM that serves each row of a conversation which is learnt: the last of its message that ends there or before."""
     assert tokens.turns is not None
     rows: dict[int, int] = {}
     for mine, their in zip(tokens.turns, same_turns(input_ids, ends, tokens.turns, marks), strict=True):

@@ -144,7 +144,10 @@ def report_set_aside(
     documents: Documents,
     what: str = "documents",
 ) -> None:
-    """One line on the documents that an LLM cannot read, counted by kind of reason where there are several; ValueError where it can read none of them. `what` they are."""
+    """One line on the documents that an LLM cannot read, counted by kind of reason where there are several; `what` they are.
+
+    ValueError where it can read none of them.
+    """
     aside = hex_names(documents.ids[IdIndex(id_array(reasons)).places(documents.ids) >= 0]) if reasons else []
     if not aside:
         return

@@ -4,12 +4,12 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
-from numba import njit
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.alignment.texts import Texts
+from knowfuse.compiled import compiled
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
@@ -82,7 +82,7 @@ def aligned_rows(
     return to
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _align(said, read, tokens, roles, texts, to):
     for m in range(len(texts.source) - 1):
@@ -96,7 +96,7 @@ def _align(said, read, tokens, roles, texts, to):
             _chain(its, its_read, rows, divisors, gold_went, its_rows)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _give_to_first_tokens(said, read, rows, tokens, roles, to):
     """Each candidate to the first target token of what remains of it; `rows` [T] are the source rows that serve the target's.
@@ -172,7 +172,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
     return divisors, gold_went
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _candidates(said, row, alive, weights):
     """All that a source row said, and the gold token where it did not."""
@@ -188,7 +188,7 @@ def _candidates(said, row, alive, weights):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _cut_so(read, gold, alive, weights, codes, num_alive):
     """Keeps those candidates whose next token, as the target cuts them, is the one that it has read, and the gold one."""
@@ -200,7 +200,7 @@ def _cut_so(read, gold, alive, weights, codes, num_alive):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _starting_with(lead, begin, residual, data, tokens, alive, weights, num_alive):
     """Keeps those candidates that begin with `lead` spaces and the text from `begin` on, `residual` bytes in all."""
@@ -218,7 +218,7 @@ def _starting_with(lead, begin, residual, data, tokens, alive, weights, num_aliv
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _chain(said, read, rows, divisors, gold_went, to):
     """Where the true next target token runs on beyond the gold token: the product of what the source gave along it.

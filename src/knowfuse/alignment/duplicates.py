@@ -4,8 +4,8 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
-from numba import njit
 
+from knowfuse.compiled import compiled
 from knowfuse.types import TopK
 
 
@@ -32,7 +32,7 @@ def drop_duplicates(ids: Int[np.ndarray, "T C"], mass: Float64[np.ndarray, "T C"
     return _drop(ids, mass)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _merge(ids, mass):
     num_rows, width = ids.shape
@@ -49,7 +49,7 @@ def _merge(ids, mass):
     return merged, summed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _drop(ids, mass):
     num_rows, width = ids.shape
@@ -69,7 +69,7 @@ def _drop(ids, mass):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def new_table(width):
     """An open-address hash table with room for `width` ids; -1 everywhere is empty."""
@@ -79,7 +79,7 @@ def new_table(width):
     return np.empty(size, dtype=np.int16)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def slot_of(table, ids, count, wanted):
     """The slot of an id among the `count` ids so far; `count`, where it is then put, if it is new."""

@@ -8,7 +8,6 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Int64
-from numba import njit
 
 from knowfuse.alignment.edit_distance import (
     ONE,
@@ -19,6 +18,7 @@ from knowfuse.alignment.edit_distance import (
     mark_positions,
     marked_distance,
 )
+from knowfuse.compiled import compiled
 
 TWICE = 48  # the commonest characters, which have two bits of a signature: there is one, there are two
 WORDS = 2  # of 64 bits, which is what `_lower_bounds` reads
@@ -71,7 +71,7 @@ def _classes(strings: EncodedStrings, choices: Int64[np.ndarray, " N"]) -> Int64
     return np.where(rank < TWICE, rank, TWICE + (rank - TWICE) % shared)
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _signatures(codes, offsets, which, classes):
     """Which classes of characters a string has, and which of the commonest it has twice: uint64 [WORDS, N].
@@ -91,7 +91,7 @@ def _signatures(codes, offsets, which, classes):
     return signatures
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _nearest(
     codes,
@@ -138,7 +138,7 @@ def _nearest(
     return nearest
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _better(query, positions, texts, places, bounds, limit, best, place):
     """The least distance and its first place, after the texts [N, L] whose bound is within the limit."""
@@ -154,7 +154,7 @@ def _better(query, positions, texts, places, bounds, limit, best, place):
     return best, place
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _lower_bounds(low, high, lows, highs, bounds):
     """No fewer edits than `bounds[c]` lead from one signature to each of the others; the least of them."""
@@ -168,7 +168,7 @@ def _lower_bounds(low, high, lows, highs, bounds):
     return least
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _bits(word):
     """How many bits are set; the compiler knows this for the machine's own count."""

@@ -20,7 +20,6 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float64, Int
-from numba import njit
 
 from knowfuse.alignment.duplicates import merge_duplicates
 from knowfuse.alignment.edit_distance import EncodedStrings, distance, encode
@@ -29,6 +28,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark
 from knowfuse.alignment.spent import spent_on_target_tokens
 from knowfuse.alignment.vocabulary_map import kept_nearest_strings
+from knowfuse.compiled import compiled
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
@@ -117,7 +117,7 @@ def _best(
     return np.where(mass > 0.0, np.take_along_axis(topk.ids, order, -1), 0), mass
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _move_all(rows, theirs, their_mass, ours, our_mass, strings, strength):
     """What of the source's mass each of the target's tokens gets, [T, w]; `rows` are the source's, -1 for none."""
@@ -145,7 +145,7 @@ def _move_all(rows, theirs, their_mass, ours, our_mass, strings, strength):
     return moved
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _plan(cost, p, q, strength):
     """Sinkhorn's plan: rows and columns are scaled to their sums in turn until the rows keep theirs."""

@@ -8,9 +8,9 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Int64
-from numba import njit
 
 from knowfuse.alignment.edit_distance import EncodedStrings, edit_distances
+from knowfuse.compiled import compiled
 
 DIAGONAL, UP, LEFT = range(3)  # ties of the backtrace prefer them in this order; UP is the previous source token
 FAR = np.int32(2**30)  # more than any sum of distances
@@ -42,7 +42,7 @@ def only_matches(pairs: Int64[np.ndarray, "P 2"], num_target: int) -> Int64[np.n
     return matches
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _moves(distances, row_of, column_of):
     """The best way into each cell (u, t): the least of D[u-1, t-1], D[u-1, t] and D[u, t-1]; uint8 [U, T].
@@ -65,7 +65,7 @@ def _moves(distances, row_of, column_of):
     return moves
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _next_row(total, sums, moves, scratch):
     """`total` from one row to the next, and the moves into the cells of that."""
@@ -79,7 +79,7 @@ def _next_row(total, sums, moves, scratch):
         moves[t] = np.uint8(LEFT) if least[t] < entered[t] else moves[t]
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _row_sums(distances, column_of):
     """The sums of the distances of each different source token to the first t target tokens; int32 [R, T + 1]."""
@@ -92,7 +92,7 @@ def _row_sums(distances, column_of):
     return sums
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _running_minimum(values, least, spare):
     """least[t] becomes the least of values[0], ..., values[t]: of 2, 4, 8, 16 neighbours, then of all 16ths."""
@@ -104,7 +104,7 @@ def _running_minimum(values, least, spare):
         least[t + 16] = min(least[t + 16], least[t])
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _with_earlier(values, out, lag):
     """out[t] is the lesser of values[t] and values[t - lag]."""
@@ -114,7 +114,7 @@ def _with_earlier(values, out, lag):
         later_out[t] = min(later[t], values[t])
 
 
-@njit(cache=True)
+@compiled
 @no_type_check
 def _path(moves):
     u, t = moves.shape[0] - 1, moves.shape[1] - 1

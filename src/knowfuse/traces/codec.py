@@ -17,8 +17,8 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import UInt8
-from numba import njit
 
+from knowfuse.compiled import compiled
 from knowfuse.types import EMPTY, SourceTrace, TopK
 
 NAME = "bits-1"  # of this layout of bits and these tables; another one gets another name
@@ -138,7 +138,7 @@ def require_sound(trace: SourceTrace) -> None:
             raise ValueError(f"this trace cannot be stored: {what}")
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _encode(input_ids, steps, nll_codes, nll, ids, log_probs, widths, num_codes, rows):
     id_bits, end_bits, nll_bits = widths
@@ -168,7 +168,7 @@ def _encode(input_ids, steps, nll_codes, nll, ids, log_probs, widths, num_codes,
             rows[t, at] = free
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _decode(rows, widths, tables, input_ids, ends, nll, ids, log_probs):
     id_bits, end_bits, nll_bits = widths
@@ -208,7 +208,7 @@ def _decode(rows, widths, tables, input_ids, ends, nll, ids, log_probs):
                 left += log_rests[share]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def gold_slot(ids, log_probs, gold_id):
     """The first filled slot that holds the true next token; -1 if none does."""
@@ -218,7 +218,7 @@ def gold_slot(ids, log_probs, gold_id):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def share_code(logit, num_codes):
     """The nearest of the codes 1 to `num_codes`."""
@@ -227,7 +227,7 @@ def share_code(logit, num_codes):
     return 1 + int(np.rint((place + 1.0) * 0.5 * (num_codes - 1)))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 @no_type_check
 def put(row, at, free, room, value, width):
     """Append `width` bits: the byte to fill next, the bits not yet in a byte, and how many they are."""
@@ -241,7 +241,7 @@ def put(row, at, free, room, value, width):
     return at, free, room
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 @no_type_check
 def take(row, at, bits, held, width):
     """The next `width` bits, after where reading goes on: the next byte, the bits read of the last, how many."""

@@ -10,8 +10,8 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import UInt8
-from numba import njit
 
+from knowfuse.compiled import compiled
 from knowfuse.traces import codec
 from knowfuse.traces.codec import SHARE_BITS, Layout, put, take
 from knowfuse.traces.drawing import MOST_DRAWS, drawn_trace
@@ -48,7 +48,7 @@ def decode(rows: UInt8[np.ndarray, "U R"], layout: Layout) -> SourceTrace:
     return drawn_trace(tokens, ids, draws, (-log_gold).astype(np.float32), log_rest)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _encode(fields, widths, ids, draws, rows):
     for t in range(len(rows)):
@@ -62,7 +62,7 @@ def _encode(fields, widths, ids, draws, rows):
             rows[t, at] = free
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _decode(rows, widths, fields, ids, draws):
     for t in range(len(rows)):

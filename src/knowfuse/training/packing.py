@@ -7,8 +7,8 @@ from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Int
-from numba import njit
 
+from knowfuse.compiled import compiled
 from knowfuse.files import make_folder_once, mapped_array, undamaged
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface.tokens import TokenizedDocuments
@@ -107,7 +107,7 @@ def pack(sizes: Int[np.ndarray, " D"], places: Int[np.ndarray, " d"], block_toke
     return Blocks(offsets, places[order[by_block]].astype(np.int64))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def _best_fit(lengths, block_tokens):
     """The block of each document: of the blocks with the least room that is enough the last one filled, else a new one.
@@ -144,7 +144,7 @@ def _best_fit(lengths, block_tokens):
     return blocks
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 @no_type_check
 def _least_room(has_block, leaves, length):
     """The least room of at least this length that a block has; -1 where none has."""
@@ -160,7 +160,7 @@ def _least_room(has_block, leaves, length):
     return node - leaves
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 @no_type_check
 def _clear(has_block, node):
     """Say that this leaf has no block any more, and the nodes above it that have no other."""

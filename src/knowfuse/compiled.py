@@ -1,0 +1,95 @@
+"""How is a function compiled, kept on disk, and never run with what another file said before it changed?
+
+numba keeps what it compiled until the function's own file changes. What the function took in from other files, which are
+compiled functions, constants and the order of a named tuple's fields, would stay as it was, without a word. Here all of
+it is part of what the code is found by.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
+
+CONSTANTS = (bool, int, float, complex, str, bytes, np.generic)
+
+
+def compiled(function: Callable | None = None, *, inline: Literal["never", "always"] = "never") -> Any:
+    """The function in machine code, which holds no lock of Python's; kept where numba keeps its own (NUMBA_CACHE_DIR).
+
+    Where nothing can be written it is compiled anew by every process, with a warning.
+    """
+    if function is None:
+        return lambda function: compiled(function, inline=inline)
+    made: Any = njit(nogil=True, inline=inline)(function)
+    if made is not function:  # as it is where NUMBA_DISABLE_JIT is set
+        try:
+            made._cache = _Cache(function)
+        except RuntimeError as error:  # numba's, of a package and a home that are only to be read
+            if "no locator available" not in str(error):
+                raise
+            warnings.warn(
+                "compiled code cannot be kept, so every start compiles again: set NUMBA_CACHE_DIR to a folder that can be "
+                "written",
+                stacklevel=1,  # of this line, so that one warning stands for all
+            )
+    return made
+
+
+class _Cache(FunctionCache):
+    """numba's own, whose entries are found by all that the function takes in too, as it was when this process read it."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple:
+        found: dict[str, Any] = {"fields": [getattr(kind, "fields", None) for kind in sig]}
+        _take_in(self._py_func, found)
+        return (*super()._index_key(sig, codegen), hashlib.sha256(repr(found).encode()).hexdigest())
+
+
+def _take_in(function: FunctionType, found: dict[str, Any]) -> None:
+    """Add what the function says, and the compiled functions and constants that it names, in whatever file they are."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name in found:
+        return
+    names, found[name] = set(), _said(function.__code__)
+    for code in _codes(function.__code__):
+        names |= set(code.co_names)
+    for used in sorted(names & set(function.__globals__)):
+        value = function.__globals__[used]
+        parts = {used: value}
+        if isinstance(value, ModuleType):
+            parts = {f"{used}.{part}": getattr(value, part) for part in sorted(names) if hasattr(value, part)}
+        for part, value in parts.items():
+            if isinstance(value, Dispatcher):
+                _take_in(value.py_func, found)
+            elif (constant := _constant(value)) is not None:
+                found[f"{name}: {part}"] = constant
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _said(code: CodeType) -> list:
+    return [
+        (one.co_code, one.co_names, [constant for constant in one.co_consts if not isinstance(constant, CodeType)])
+        for one in _codes(code)
+    ]
+
+
+def _constant(value: Any) -> Any:
+    """What is compiled in of a global; None for what is none of a program's own constants."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, tuple):
+        return [_constant(part) for part in value]
+    if isinstance(value, type):
+        return getattr(value, "_fields", None)  # of a named tuple
+    return repr(value) if isinstance(value, CONSTANTS) else None

@@ -79,6 +79,29 @@ def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, t
     assert {p.stat().st_mode & 0o777 for p in (run / "fused").iterdir()} == {0o666 & ~umask}
 
 
+def test_an_export_that_is_finished_may_be_asked_for_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a kill behind its end. Other weights, settings or files are refused, and nothing is touched."""
+    folder = tmp_path / "mine"
+    asked = [f"run={run}", "method=clm", f"folder={folder}"]
+    command.main(composed("export", *asked))
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    capsys.readouterr()
+    with forward_passes() as passes:
+        command.main(composed("export", *asked))
+    assert "is finished: this very export made it before" in " ".join(capsys.readouterr().out.split())
+    assert not passes
+    for other in (["method=fused"], ["dtype=bfloat16"]):
+        with pytest.raises(ValueError, match="is there already, and nothing is overwritten"):
+            command.main(composed("export", *asked, *other))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / "README.md").write_text("my own card")
+    with pytest.raises(ValueError, match="is there already, and nothing is overwritten"):
+        command.main(composed("export", *asked))
+    assert (folder / "README.md").read_text() == "my own card"
+
+
 def test_the_baseline_in_another_dtype_and_as_gguf(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
     """llama.cpp's converter is stood in for."""
     (tmp_path / "there").mkdir()
@@ -156,6 +179,9 @@ def test_the_traces_of_a_run_serve_in_place_of_its_sources(run: Path, tiny_cache
     """Those of its documents alone: other tests read others into the same stores."""
     folder = tmp_path / "traces"
     command.main(composed("export", f"traces={run}", f"folder={folder}"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    command.main(composed("export", f"traces={run}", f"folder={folder}"))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "it is finished"
     settings = load_run(run)[1]
     settings["tracing"]["place"] = str(folder)
     experiment = hydra.utils.instantiate(settings, _convert_="all")

@@ -5,6 +5,7 @@ python -m knowfuse.export run=outputs/quickstart/2026-01-31_12-00-00 gguf=q8_0 p
 python -m knowfuse.export traces=outputs/quickstart/2026-01-31_12-00-00 folder=traces
 """
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import torch
 from omegaconf import DictConfig
 
 from knowfuse.export.converting import convert, require_converter
-from knowfuse.export.folder import export, require_free
+from knowfuse.export.finished import checksums, is_finished, may_be_finished, write_note
+from knowfuse.export.folder import export
 from knowfuse.export.model_card import model_card
 from knowfuse.export.pushing import Kind, push, require_pushable
 from knowfuse.export.trace_card import trace_card
-from knowfuse.files import whole_folder
+from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
 from knowfuse.progress import quiet_libraries, say
@@ -26,6 +28,7 @@ from knowfuse.runs.command import command
 from knowfuse.runs.folder import load_run
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
+from knowfuse.training.fit import best_checkpoint
 
 DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
@@ -52,10 +55,23 @@ def target(cfg: DictConfig) -> None:
     if not cfg.merge and (odd := next((key for key in ("dtype", "gguf") if cfg[key] is not None), None)):
         raise ValueError(f"{odd} is of whole weights, and merge=false exports adapters alone: leave one of the two out")
     folder = run / cfg.method if cfg.folder is None else Path(cfg.folder)
-    require_free(folder)
+    may_be_finished(folder)
     name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "model")
     converter = None if cfg.gguf is None else require_converter(cfg.gguf, cfg.converter)
     kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
+    card = model_card(
+        left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
+    )
+    made_of = {
+        **{key: cfg[key] for key in ("method", "dtype", "merge", "gguf")},
+        "run": sha256_of(run / "config.yaml"),
+        "weights": checksums(best_checkpoint(run / "fits" / kept.name, kept)),
+        "card": hashlib.sha256(card.encode()).hexdigest(),
+    }
+    if is_finished(folder, made_of):
+        _say_finished(folder)
+        _push(folder, name, "model")
+        return
     prepared = experiment.prepare()
     model = experiment.trained(prepared, cfg.method, kept, run, cfg.merge)
     if not cfg.merge and not adapters(model):
@@ -63,12 +79,10 @@ def target(cfg: DictConfig) -> None:
             f"merge is false, and run {str(run)!r} trained its target whole: it has no adapters, leave merge out"
         )
     model = model if cfg.dtype is None else model.to(getattr(torch, cfg.dtype))
-    card = model_card(
-        left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
-    )
     beside = [partial(_write_card, card)]
     if converter is not None:
         beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
+    beside.append(partial(write_note, made_of))
     export(model, prepared.target, folder, *beside, base=experiment.target.path)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
     _push(folder, name, "model")
@@ -80,20 +94,36 @@ def traces(cfg: DictConfig) -> None:
     if odd := next((key for key in ("dtype", "gguf", "converter") if cfg[key] is not None), None):
         raise ValueError(f"{odd} is of weights, and traces= exports none: leave it out")
     folder = run / "traces" if cfg.folder is None else Path(cfg.folder)
-    require_free(folder)
+    may_be_finished(folder)
     name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "dataset")
     experiment = hydra.utils.instantiate(settings, _convert_="all")
     prepared = experiment.prepare()
     documents = Documents.of(prepared.corpus.split("fusion")).names
+    made_of = {
+        "run": sha256_of(run / "config.yaml"),
+        "traces": {source: its.store.key.folder_name for source, its in prepared.sources.items()},
+        "documents": hashlib.sha256("".join(documents).encode()).hexdigest(),
+    }
+    if is_finished(folder, made_of):
+        _say_finished(folder)
+        _push(folder, name, "dataset")
+        return
     with whole_folder(folder) as unfinished:
         stores = {
             source: (its.store, copy_documents(its.store, documents, unfinished / its.store.key.folder_name))
             for source, its in prepared.sources.items()
         }
         _write_card(trace_card(settings, experiment.sources, stores), unfinished)
+        write_note(made_of, unfinished)
     said = sum(copied.rows for _, copied in stores.values())
     say(f"traces of {run}: {len(documents):,} documents, {said:,} tokens of {len(stores)} sources, in {folder}")
     _push(folder, name, "dataset")
+
+
+def _say_finished(folder: Path) -> None:
+    say(
+        f"{folder} is finished: this very export made it before, and no file of it has changed; nothing is written again"
+    )
 
 
 def _push(folder: Path, name: str | None, kind: Kind) -> None:

@@ -30,6 +30,11 @@ class WandbState:
     given: dict[str, dict[str, Any]] = field(default_factory=dict)  # point of each run
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # lines of metrics of each run
     exit_codes: dict[str, int] = field(default_factory=dict)
+    falls_behind: dict[str, str] = field(default_factory=dict)  # runs to stop once they have told this metric
+    agents: int = 0
+    url: str = ""
+    artifacts: list[dict[str, Any]] = field(default_factory=list)  # as they were asked to be made, in this order
+    uploaded: dict[str, bytes] = field(default_factory=dict)  # by the path of what was put
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -56,14 +61,20 @@ def _sweep(state: WandbState, asked: Answer) -> Answer:
 
 
 def _create_agent(state: WandbState, asked: Answer) -> Answer:
-    return {"createAgent": {"agent": {"id": "agent"}}}
+    with state.lock:
+        state.agents += 1
+        return {"createAgent": {"agent": {"id": f"agent{state.agents}"}}}
 
 
 def _heartbeat(state: WandbState, asked: Answer) -> Answer:
-    """The next point of the grid when nothing runs; the end when there is none."""
+    """The next point of the grid when nothing runs, and the end when there is none; else to stop what falls behind."""
     commands: list[dict[str, Any]] = []
+    running = json.loads(asked.get("runState") or "{}")
     with state.lock:
-        if not json.loads(asked.get("runState") or "{}"):
+        if running:
+            told = {name: [key for line in state.history.get(name, []) for key in line] for name in running}
+            commands = [{"type": "stop", "run_id": n} for n in running if state.falls_behind.get(n) in told[n]]
+        else:
             if state.points:
                 point, name = state.points.pop(0), f"run{len(state.given)}"
                 state.given[name] = point
@@ -85,6 +96,44 @@ def _create_run_files(state: WandbState, asked: Answer) -> Answer:
     return {"createRunFiles": {"runID": asked.get("run"), "uploadHeaders": [], "files": []}}
 
 
+def _create_artifact(state: WandbState, asked: Answer) -> Answer:
+    with state.lock:
+        state.artifacts.append(asked["input"])
+        artifact = {"id": str(len(state.artifacts) - 1), "state": "PENDING"}
+    return {"createArtifact": {"artifact": {**artifact, "artifactSequence": {"latestArtifact": None}}}}
+
+
+def _create_manifest(state: WandbState, asked: Answer) -> Answer:
+    file = _place(state, asked["artifactID"], "manifest")
+    return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": {"id": "file", **file}}}}
+
+
+def _create_files(state: WandbState, asked: Answer) -> Answer:
+    files = asked["input"]["artifactFiles"]
+    nodes = [
+        {
+            **_place(state, file["artifactID"], file["name"]),
+            "storagePath": file["name"],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": file["artifactID"]},
+        }
+        for file in files
+    ]
+    return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+
+def _place(state: WandbState, artifact: str, name: str) -> Answer:
+    return {"uploadUrl": f"{state.url}/{artifact}/{name}", "uploadHeaders": []}
+
+
+def _commit_artifact(state: WandbState, asked: Answer) -> Answer:
+    return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "any"}}}
+
+
+def _no_artifact_yet(state: WandbState, asked: Answer) -> Answer:
+    return {"project": None}
+
+
 def _viewer(state: WandbState, asked: Answer) -> Answer:
     viewer = {"id": "user", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}
     return {"viewer": viewer, "serverInfo": SERVER}
@@ -101,6 +150,11 @@ ANSWERS: dict[str, Callable[[WandbState, Answer], Answer]] = {
     "agentHeartbeat": _heartbeat,
     "upsertBucket": _upsert_bucket,
     "createRunFiles": _create_run_files,
+    "createArtifact(": _create_artifact,
+    "createArtifactManifest(": _create_manifest,
+    "createArtifactFiles(": _create_files,
+    "commitArtifact(": _commit_artifact,
+    "ArtifactType(": _no_artifact_yet,
     "sweep(": _sweep,
     "viewer": _viewer,
     "serverInfo": _server_info,
@@ -153,7 +207,7 @@ def wandb_server() -> Iterator[tuple[str, WandbState]]:
             self._reply({})
 
         def do_PUT(self) -> None:
-            self._sent()
+            state.uploaded[self.path] = self._sent()
             self._reply({})
 
         def do_POST(self) -> None:
@@ -169,8 +223,9 @@ def wandb_server() -> Iterator[tuple[str, WandbState]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", state
+        yield state.url, state
     finally:
         server.shutdown()
         server.server_close()

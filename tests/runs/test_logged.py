@@ -1,14 +1,17 @@
-"""The CSV file of a fit that was stopped has every step once."""
+"""The CSV file of a fit that was stopped has every step once; what cannot be uploaded is refused."""
 
 import csv
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
-from experiments_for_tests import PowerCut, data_module, fusion_module, local_llm, trainer
+from experiments_for_tests import PowerCut, composed, data_module, fusion_module, local_llm, trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.logged import logger_of
 from knowfuse.training.fit import fit
 
@@ -39,6 +42,25 @@ def test_a_fit_that_goes_on_logs_every_step_once(tmp_path: Path) -> None:
     run(tmp_path / "stopped", start=tmp_path / "stopped" / "last.ckpt")
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     assert [row["step"] for row in rows_of(tmp_path / "whole") if "train/loss_nats" in row] == list("012345")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["logger.offline=true"], "logger.log_model=true uploads checkpoints, and logger.offline=true sends nothing"),
+        (["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1"], "writes folders of shards: set trainer."),
+    ],
+)
+def test_checkpoints_that_cannot_be_uploaded_are_refused(settings: list[str], message: str) -> None:
+    """Before anything is read; not where nothing is to be uploaded."""
+    asked = ["logger=wandb", *settings]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment(*asked, "logger.log_model=true").require_machine()
+    experiment(*asked).require_machine()
+
+
+def experiment(*settings: str) -> Experiment:
+    return hydra.utils.instantiate(composed("train", *settings), _convert_="all")
 
 
 def test_parts_of_another_log_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ class FSDP2(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **options)
         require_choices(FSDP2.__init__, {"compute_dtype": compute_dtype})
         self.compute_dtype: ComputeDtype = compute_dtype
+        self.writes_shards = save_distributed_checkpoint
 
     def setup_environment(self) -> None:
         """All ranks share the data; left alone, Lightning would take those of a node for one, and average nothing."""

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from knowfuse.runs.agent_words import in_hydras_words
+from knowfuse.runs.by_signal import ending_as_told
 from knowfuse.runs.chosen import shown_choices
 from knowfuse.runs.left_over import remove_unused_sweep
 from knowfuse.runs.words import answer, unknown_setting
@@ -68,9 +69,11 @@ def command(
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
             if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):
                 sys.argv.append(f"hydra.run.dir={run_dir}")
+            tell = ending_as_told(os.environ)
             try:
                 return start()
             except SystemExit as end:
+                tell(end.code)
                 if end.code:
                     remove_unused_sweep()
                     print(answer(typed, conf, config_name, end.__context__), end="", file=sys.stderr)

@@ -26,7 +26,7 @@ from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
 from knowfuse.runs.folder import flat, saved_settings
 from knowfuse.runs.headroom import validation_headroom
-from knowfuse.runs.logged import logger_of
+from knowfuse.runs.logged import logger_of, require_uploadable
 from knowfuse.runs.prepared import Prepared, prepare, prepare_target, require_here
 from knowfuse.runs.refusals import (
     fit_name,
@@ -129,9 +129,14 @@ class Experiment:
             require_bytes(self.alignment)
 
     def require_machine(self) -> None:
-        """ValueError where this machine lacks what the Trainer asks for, or rules out by which kernel an LLM is to attend."""
+        """ValueError where this machine lacks what the Trainer asks for, or rules out by which kernel an LLM is to attend.
+
+        So where the logger is to upload checkpoints that it cannot.
+        """
         require_devices(self.trainer)
         trainer = self.trainer.keywords if isinstance(self.trainer, partial) else {}
+        strategy = trainer.get("strategy")
+        require_uploadable(self.logger, isinstance(strategy, FSDP2) and strategy.writes_shards)
         self.require_attention("cpu" if trainer.get("accelerator") == "cpu" else None)
 
     def require_attention(self, device: str | None) -> None:

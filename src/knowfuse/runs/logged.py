@@ -15,6 +15,20 @@ from knowfuse.runs.one_log import OneCSV
 RUN_ID = "wandb_run"  # file of a fit's folder
 
 
+def require_uploadable(make: Callable[..., Logger], in_shards: bool) -> None:
+    """ValueError where checkpoints are to go to W&B that cannot: offline, or as folders of shards."""
+    if not isinstance(make, partial) or make.func is not WandbLogger or not make.keywords.get("log_model"):
+        return
+    asked = f"logger.log_model={str(make.keywords['log_model']).lower()} uploads checkpoints"
+    if make.keywords.get("offline"):
+        raise ValueError(f"{asked}, and logger.offline=true sends nothing: set one of the two to false")
+    if in_shards:
+        raise ValueError(
+            f"{asked} that are one file, and the trainer's strategy writes folders of shards: set "
+            "trainer.strategy.save_distributed_checkpoint=false, or logger.log_model=false"
+        )
+
+
 def logger_of(make: Callable[..., Logger], folder: Path) -> Logger:
     """The logger of a fit. The id of its W&B run is kept in the fit's folder, where the configuration gives none."""
     its: Callable[..., Logger] = make.func if isinstance(make, partial) else make

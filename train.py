@@ -19,6 +19,7 @@ from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resol
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
 from knowfuse.runs.sampled import sampled
+from knowfuse.runs.summary import Stages, asked_for
 from knowfuse.runs.sweep import by_itself, figure_of, goes_on_from, is_point, starts_processes
 
 register_resolvers()
@@ -39,25 +40,35 @@ def main(cfg: DictConfig) -> float | None:
         return by_itself(folder, cfg.ckpt_path)
     if experiment.debug is not None:
         return say(learns_nothing(experiment, experiment.prepare()))
+    stages = Stages()
     with open_run(folder, cfg) as run:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
 
         prepared = experiment.prepare()
+        stages.end("preparing")
         to_gain = headroom(prepared)
         report.show("Headroom: validation, before anyone trains", to_gain)
         for concern in concerns(experiment.sources):
             say(f"WARNING: {concern}")
         if is_first_rank():
             report.write_headroom(run, to_gain)
-        fits = {method: experiment.train(prepared, method, run, resume) for method in experiment.methods}
+        stages.end("headroom")
+        fits = {}
+        for method in experiment.methods:
+            fits[method] = experiment.train(prepared, method, run, resume)
+            stages.end(f"training {method}")
         documents = prepared.corpus.split("test")
         results = experiment.score(prepared, fits, run, documents)
         report.show("Results: test", results)
         if is_first_rank():
             report.write_results(run, results, fits, "the test split")
+        stages.end("testing")
         samples = sampled(experiment, prepared, fits, run, documents, results.by_document)
         if is_first_rank():
             report.write_page(run, samples)
+        stages.end("samples and page")
+        say(str(stages))
+        say(asked_for(HydraConfig.get().overrides.task))
     return fits["fused"].best_bits_per_byte
 
 

@@ -66,8 +66,6 @@ def test_every_folder_is_a_group_we_know() -> None:
         "plan.yaml",
         "probe.yaml",
         "export.yaml",
-        "rollouts.yaml",
-        "rounds.yaml",
         "tracing.yaml",
     }
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -62,6 +63,9 @@ def run(tiny_cache: Path, folder: Path) -> Path:
     printed = run_python(TRAIN, *TINY_TRAINING, "name=whole", cache=tiny_cache, cwd=folder)
     assert "Results: test" in printed
     assert "made before" in printed, "the recipes of the prepared cache are found again"
+    stages = "preparing|headroom|training clm|training fused|testing|samples and page"
+    assert re.search(rf"time: ((?:{stages}) \d:\d\d:\d\d[,;] ){{6}}\d:\d\d:\d\d in all\n", printed)
+    assert f"settings: {shlex.join([*TINY_TRAINING, 'name=whole'])}, and the defaults\n" in printed
     (run,) = (folder / "outputs" / "whole").iterdir()
     return run
 

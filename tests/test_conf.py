@@ -66,6 +66,8 @@ def test_every_folder_is_a_group_we_know() -> None:
         "plan.yaml",
         "probe.yaml",
         "export.yaml",
+        "rollouts.yaml",
+        "rounds.yaml",
         "tracing.yaml",
     }
 

@@ -73,13 +73,14 @@ class TokenizedDocument:
     """One document in one vocabulary: ids, and the byte offset at which each token ends.
 
     `own` is what the target LLM itself said of it before training, where an alignment asks for that. `turns` are the messages
-    of a conversation that are learnt; None: a text, which is learnt whole.
+    of a conversation that are learnt; None: a text, which is learnt whole but for tokens that begin in its first `prompt_bytes`.
     """
 
     input_ids: Int[np.ndarray, " T"]
     ends: Int[np.ndarray, " T"]
     own: TopK[np.ndarray] | None = None  # [T, K]
     turns: Sequence[Turn] | None = None
+    prompt_bytes: int = 0
 
 
 @dataclass

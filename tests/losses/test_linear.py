@@ -380,3 +380,37 @@ def test_targets_outside_the_vocabulary_are_refused(outside: int) -> None:
     fused.topk.ids[0, 1, 2] = outside
     with pytest.raises(ValueError, match=f"a slot of the fused target is token {outside}, the target LLM's"):
         fused_linear_loss(hidden, head, labels, fused, lm_weight=0.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gate": "better"}, {"temperature": 2.0}, {"divergence": "reverse_kl"}, {"divergence": "jensen_shannon"}],
+)
+def test_a_weight_for_each_row(options: dict[str, Any]) -> None:
+    """Value and gradients are those of the rows of each weight alone, by how many of all they are."""
+    hidden, head = make_hidden(), make_head(bias=True)
+    _, labels, fused = random_case(1)
+    labels = labels.flatten()
+    weights = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64).repeat(N)[:N]
+    got = fused_linear_loss(hidden, head, labels, fused, lm_weight=weights, chunk_rows=4, **options)
+    number = int((labels != IGNORE).sum())
+    want = torch.zeros((), dtype=torch.float64)
+    for weight in weights.unique().tolist():
+        mine = labels.where(weights == weight, torch.full_like(labels, IGNORE))
+        part = fused_linear_loss(hidden, head, mine, fused, lm_weight=weight, **options)
+        want = want + part.total * int((mine != IGNORE).sum()) / number
+    torch.testing.assert_close(got.total, want, rtol=RTOL, atol=ATOL)
+    both = (torch.autograd.grad(total, leaves(hidden, head)) for total in (got.total, want))
+    for mine, theirs in zip(*both, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=RTOL, atol=ATOL)
+
+
+def test_one_weight_for_all_rows_is_the_number() -> None:
+    hidden, head = make_hidden(), make_head()
+    _, labels, fused = random_case(2)
+    one, each = (
+        fused_linear_loss(hidden, head, labels.flatten(), fused, lm_weight=weight, balance="match_clm")
+        for weight in (0.3, torch.full((N,), 0.3, dtype=torch.float64))
+    )
+    torch.testing.assert_close(each.total, one.total, rtol=RTOL, atol=ATOL)
+    assert torch.equal(torch.as_tensor(each.kl_scale), torch.as_tensor(one.kl_scale))

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from knowfuse.losses import Headroom, LmWeight
+from knowfuse.losses import Headroom, LmWeight, by_domain
 
 
 def test_a_constant_weight_is_the_number_itself() -> None:
@@ -68,3 +69,10 @@ def test_a_fit_of_one_step_starts_and_nothing_goes_beyond_the_end(schedule: str)
 def test_what_is_no_schedule_is_refused(schedule: str, start: float, end: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LmWeight(start, schedule, end)  # type: ignore[arg-type]
+
+
+def test_a_weight_of_a_domain_is_on_its_rows() -> None:
+    domains = torch.tensor([[0, 0, 2], [1, 2, 0]])
+    assert by_domain(0.3, {"own": 0.0}, ["code", "docs"], domains) == 0.3
+    weights = by_domain(0.3, {"own": 0.0}, ["code", "docs", "own"], domains)
+    assert torch.equal(torch.as_tensor(weights), torch.tensor([0.3, 0.3, 0.0, 0.3, 0.0, 0.3]))

@@ -78,7 +78,7 @@ def with_own_tokenizer(
 def _as_its_source_cuts(document: SeenDocument, marks: Marks) -> TokenizedDocument:
     ids, ends, turns = document.trace.input_ids, document.trace.ends, document.target.turns
     its_turns = None if turns is None else same_turns(ids, ends, turns, marks)
-    return TokenizedDocument(ids, ends, document.trace.topk, its_turns)
+    return TokenizedDocument(ids, ends, document.trace.topk, its_turns, document.target.prompt_bytes)
 
 
 def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabulary_size: int) -> AlignmentQuality:

@@ -11,13 +11,12 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel, StoppingCriteria
 
-from knowfuse.llms.dispatched import input_device
+from knowfuse.llms.generating import Only, generated
 from knowfuse.surface import Surface
 from knowfuse.text.document import Document
 
@@ -136,21 +135,12 @@ def went_on(model: PreTrainedModel, surface: Surface, prompt: Prompt, max_tokens
 
     A character that is cut at the end is left out.
     """
-    ids = torch.from_numpy(surface.tokenize(prompt.text, is_complete=False).input_ids)[None].to(input_device(model))
-    head: Any = model.get_output_embeddings()
-    how = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max(1, min(prompt.num_bytes, max_tokens - ids.shape[1])),
-        eos_token_id=surface.eos_id,
-        pad_token_id=surface.eos_id,
-        suppress_tokens=list(range(surface.usable, head.weight.shape[0])) or None,
-    )
-    enough = StoppingCriteriaList([_Enough(surface, ids.shape[1], prompt.num_bytes)])
-    with torch.inference_mode():
-        whole = model.generate(  # pyright: ignore[reportCallIssue]
-            ids, attention_mask=torch.ones_like(ids), generation_config=how, stopping_criteria=enough
-        )
-    return _spelled(surface, whole[0, ids.shape[1] :].tolist())[: prompt.num_bytes].decode(errors="ignore")
+    ids = torch.from_numpy(surface.tokenize(prompt.text, is_complete=False).input_ids)[None]
+    room = max(1, min(prompt.num_bytes, max_tokens - ids.shape[1]))
+    may = Only(torch.ones(surface.usable, dtype=torch.bool))
+    enough = _Enough(surface, ids.shape[1], prompt.num_bytes)
+    (said,) = generated(model, ids, room, surface.eos_id, [may], [enough])
+    return _spelled(surface, said)[: prompt.num_bytes].decode(errors="ignore")
 
 
 def _spelled(surface: Surface, ids: Sequence[int]) -> bytes:

@@ -8,7 +8,7 @@ makes the logits of some rows at a time; `linear` puts them together, so that th
 from knowfuse.losses.chunked_head import CHUNK_ROWS, LinearHead, head_logits, linear_token_nll
 from knowfuse.losses.completion import Completions, completions
 from knowfuse.losses.linear import FusedLoss, fused_linear_loss
-from knowfuse.losses.lm_weight import Headroom, LmWeight, WeightSchedule
+from knowfuse.losses.lm_weight import Headroom, LmWeight, WeightSchedule, by_domain
 from knowfuse.losses.options import Balance, Completion, Divergence, Form, Gate, LossOptions
 from knowfuse.losses.sparse_kl import token_nll
 
@@ -26,6 +26,7 @@ __all__ = [
     "LmWeight",
     "LossOptions",
     "WeightSchedule",
+    "by_domain",
     "completions",
     "fused_linear_loss",
     "head_logits",

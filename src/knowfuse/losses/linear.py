@@ -24,7 +24,7 @@ from knowfuse.losses.completion import Completions
 from knowfuse.losses.lm_weight import require_lm_weight
 from knowfuse.losses.options import Balance, Completion, Divergence, Form, Gate, LossOptions
 from knowfuse.losses.softened import softened_loss_
-from knowfuse.losses.sparse_kl import RowLosses, rows_of, sparse_loss_
+from knowfuse.losses.sparse_kl import RowLosses, RowWeight, rows_of, sparse_loss_, weights_of
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 Resolve = Callable[[FusedTarget, Tensor], FusedTarget]
@@ -36,7 +36,8 @@ LEAST_KL = 1e-6  # nats; what is below is rounding, and no number to divide by
 class FusedLoss:
     """The loss to minimise and its parts, all in nats per labelled row; shares are of the labelled rows.
 
-    `total = lm_weight * clm + (1 - lm_weight) * kl_scale * kl`; it alone has a gradient.
+    `total = lm_weight * clm + (1 - lm_weight) * kl_scale * kl`, or the mean over the rows of that where each has its own weight; it
+    alone has a gradient.
     """
 
     total: Float[Tensor, ""]
@@ -58,12 +59,22 @@ class _Task:
     labels: Int[Tensor, " N"]
     fused: FusedTarget | None  # [1, N]
     resolve: Resolve | None
-    lm_weight: float
-    kl_weight: float | Tensor
+    lm_weight: RowWeight
+    kl_weight: RowWeight
     options: LossOptions
     vocabulary_size: int
     chunk_rows: int
     sets: Completions | None  # None: tokens alone
+
+    @property
+    def is_by_row(self) -> bool:
+        """Whether each row has its own weights."""
+        return isinstance(self.lm_weight, Tensor)
+
+    def weighed(self, rows: slice, losses: RowLosses) -> Tensor:
+        """The sum over these rows of what they add to the total."""
+        clm, kl = (weights_of(weight, rows) for weight in (self.lm_weight, self.kl_weight))
+        return (clm * losses.clm + kl * losses.kl).sum()
 
     def fused_on(self, rows: slice, logits: Float[Tensor, "n V"]) -> FusedTarget | None:
         """The fused target of these rows, whose logits may decide its ids."""
@@ -75,7 +86,8 @@ class _Task:
     def losses_(self, rows: slice, logits: Float[Tensor, "n V"]) -> RowLosses:
         """Those of these rows, whose logits become their gradient."""
         fused, labels = self.fused_on(rows, logits), self.labels[rows]
-        how = {"lm_weight": self.lm_weight, "kl_weight": self.kl_weight, "options": self.options, "sets": self.sets}
+        weights = {"lm_weight": weights_of(self.lm_weight, rows), "kl_weight": weights_of(self.kl_weight, rows)}
+        how = {**weights, "options": self.options, "sets": self.sets}
         if fused is None or self.options.temperature == 1.0:
             return sparse_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
         return softened_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
@@ -87,7 +99,7 @@ def fused_linear_loss(
     labels: Int[Tensor, " N"],
     fused: FusedTarget | None,
     *,
-    lm_weight: float,
+    lm_weight: float | Float[Tensor, " N"],
     form: Form = "tail",
     gate: Gate = "none",
     divergence: Divergence = "forward_kl",
@@ -101,7 +113,7 @@ def fused_linear_loss(
 ) -> FusedLoss:
     """Mean over the rows with a label of `lm_weight * CLM + (1 - lm_weight) * KL`; rows without a label are exactly 0.
 
-    `fused` has N rows as [B, T]; None, and rows without a target, carry only `lm_weight * CLM`.
+    `lm_weight` is of all rows, or one a row. `fused` has N rows as [B, T]; None, and rows without a target, carry only `lm_weight * CLM`.
     `form="renormalised"` is the paper's: the top-k of the fused target scaled to sum to 1, the tail dropped.
     `gate="better"` lets the KL act only where the fused target gives the true token more probability than the target
     LLM does now; a true token that no slot holds counts as given none.
@@ -117,7 +129,8 @@ def fused_linear_loss(
     float32, a label or a slot is no token of the vocabulary, or a chunk does not fit into memory.
     """
     options = LossOptions(form, gate, divergence, beta, temperature, balance, completion)
-    require_lm_weight(lm_weight)
+    if not isinstance(lm_weight, Tensor):
+        require_lm_weight(lm_weight)
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     vocabulary_size = head.weight.shape[0] if head.vocabulary_size is None else head.vocabulary_size
@@ -145,7 +158,7 @@ def _clm_over_kl(hidden: Float[Tensor, "N H"], head: LinearHead, task: _Task) ->
     labelled = torch.nonzero(task.labels != IGNORE)[:, 0]
     rows = labelled[:: max(1, -(-len(labelled) // BALANCED_ROWS))]
     assert task.fused is not None
-    some = replace(task, labels=task.labels[rows], fused=rows_of(task.fused, rows))
+    some = replace(task, labels=task.labels[rows], fused=rows_of(task.fused, rows), lm_weight=0.0, kl_weight=0.0)
     _, clm, kl, _ = _FusedLinearLoss.apply(hidden[rows], head.weight, head.bias, head, some, False)
     return clm / kl.clamp(min=LEAST_KL)
 
@@ -167,18 +180,21 @@ class _FusedLinearLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(chunked.hidden) if for_hidden else None
         grad_weight = torch.zeros(weight.shape, **precise) if for_weight else None
         grad_bias = torch.zeros(weight.shape[:1], **precise) if for_bias else None
-        clm, kl, acting = (torch.zeros((), **precise) for _ in range(3))
+        clm, kl, acting, weighed = (torch.zeros((), **precise) for _ in range(4))
         for rows in chunked.chunks:
             logits = chunked.logits(rows)
             losses = task.losses_(rows, logits)
             clm, kl, acting = clm + losses.clm.sum(), kl + losses.kl.sum(), acting + losses.acts.sum()
+            if task.is_by_row:
+                weighed = weighed + task.weighed(rows, losses)
             chunked.backward_(logits, rows, grad_hidden, grad_weight, grad_bias)
         count = (task.labels != IGNORE).sum().clamp(min=1)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias, count)
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
         clm, kl, share = clm / count, kl / count, acting.float() / count
         ctx.mark_non_differentiable(clm, kl, share)
-        return task.lm_weight * clm + task.kl_weight * kl, clm, kl, share
+        total = weighed / count if task.is_by_row else task.lm_weight * clm + task.kl_weight * kl
+        return total, clm, kl, share
 
     @staticmethod
     @once_differentiable

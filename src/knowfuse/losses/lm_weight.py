@@ -1,8 +1,13 @@
 """How much of the loss is CLM, at each step of a fit?"""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from knowfuse.settings import require_choices
 
@@ -69,6 +74,16 @@ class LmWeight:
         if self.schedule == "cosine":
             done = (1.0 - math.cos(math.pi * done)) / 2.0
         return (1.0 - done) * self.start + done * self.end
+
+
+def by_domain(
+    lm_weight: float, others: Mapping[str, float], names: Sequence[str], domains: Int[Tensor, "B T"]
+) -> float | Float[Tensor, " N"]:
+    """`lm_weight` for every row, or for each its own: that of `others` where the name of its domain is among them."""
+    if not any(name in others for name in names):
+        return lm_weight
+    weights = torch.tensor([others.get(name, lm_weight) for name in names], device=domains.device)
+    return weights[domains.flatten()]
 
 
 def require_lm_weight(lm_weight: float, name: str = "lm_weight") -> None:

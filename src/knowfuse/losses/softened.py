@@ -12,7 +12,7 @@ from torch import Tensor
 
 from knowfuse.losses.completion import Completions
 from knowfuse.losses.options import LossOptions
-from knowfuse.losses.sparse_kl import RowLosses, gives_more, rows_of, sparse_loss_
+from knowfuse.losses.sparse_kl import RowLosses, RowWeight, gives_more, rows_of, sparse_loss_, weights_of
 from knowfuse.types import FusedTarget, TopK
 
 BLOCK_ROWS = 32  # rows that are softened at a time
@@ -23,8 +23,8 @@ def softened_loss_(
     labels: Int[Tensor, " N"],
     fused: FusedTarget,
     *,
-    lm_weight: float,
-    kl_weight: float | Tensor,
+    lm_weight: RowWeight,
+    kl_weight: RowWeight,
     options: LossOptions,
     vocabulary_size: int,
     sets: Completions | None = None,
@@ -37,8 +37,9 @@ def softened_loss_(
     parts = []
     for start in range(0, len(logits), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        weights = {"lm_weight": lm_weight, "kl_weight": kl_weight, "vocabulary_size": vocabulary_size, "sets": sets}
-        parts.append(_block_(logits[rows], labels[rows], rows_of(fused, rows), options, **weights))
+        weights = {"lm_weight": weights_of(lm_weight, rows), "kl_weight": weights_of(kl_weight, rows)}
+        how = {"vocabulary_size": vocabulary_size, "sets": sets}
+        parts.append(_block_(logits[rows], labels[rows], rows_of(fused, rows), options, **weights, **how))
     return RowLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("clm", "kl", "acts")))
 
 
@@ -48,8 +49,8 @@ def _block_(
     fused: FusedTarget,
     options: LossOptions,
     *,
-    lm_weight: float,
-    kl_weight: float | Tensor,
+    lm_weight: RowWeight,
+    kl_weight: RowWeight,
     vocabulary_size: int,
     sets: Completions | None,
 ) -> RowLosses:

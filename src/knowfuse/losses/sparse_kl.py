@@ -18,6 +18,8 @@ from knowfuse.losses.divergences import LEAST_TAIL, forward_kl, jensen_shannon, 
 from knowfuse.losses.options import LossOptions
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
+RowWeight = float | Tensor  # of all rows, or one a row, [N]
+
 
 @dataclass
 class RowLosses:
@@ -57,8 +59,8 @@ def sparse_loss_(
     labels: Int[Tensor, " N"],
     fused: FusedTarget | None,
     *,
-    lm_weight: float,
-    kl_weight: float | Tensor,
+    lm_weight: RowWeight,
+    kl_weight: RowWeight,
     options: LossOptions,
     vocabulary_size: int,
     sets: Completions | None = None,
@@ -109,6 +111,7 @@ def sparse_loss_(
 
     lm_weights = lm_weight * is_labelled.to(lse.dtype)
     mass = (lm_weights + kl_weight * (pull.sum(1) + pull_tail))[:, None]
+    kl_weight = as_column(kl_weight)
     if pull_cells is not None:
         mass = mass + kl_weight * pull_cells
     rest.mul_((log_q_tail.exp()[:, None] * mass - kl_weight * pull_tail[:, None]) / total)
@@ -120,6 +123,16 @@ def sparse_loss_(
     logits.scatter_add_(1, slots.ids, in_slots)
     logits.scatter_add_(1, gold, -lm_weights[:, None])
     return losses
+
+
+def as_column(weight: RowWeight) -> RowWeight:
+    """Of one a row, [N, 1]."""
+    return weight[:, None] if isinstance(weight, Tensor) and weight.ndim else weight
+
+
+def weights_of(weight: RowWeight, rows: slice | Int[Tensor, " n"]) -> RowWeight:
+    """Those of some rows."""
+    return weight[rows] if isinstance(weight, Tensor) and weight.ndim else weight
 
 
 def rows_of(fused: FusedTarget, rows: slice | Int[Tensor, " n"]) -> FusedTarget:

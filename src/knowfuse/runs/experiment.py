@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ from knowfuse.runs.unbiased import require_drawable, require_unbiased
 from knowfuse.settings import require_choices, require_types
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
+from knowfuse.text.own import Own
 from knowfuse.traces.tracing import Tracing, report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
@@ -98,6 +99,7 @@ class Experiment:
     fusion_share: float = 1.0  # of the fusion text; nor this
     samples: int = 0  # documents of each kind that are kept with their text; the runs of before kept none
     traces: Kept = "topk"  # nor this
+    own: Own = field(default_factory=Own)  # nor this
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self))
@@ -176,8 +178,9 @@ class Experiment:
         return LmWeight(self.lm_weight, self.lm_weight_schedule, self.lm_weight_end)
 
     def text(self) -> Corpus:
-        """The corpus, with the share of its fusion side that the run is to have."""
-        return self.corpus(cache=str(Path(self.cache).expanduser())).with_share(self.fusion_share)
+        """The corpus, with the share of its fusion side that the run is to have, and what its target wrote before."""
+        cache = Path(self.cache).expanduser()
+        return self.own.beside(self.corpus(cache=str(cache)).with_share(self.fusion_share), cache)
 
     def prepare(self, corpus: Corpus | None = None) -> Prepared:
         """Corpus, LLMs and traces, made where they are missing; of another corpus than the run's where one is given."""
@@ -216,6 +219,7 @@ class Experiment:
             router_loss=self.router_loss,
             activation_checkpointing=self.activation_checkpointing,
             packing=self.packing,
+            domain_lm_weights=self.own.lm_weights if is_fused else {},
         )
 
     def data(self, prepared: Prepared, method: str) -> FusionDataModule:

@@ -53,7 +53,7 @@ def in_tokens(surface: Surface, documents: Sequence[Document]) -> list[Tokenized
     found = cut_conversations(surface, documents)
     for document, cut in zip(documents, found, strict=True):
         if isinstance(cut, TokenizedDocument):
-            spans = learnt_spans(document.messages, document.learn)
+            spans = learnt_spans(document.messages, document.learn, document.prompt_bytes)
             cut.turns = turns_of(cut.input_ids, cut.ends, spans, surface.marks)
     return found
 

@@ -73,9 +73,11 @@ class TokenizedDocuments(Mapping[str, TokenizedDocument]):
     def at(self, place: int) -> TokenizedDocument:
         """The tokens of the document at this place, which must be one of `places`."""
         rows = slice(int(self._offsets[place]), int(self._offsets[place + 1]))
-        tokens = TokenizedDocument(self._ids[rows].astype(np.int64), self._ends[rows].astype(np.int64))
+        begun = self.documents.prompt_bytes(place)
+        ids, ends = (part[rows].astype(np.int64) for part in (self._ids, self._ends))
+        tokens = TokenizedDocument(ids, ends, prompt_bytes=begun)
         if self.about.marks is not None:
-            spans = learnt_spans(self.documents.messages(place), self.documents.learn)
+            spans = learnt_spans(self.documents.messages(place), self.documents.learn, begun)
             tokens.turns = turns_of(tokens.input_ids, tokens.ends, spans, Marks(**self.about.marks))
         return tokens
 

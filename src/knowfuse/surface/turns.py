@@ -55,13 +55,13 @@ def served_by(
 def learnt_rows(document: TokenizedDocument) -> tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
     """The rows whose label is learnt: those that predict a token of the text, and those that predict what ends it.
 
-    Of a text all but the last, the EOS apart. Of a conversation those of its turns; what an answer needs to be closed, of the
-    template, ends it.
+    Of a text all but the last and those whose token begins in its prompt, the EOS apart. Of a conversation those of its turns;
+    what an answer needs to be closed, of the template, ends it.
     """
     size = len(document.ends)
     is_text, is_end = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     if document.turns is None:
-        is_text[: size - 1] = True
+        is_text[: size - 1] = document.ends[: size - 1] >= document.prompt_bytes
         if ends_with_eos(document.ends):
             is_text[size - 2], is_end[size - 2] = False, True
         return is_text, is_end

@@ -178,12 +178,13 @@ def _fill(writer: TableWriter, texts: Texts, shares: Mapping[Split, float], max_
         for n, piece in enumerate(pieces, 1):
             if (raw.text if len(pieces) == 1 else piece.decode()).isspace():
                 continue
-            document_id = id_of(piece, n == len(pieces), messages)
+            is_complete = raw.is_complete and n == len(pieces)
+            document_id = id_of(piece, is_complete, messages)
             if document_id in seen:
                 duplicates += 1
                 continue
             seen.add(document_id)
-            writer.add(piece, document_id, raw.domain, split, n == len(pieces), messages)
+            writer.add(piece, document_id, raw.domain, split, is_complete, messages, raw.prompt_bytes)
     return duplicates
 
 

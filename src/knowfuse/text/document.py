@@ -56,13 +56,16 @@ class Conversation:
 class RawDocument:
     """A whole text as a reader found it; `split` is the side it is on, None: the hash of the text decides.
 
-    `messages` are those of a conversation; of a plain text there are none.
+    `messages` are those of a conversation; of a plain text there are none. `prompt_bytes` and `is_complete` are those of a
+    document that is a piece already.
     """
 
     text: str
     domain: str
     split: Split | None = None
     messages: tuple[Message, ...] = ()
+    prompt_bytes: int = 0
+    is_complete: bool = True
 
     @staticmethod
     def of(found: str | Conversation, domain: str, split: Split | None = None) -> "RawDocument":
@@ -77,6 +80,7 @@ class Document:
     """A piece of text; `is_complete` says that its document ends here, so that an EOS follows.
 
     A conversation has `messages`, and `learn` says which of them a target learns; a plain text has none, and is learnt whole.
+    Of either what begins in the first `prompt_bytes` is not learnt: from them a target went on.
     """
 
     text: str
@@ -85,6 +89,7 @@ class Document:
     is_complete: bool = True
     messages: tuple[Message, ...] = ()
     learn: Learn = "assistant"
+    prompt_bytes: int = 0
 
     @cached_property
     def id(self) -> str:
@@ -132,9 +137,9 @@ def spans_of(messages: Sequence[Message]) -> list[Span]:
     return spans
 
 
-def learnt_spans(messages: Sequence[Message], learn: Learn) -> list[Span]:
-    """Those of the messages that are learnt."""
-    spans = spans_of(messages)
+def learnt_spans(messages: Sequence[Message], learn: Learn, prompt_bytes: int = 0) -> list[Span]:
+    """Those of the messages that are learnt, which begin behind the prompt."""
+    spans = [span for span in spans_of(messages) if span.begin >= prompt_bytes]
     answers = [span for span in spans if span.role == "assistant"]
     return spans if learn == "all" else answers[-1:] if learn == "last" else answers
 

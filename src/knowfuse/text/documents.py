@@ -68,15 +68,25 @@ class Documents(Sequence[Document]):
 
     @property
     def num_bytes(self) -> np.ndarray:
-        """The bytes of each that are learnt, int64 [D]: of a plain text all."""
+        """The bytes of each that are learnt, int64 [D]: of a plain text all but its prompt."""
         if self.table.messages is None:
-            return self.table.num_bytes[self.rows]
-        spans = (learnt_spans(self.messages(place), self.learn) for place in range(len(self)))
+            whole, prompts = self.table.num_bytes[self.rows], self.table.prompt_bytes
+            return whole if prompts is None else whole - prompts[self.rows]
+        spans = (learnt_spans(self.messages(place), self.learn, self.prompt_bytes(place)) for place in range(len(self)))
         return np.array([sum(span.end - span.begin for span in its) for its in spans], dtype=np.int64)
 
     def messages(self, place: int) -> tuple[Message, ...]:
         """Those of the conversation at this place; of a plain text none."""
         return decoded(self.table.coded_messages(int(self.rows[place])))
+
+    def prompt_bytes(self, place: int) -> int:
+        """Those at the beginning of the document at this place that are not learnt."""
+        return self.table.prompt_of(int(self.rows[place]))
+
+    @property
+    def is_learnt_whole(self) -> bool:
+        """Whether every token of every one of them is learnt."""
+        return not self.is_chat and self.table.prompt_bytes is None
 
     @property
     def is_chat(self) -> bool:

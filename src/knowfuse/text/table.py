@@ -2,9 +2,11 @@
 
 `texts.arrow` has the column `text`, in batches of `BATCH` documents. `documents.arrow` has one batch: `id` (12 bytes),
 `domain` and `split` (dictionaries), `is_complete`, `num_bytes`. Mapped, they cost a process no memory that others do not
-share, and opening them takes the same time however much text there is. Of conversations there is one column more, `messages`.
+share, and opening them takes the same time however much text there is. Of conversations there is one column more, `messages`;
+where some begin with a prompt, `prompt_bytes`.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ class Table:
     num_bytes: np.ndarray  # int64 [N]
     folder: Path | None = None  # that it is mapped from
     messages: Any = None  # of conversations: an Arrow array of N strings, as `document.coded` writes them
+    prompt_bytes: np.ndarray | None = None  # int64 [N]; None: no document has a prompt
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,15 +59,19 @@ class Table:
                 "folder and run the same command again, which makes it anew"
             )
         domain, split = self.domains[self.domain_codes[row]], SPLITS[self.split_codes[row]]
-        return Document(text, domain, split, is_complete, decoded(messages), learn)
+        return Document(text, domain, split, is_complete, decoded(messages), learn, self.prompt_of(row))
 
     def coded_messages(self, row: int) -> str:
         """Roles and sizes of the messages of one document; nothing of a plain text."""
         return "" if self.messages is None else self.messages[row].as_py()
 
+    def prompt_of(self, row: int) -> int:
+        """Bytes at the beginning of one document that are not learnt."""
+        return 0 if self.prompt_bytes is None else int(self.prompt_bytes[row])
+
 
 class TableWriter:
-    """Documents one after another; `take` is given the texts of BATCH of them at a time, the rest is held: 26 bytes each."""
+    """Documents one after another; `take` is given the texts of BATCH of them at a time, the rest is held: 34 bytes each."""
 
     def __init__(self, take: Callable[[pa.RecordBatch], None]) -> None:
         self._take, self._texts = take, cast(list[bytes], [])
@@ -73,14 +80,23 @@ class TableWriter:
         self._codes: list[np.ndarray] = []
         self._waiting: list[tuple[int, int, int]] = []  # domain, split, bytes
         self._messages: list[str] = []
+        self._prompts = array("q")
 
     def add(
-        self, data: bytes, document_id: bytes, domain: str, split: Split, is_complete: bool, messages: str = ""
+        self,
+        data: bytes,
+        document_id: bytes,
+        domain: str,
+        split: Split,
+        is_complete: bool,
+        messages: str = "",
+        prompt_bytes: int = 0,
     ) -> None:
         self._texts.append(data)
         self._ids += document_id
         self._is_complete.append(is_complete)
         self._messages.append(messages)
+        self._prompts.append(prompt_bytes)
         self._waiting.append((self._domains.setdefault(domain, len(self._domains)), SPLITS.index(split), len(data)))
         if len(self._texts) == BATCH:
             self._pass_on()
@@ -107,6 +123,7 @@ class TableWriter:
                 "is_complete": pa.array(np.frombuffer(self._is_complete, np.uint8).astype(bool)),
                 "num_bytes": pa.array(num_bytes, pa.int64()),
                 **({"messages": pa.array(self._messages, pa.large_string())} if any(self._messages) else {}),
+                **({"prompt_bytes": pa.array(self._prompts, pa.int64())} if any(self._prompts) else {}),
             }
         )
 
@@ -117,7 +134,8 @@ def table_of(documents: Iterable[Document]) -> Table:
     writer = TableWriter(batches.append)
     for d in documents:
         data, messages = d.text.encode(), coded(d.messages)
-        writer.add(data, id_of(data, d.is_complete, messages), d.domain, d.split, d.is_complete, messages)
+        document_id = id_of(data, d.is_complete, messages)
+        writer.add(data, document_id, d.domain, d.split, d.is_complete, messages, d.prompt_bytes)
     columns = writer.columns()
     return table_from(batches, columns)
 
@@ -158,6 +176,7 @@ def _batches(path: Path) -> list[pa.RecordBatch]:
 
 def table_from(texts: list[pa.RecordBatch], columns: pa.RecordBatch, folder: Path | None = None) -> Table:
     """The table of what a writer passed on and what it held."""
+    there = columns.schema.names
     domain, split = columns.column("domain"), columns.column("split")
     return Table(
         texts=[batch.column("text") for batch in texts],
@@ -168,5 +187,6 @@ def table_from(texts: list[pa.RecordBatch], columns: pa.RecordBatch, folder: Pat
         is_complete=columns.column("is_complete").to_numpy(zero_copy_only=False),
         num_bytes=columns.column("num_bytes").to_numpy(),
         folder=folder,
-        messages=columns.column("messages") if "messages" in columns.schema.names else None,
+        messages=columns.column("messages") if "messages" in there else None,
+        prompt_bytes=columns.column("prompt_bytes").to_numpy() if "prompt_bytes" in there else None,
     )

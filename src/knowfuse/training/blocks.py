@@ -112,9 +112,9 @@ class PackedBlocks(Dataset[FusionBatch]):
     def num_labels(self, index: int) -> int:
         """Rows of this block that predict a token which is learnt: of each text all but its last."""
         places = self.blocks[index]
-        if self.documents.is_chat:
-            return sum(int(np.sum(learnt_rows(self.tokens.at(place)))) for place in places.tolist())
-        return int((self.tokens.sizes[places] - 1).clip(min=0).sum())
+        if self.documents.is_learnt_whole:
+            return int((self.tokens.sizes[places] - 1).clip(min=0).sum())
+        return sum(int(np.sum(learnt_rows(self.tokens.at(place)))) for place in places.tolist())
 
     @property
     def _is_drawn(self) -> bool:

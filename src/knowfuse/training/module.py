@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -27,7 +28,7 @@ from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM, checkpoint_activations
 from knowfuse.llms.routers import Routers, routers_of
 from knowfuse.llms.sharding import FSDP2, require_shardable, shard
-from knowfuse.losses import FusedLoss, Headroom, LinearHead, LmWeight, linear_token_nll
+from knowfuse.losses import FusedLoss, Headroom, LinearHead, LmWeight, by_domain, linear_token_nll
 from knowfuse.progress import say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.metrics import dear_metrics, source_metrics
@@ -53,6 +54,7 @@ class FusionModule(L.LightningModule):
     `packing` is that of the batches: `blocks` of documents one after another, or `one_document` a row.
     `router_loss` is the weight of what an uneven use of the experts of a mixture costs, of the tokens of a batch; None: what the
     LLM's configuration says.
+    `domain_lm_weights` are those of the rows of some domains, in place of `lm_weight`.
     With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
@@ -74,6 +76,7 @@ class FusionModule(L.LightningModule):
         activation_checkpointing: bool = False,
         packing: Packing = "blocks",
         router_loss: float | None = None,
+        domain_lm_weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.llm, self.fusion, self.loss, self.optimizer, self.lm_weight = llm, fusion, loss, optimizer, lm_weight
@@ -83,7 +86,7 @@ class FusionModule(L.LightningModule):
         self.vocabulary_size, self.eos_id, self.is_chat = vocabulary_size, eos_id, is_chat
         self.activation_checkpointing = activation_checkpointing
         self.packing: Packing = packing
-        self.router_loss = router_loss
+        self.router_loss, self.domain_lm_weights = router_loss, domain_lm_weights
         self.routers: Routers | None = None
         self.model: PreTrainedModel | None = None
         self.head: OutputHead | None = None
@@ -191,7 +194,8 @@ class FusionModule(L.LightningModule):
             self.log_dict(self.dear)
         left = None if self.headroom is None else self.headroom.left(self.validated)
         lm_weight = self.lm_weight.at(self.global_step, self.trainer.max_steps, left)
-        loss = self.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=lm_weight, resolve=resolve)
+        weights = by_domain(lm_weight, self.domain_lm_weights, self.domains, batch.domains)
+        loss = self.loss(hidden, head, batch.labels.flatten(), fused, lm_weight=weights, resolve=resolve)
         if not bool(torch.isfinite(loss.total)):
             raise ValueError(
                 f"the loss of batch {batch_index} (step {self.global_step}) is {loss.total.item()} "

@@ -1,0 +1,75 @@
+"""What is done in each round, and what comes out of it? Finished rounds are read, a stopped one goes on, nothing is done twice.
+
+The first round trains the target on the given text. After it, and after each but the last, the target writes documents, and the next
+round trains it on from there, on them and on the given text. A round is a run of `train.py` in a folder that is named by its
+settings, as those of studies; what was written is in the cache, by what decides it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from knowfuse.progress import say
+from knowfuse.rollouts import Asked, Sampling, Trained, rollouts_of, trained_of
+from knowfuse.study import Finished, Line, Point, Runs
+
+METHOD = "fused"
+SEEDS = 1000  # more than anyone has rounds: the chance of no round is that of another, of this seed or of the next
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What the target writes after each round but the last; None, and it trains on the given text alone."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    asked: Asked = field(default_factory=Asked)
+
+
+def rounds(
+    runs: Runs, point: Point, number: int, writing: Writing | None, seed: int = 0
+) -> Iterator[tuple[Finished, Line]]:
+    """The run of each round as it is finished, and its line: what was trained on, and bits per byte.
+
+    ValueError for no round at all, and for whatever `train.py` and `rollouts_of` refuse.
+    """
+    if number < 1:
+        raise ValueError(f"rounds is {number}: it must be at least 1")
+    at = _without_own(point)
+    for n in range(1, number + 1):
+        say(f"round {n} of {number}")
+        run = runs.run(at, seed)
+        yield run, _line(n, run)
+        if n == number:
+            return
+        trained = trained_of(run.folder, METHOD)
+        at = (_without_own(point) if writing is None else point).plus({"target": _target(runs, point, seed, trained)})
+        if writing is not None:
+            sampling = Sampling(**{**vars(writing.sampling), "seed": SEEDS * seed + n})
+            at = at.plus({"own.rollouts": [str(rollouts_of(trained, sampling, writing.asked).folder)]})
+
+
+def _without_own(point: Point) -> Point:
+    """The same where there is nothing of its own: how much of that counts, and how, changes nothing."""
+    return Point(point.name, {key: value for key, value in point.settings.items() if not key.startswith("own.")})
+
+
+def _target(runs: Runs, point: Point, seed: int, trained: Trained) -> dict[str, Any]:
+    """The settings of the target, whatever they were, from now on: the same but for where its weights are."""
+    before: Any = OmegaConf.to_container(runs.composed(point, seed).target, resolve=True)
+    own = dict.fromkeys(("recipe", "gguf_file", "tokenizer", "revision"))
+    return {**before, **own, "path": str(trained.target.folder)}
+
+
+def _line(number: int, run: Finished) -> Line:
+    fit, said = run.fits[METHOD], run.fits[METHOD].sources or {}
+    labelled = said.get("labelled", {})
+    own = labelled.get("own", 0)
+    return {
+        "round": number,
+        "own": own / max(1, sum(labelled.values())),
+        "validation": fit.best_bits_per_byte,
+        **run.results["rows"][f"target {METHOD}"],
+        "run": run.folder.name,
+    }

@@ -1,0 +1,99 @@
+"""From which beginnings a target writes: those of texts, of conversations up to an answer, and the texts of a file."""
+
+from pathlib import Path
+
+import pytest
+from chats_for_tests import SAID, chat, conversation, tokens_of
+from experiments_for_tests import documents
+from tokenizers_for_tests import surface
+
+from knowfuse.rollouts.prompts import prompts_in, prompts_of, spread
+from knowfuse.text.document import Document
+from knowfuse.text.documents import Documents
+
+
+def test_the_first_tokens_of_each_text_once() -> None:
+    """Their text is what they spell; a text that begins like another, or is no longer, is none."""
+    neox = surface("neox")
+    given = [
+        *documents(6),
+        Document(documents(1)[0].text + " and more", "code", "fusion"),
+        Document("a", "code", "fusion"),
+    ]
+    prompts = prompts_of(Documents.of(given), neox, 6, 512)
+    assert len(prompts) == 6
+    for prompt, document in zip(prompts, given, strict=False):
+        assert document.text.startswith(prompt.text)
+        assert neox.tokenize(document.text).input_ids[:6].tolist() == list(prompt.input_ids)
+
+
+def test_a_text_is_not_cut_inside_a_character() -> None:
+    neox = surface("neox")
+    text = "\U0001f600" * 5
+    inside = [n for n in range(2, 12) if not _is_prompt(text, n)]
+    assert inside
+    assert any(_is_prompt(text, n) for n in range(2, 12))
+    assert neox.tokenize(text).ends[inside[0] - 1] % 4
+
+
+def _is_prompt(text: str, tokens: int) -> bool:
+    try:
+        return len(prompts_of(Documents.of([Document(text, "a", "fusion")]), surface("neox"), tokens, 512)) == 1
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["chatml", "gemma", "llama2", "llama3"])
+def test_a_conversation_up_to_its_last_answer(kind: str) -> None:
+    """The tokens before it are those that the LLM reads the whole conversation by."""
+    llm, document = chat(kind), conversation(SAID)
+    (prompt,) = prompts_of(Documents.of([document, document]), llm, 16, 512)
+    tokens = tokens_of(llm, document)
+    assert tokens.turns is not None
+    last = tokens.turns[-1]
+    assert list(prompt.input_ids) == tokens.input_ids[: last.before + 1].tolist()
+    assert prompt.text.encode() == document.text.encode()[: last.begin]
+    assert prompt.messages == document.messages[:-1]
+
+
+def test_the_texts_of_a_file(tmp_path: Path) -> None:
+    llama = surface("llama")
+    file = tmp_path / "mine.txt"
+    file.write_text("def wrap\n\nreturn\n\ndef wrap\n")
+    assert [prompt.text for prompt in prompts_in(file, llama, 512)] == ["def wrap", "return"]
+    file.write_text("short\n\n" + "longer " * 40)
+    with pytest.raises(
+        ValueError, match=r"1 of 2 prompts of '.*mine.txt' cannot be gone on with, the first is number 2: "
+    ) as caught:
+        prompts_in(file, llama, 20)
+    assert "tokens, 'llama' can hold 19, of the 20 of its context. Cut them shorter, or leave them out" in str(
+        caught.value
+    )
+    with pytest.raises(
+        ValueError, match=r"prompts is '.*none.txt', and there is no such file: give a .txt or .jsonl file"
+    ):
+        prompts_in(tmp_path / "none.txt", llama, 20)
+
+
+def test_what_leaves_no_room_is_refused() -> None:
+    texts = Documents.of(documents(4))
+    with pytest.raises(
+        ValueError, match="prompt_tokens is 20, and target 'llama' can hold 20 tokens in all: set it lower"
+    ):
+        prompts_of(texts, surface("llama"), 20, 20)
+    with pytest.raises(
+        ValueError, match="none of the 4 documents of the run has more than prompt_tokens=400 tokens of target"
+    ):
+        prompts_of(texts, surface("llama"), 400, 512)
+    with pytest.raises(
+        ValueError, match="none of the 1 documents of the run leaves target 'chatml', which can hold 9 tokens, room"
+    ):
+        prompts_of(Documents.of([conversation(SAID)]), chat("chatml"), 16, 9)
+
+
+def test_some_of_the_documents_are_evenly_spread() -> None:
+    texts = Documents.of(documents(10))
+    assert spread(texts, 3).names == [texts.names[n] for n in (0, 3, 6)]
+    assert spread(texts, 99).names == spread(texts, None).names == texts.names
+    with pytest.raises(ValueError, match="most_prompts is 0: it must be at least 1, or null for all"):
+        spread(texts, 0)

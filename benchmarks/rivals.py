@@ -4,28 +4,27 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from knowfuse.evaluation import BATCH_TOKENS, DocumentScores, Ensemble, by_document, cached_scores, score_documents
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.llms.merging import merge
+from knowfuse.llms.merging import Merging, merge
 from knowfuse.runs.compared import OWN_TEXT, Judged
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.document import Document, Split
 from knowfuse.types import LLMSpec
 
 # Every way to merge, with the parameters among which validation chooses; mergekit's own names.
-MERGES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
-    ("average", "linear", {}, {"weight": 1.0}),
-    *(
-        (f"ties, density {d}, weight {w}", "ties", {}, {"density": d, "weight": w})
+MERGES = {
+    "average": Merging("linear"),
+    **{
+        f"ties, density {d}, weight {w}": Merging("ties", each={"density": d, "weight": w})
         for d in (0.2, 0.6)
         for w in (0.5, 1.0)
-    ),
-    *((f"sce, top {k}", "sce", {"select_topk": k}, {}) for k in (0.1, 0.5, 1.0)),
-]
+    },
+    **{f"sce, top {k}": Merging("sce", shared={"select_topk": k}) for k in (0.1, 0.5, 1.0)},
+}
 
 SIDES: tuple[Split, ...] = ("validation", "test")
 
@@ -64,13 +63,13 @@ class Rivals:
         """The mean, and of TIES and SCE the parameters that are best on validation."""
         tried: dict[str, list[tuple[Rival, LocalLLM]]] = {}
         made_of = "-".join([base.fingerprint[:8], *sorted(llm.fingerprint[:8] for llm in llms.values())])
-        for how, method, shared, each in MERGES:
+        for how, merging in MERGES.items():
             folder = self.cache / "merged" / f"{how.replace(', ', '-').replace(' ', '_')}-{made_of}"
-            merge(llms, base, folder, method, shared, each)
+            merge(llms, base, folder, merging)
             llm = localize(folder.name, LLMSpec(path=str(folder)), self.cache)
             scores = self._alone(llm)
-            knows = "" if method == "linear" else "its parameters from validation"
-            tried.setdefault(method, []).append((self._rival(f"{name}: {how}", scores, 1, knows), llm))
+            knows = "" if merging.method == "linear" else "its parameters from validation"
+            tried.setdefault(merging.method, []).append((self._rival(f"{name}: {how}", scores, 1, knows), llm))
         for found in tried.values():
             yield min(found, key=lambda pair: pair[0].validation)
 

@@ -178,7 +178,7 @@ def make_once(path: Path, make: Callable[[], None]) -> bool:
     return True
 
 
-def make_folder_once(path: Path, fill: Callable[[Path], None]) -> bool:
+def make_folder_once(path: Path, fill: Callable[[Path], object]) -> bool:
     """`make_once` of a folder, whole or not at all: `fill` gets an empty one beside the place. What a kill left is removed."""
 
     def make() -> None:

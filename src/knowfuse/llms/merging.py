@@ -3,11 +3,14 @@
 Averaging weights means something for LLMs that lie near one another: copies of one LLM, tuned apart. Neuron n of an LLM that was
 trained from other random numbers has nothing to do with neuron n of the first, whatever their shapes, so those are refused.
 
-Sources: Wortsman et al. 2203.05482 (`linear`, the mean), Yadav et al. 2306.01708 (`ties`), Wan et al. 2408.07990 (`sce`);
-mergekit 2403.13257.
+Sources: Wortsman et al. 2203.05482 (`linear`, the mean), Ilharco et al. 2212.04089 (`task_arithmetic`), Yadav et al. 2306.01708
+(`ties`), Yu et al. 2311.03099 (`dare_linear`, `dare_ties`), Wan et al. 2408.07990 (`sce`); mergekit 2403.13257.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,20 @@ import torch
 from knowfuse.files import make_folder_once
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.saved import save_tokenizer_of
+from knowfuse.settings import no_such, require_types
+from knowfuse.surface.loading import reason
 
 INSTALL = "pip install -e '.[merge]'"
-FROM_BASE = ("ties", "sce")  # that merge differences to the LLM that all were tuned from
+ARITHMETIC = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+FROM_BASE = (*ARITHMETIC, "sce")  # that merge differences to the LLM that all were tuned from
 METHODS = ("linear", *FROM_BASE)
+# What mergekit lets each method be told: of all LLMs together, and of each.
+SHARED = {
+    "linear": ("normalize",),
+    "sce": ("select_topk",),
+    **dict.fromkeys(ARITHMETIC, ("normalize", "rescale", "lambda")),
+}
+EACH = {"linear": ("weight",), "sce": (), **dict.fromkeys(ARITHMETIC, ("weight", "density"))}
 LEAST_COSINE = 0.5  # of all matrices with those of the base: tuned copies 0.8 and more, other random numbers about 0
 # Entries of a config.json that say nothing of the shape.
 NO_SHAPE = {
@@ -33,35 +46,73 @@ NO_SHAPE = {
 }
 
 
-def merge(
-    llms: Mapping[str, LocalLLM],
-    base: LocalLLM,
-    folder: Path,
-    method: str,
-    shared: Mapping[str, Any] | None = None,
-    each: Mapping[str, Any] | None = None,
-) -> bool:
-    """Merge these LLMs, all tuned from `base`, into a folder that transformers loads; whether it had to be made.
+@dataclass(frozen=True)
+class Merging:
+    """A method of mergekit, and what it is told: `shared` of all LLMs together, `each` of every one, a number or a list of theirs.
 
-    `shared` are mergekit's parameters of the method, `each` those of every LLM: `ties` takes `density` and `weight` of each,
-    `sce` the shared `select_topk`. ValueError where mergekit is missing, for an unknown method, and for LLMs that cannot be merged.
+    `sce` takes the shared `select_topk`, the share of entries that vary most; `linear` the `weight` of each; the others also the
+    `density` of each, the share of its differences that is kept, and the shared `lambda`, `normalize` and `rescale`. A weight that
+    is not said is 1. `seed` draws what DARE drops. ValueError for what the method does not know.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}: choose one of {list(METHODS)}")
+
+    method: str = "sce"
+    shared: Mapping[str, Any] | None = None
+    each: Mapping[str, Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}: choose one of {list(METHODS)}")
+        require_types(type(self), vars(self))
+        for name, known in (("shared", SHARED[self.method]), ("each", EACH[self.method])):
+            if strange := [key for key in getattr(self, name) or {} if key not in known]:
+                if not known:
+                    raise ValueError(
+                        f"{name} sets {strange[0]!r}, and method {self.method} takes nothing there: leave it out"
+                    )
+                raise ValueError(no_such(f"{name}.{strange[0]}", known))
+
+    def of(self, number: int, count: int) -> dict[str, Any]:
+        """What is said of LLM `number` of `count`. ValueError for a list of another length."""
+        weight = {"weight": 1.0} if "weight" in EACH[self.method] else {}
+        said = {**weight, **(self.each or {})}
+        for key, value in said.items():
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                if len(value) != count:
+                    raise ValueError(
+                        f"each.{key} is {list(value)}, and {count} LLMs are merged: give one number for all, or {count} of them"
+                    )
+                said[key] = value[number]
+        return said
+
+
+def merge(llms: Mapping[str, LocalLLM], base: LocalLLM, folder: Path, how: Merging) -> bool:
+    """Merge these LLMs, all tuned from `base`, into a folder that transformers loads, in float32; whether it had to be made.
+
+    ValueError where mergekit is missing, for what it refuses, and for LLMs that cannot be merged.
+    """
     require_mergekit()
-    parameters = dict(each or {"weight": 1.0})
     settings: dict[str, Any] = {
-        "merge_method": method,
-        "models": [{"model": str(llm.folder.resolve()), "parameters": parameters} for llm in llms.values()],
-        "parameters": dict(shared or {}),
+        "merge_method": how.method,
+        "models": [
+            {"model": str(llm.folder.resolve()), "parameters": how.of(n, len(llms))}
+            for n, llm in enumerate(llms.values())
+        ],
+        "parameters": dict(how.shared or {}),
         "dtype": "float32",
     }
-    if method in FROM_BASE:
+    if how.method in FROM_BASE:
         settings["base_model"] = str(base.folder.resolve())
 
     def fill(unfinished: Path) -> None:
         require_mergeable(llms, base)
-        _run(settings, base, unfinished)
+        try:
+            _run(settings, base, unfinished, how.seed)
+        except Exception as error:  # whatever mergekit, and pydantic before it, raise over a parameter
+            raise ValueError(
+                f"mergekit does not merge by {how.method} with shared={how.shared} and each={how.each} "
+                f"({reason(error)}): see the method's parameters in docs/reference.md"
+            ) from error
 
     return make_folder_once(folder, fill)
 
@@ -72,14 +123,32 @@ def require_mergekit() -> None:
         raise ValueError(f"merging needs mergekit, which is not installed: {INSTALL}")
 
 
-def _run(settings: dict[str, Any], base: LocalLLM, folder: Path) -> None:
+def _run(settings: dict[str, Any], base: LocalLLM, folder: Path, seed: int) -> None:
     from mergekit.config import MergeConfiguration  # here: it is an extra
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
-    run_merge(MergeConfiguration.model_validate(settings), str(folder), options)
+    options = MergeOptions(
+        copy_tokenizer=False,
+        write_model_card=False,
+        quiet=True,
+        random_seed=seed,
+        trust_remote_code=base.spec.trust_remote_code,
+    )
+    with _without_its_log():
+        run_merge(MergeConfiguration.model_validate(settings), str(folder), options)
     save_tokenizer_of(base, folder)
+
+
+@contextmanager
+def _without_its_log() -> Iterator[None]:
+    """mergekit tells each step, to loggers of its own and to the root."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def require_mergeable(llms: Mapping[str, LocalLLM], base: LocalLLM) -> None:
@@ -112,11 +181,11 @@ def _shape(llm: LocalLLM) -> dict[str, Any]:
 
 
 def _matrices(llm: LocalLLM) -> dict[str, torch.Tensor]:
-    """Norms and biases left out, which begin alike whatever the random numbers."""
-    return {name: value.detach().float() for name, value in llm.load().named_parameters() if value.dim() > 1}
+    """Norms and biases left out, which begin alike whatever the random numbers; in its own dtype, since a base is kept."""
+    return {name: value.detach() for name, value in llm.load().named_parameters() if value.dim() > 1}
 
 
 def _cosine(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
-    product = sum(float((ours[name] * theirs[name]).sum(dtype=torch.float64)) for name in theirs)
-    sizes = [sum(float(value.square().sum(dtype=torch.float64)) for value in side.values()) for side in (ours, theirs)]
+    product = sum(float((ours[name].float() * theirs[name].float()).sum(dtype=torch.float64)) for name in theirs)
+    sizes = [sum(float(v.float().square().sum(dtype=torch.float64)) for v in side.values()) for side in (ours, theirs)]
     return product / (sizes[0] * sizes[1]) ** 0.5

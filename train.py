@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from knowfuse import report
 from knowfuse.llms.licences import concerns
+from knowfuse.merge.pairs import pair_by_pair
 from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.command import command
+from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
@@ -27,7 +29,7 @@ register_resolvers()
 
 @command("train", Path(__file__).parent / "conf")
 def main(cfg: DictConfig) -> float | None:
-    """Returns the fused target's best bits per byte on validation, which a sweeper minimises."""
+    """Returns the best bits per byte on validation of the fused target, or of what several became, which a sweeper minimises."""
     quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_point() or cfg.ckpt_path == "auto":
@@ -40,10 +42,16 @@ def main(cfg: DictConfig) -> float | None:
         return by_itself(folder, cfg.ckpt_path)
     if experiment.debug is not None:
         return say(learns_nothing(experiment, experiment.prepare()))
+    if experiment.pairwise is not None:
+        return pair_by_pair(experiment, cfg, folder, list(HydraConfig.get().overrides.task), train)
+    return train(experiment, cfg, folder)
+
+
+def train(experiment: Experiment, cfg: DictConfig, folder: Path) -> float:
+    """One run in its folder; the fused target's best bits per byte on validation."""
     stages = Stages()
     with open_run(folder, cfg) as run:
         resume = checkpoints_to_resume(run, experiment.ckpt_path, experiment.fit_names)
-
         prepared = experiment.prepare()
         stages.end("preparing")
         to_gain = headroom(prepared)

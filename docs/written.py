@@ -23,7 +23,7 @@ from knowfuse.runs.chosen import first_comment, groups
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-COMMANDS = ["train", "tracing", "evaluate", "prepare", "align_report", "plan", "probe", "export", "rollouts", "rounds"]
+COMMANDS = ["train", "tracing", "evaluate", "prepare", "align_report", "plan", "probe", "export", "rollouts", "rounds", "merge"]
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w@./-]+):(?: (?P<value>[^#]*?))?(?: *# (?P<says>.*))?$")
 
 

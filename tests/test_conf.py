@@ -68,6 +68,7 @@ def test_every_folder_is_a_group_we_know() -> None:
         "export.yaml",
         "rollouts.yaml",
         "rounds.yaml",
+        "merge.yaml",
         "tracing.yaml",
     }
 

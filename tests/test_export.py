@@ -90,7 +90,7 @@ def test_an_export_that_is_finished_may_be_asked_for_again(
     capsys.readouterr()
     with forward_passes() as passes:
         command.main(composed("export", *asked))
-    assert "is finished: this very export made it before" in " ".join(capsys.readouterr().out.split())
+    assert "is finished: this very command made it before" in " ".join(capsys.readouterr().out.split())
     assert not passes
     for other in (["method=fused"], ["dtype=bfloat16"]):
         with pytest.raises(ValueError, match="is there already, and nothing is overwritten"):

@@ -14,8 +14,8 @@ import torch
 from omegaconf import DictConfig
 
 from knowfuse.export.converting import convert, require_converter
-from knowfuse.export.finished import checksums, is_finished, may_be_finished, write_note
-from knowfuse.export.folder import export
+from knowfuse.export.finished import checksums, is_finished, may_be_finished, say_finished, write_note
+from knowfuse.export.folder import export, require_dtype
 from knowfuse.export.model_card import model_card
 from knowfuse.export.pushing import Kind, push, require_pushable
 from knowfuse.export.trace_card import trace_card
@@ -29,8 +29,6 @@ from knowfuse.runs.folder import load_run
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
 from knowfuse.training.fit import best_checkpoint
-
-DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
 
 
 @command("export", Path.cwd() / "conf")
@@ -50,8 +48,7 @@ def target(cfg: DictConfig) -> None:
     run, settings, fits = load_run(cfg.run)
     if cfg.method not in fits:
         raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
-    if cfg.dtype not in DTYPES:
-        raise ValueError(f"dtype is {cfg.dtype!r}: choose one of {list(DTYPES)}")
+    require_dtype(cfg.dtype)
     if not cfg.merge and (odd := next((key for key in ("dtype", "gguf") if cfg[key] is not None), None)):
         raise ValueError(f"{odd} is of whole weights, and merge=false exports adapters alone: leave one of the two out")
     folder = run / cfg.method if cfg.folder is None else Path(cfg.folder)
@@ -69,7 +66,7 @@ def target(cfg: DictConfig) -> None:
         "card": hashlib.sha256(card.encode()).hexdigest(),
     }
     if is_finished(folder, made_of):
-        _say_finished(folder)
+        say_finished(folder)
         _push(folder, name, "model")
         return
     prepared = experiment.prepare()
@@ -105,7 +102,7 @@ def traces(cfg: DictConfig) -> None:
         "documents": hashlib.sha256("".join(documents).encode()).hexdigest(),
     }
     if is_finished(folder, made_of):
-        _say_finished(folder)
+        say_finished(folder)
         _push(folder, name, "dataset")
         return
     with whole_folder(folder) as unfinished:
@@ -118,12 +115,6 @@ def traces(cfg: DictConfig) -> None:
     said = sum(copied.rows for _, copied in stores.values())
     say(f"traces of {run}: {len(documents):,} documents, {said:,} tokens of {len(stores)} sources, in {folder}")
     _push(folder, name, "dataset")
-
-
-def _say_finished(folder: Path) -> None:
-    say(
-        f"{folder} is finished: this very export made it before, and no file of it has changed; nothing is written again"
-    )
 
 
 def _push(folder: Path, name: str | None, kind: Kind) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from knowfuse.export.folder import require_free
 from knowfuse.files import sha256_of
+from knowfuse.progress import say
 
 NOTE = "knowfuse.json"  # of what the folder was made, and the checksum of each of its files
 
@@ -35,6 +36,13 @@ def is_finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
         return True
     require_free(folder)
     return False
+
+
+def say_finished(folder: Path) -> None:
+    """That nothing is written again."""
+    say(
+        f"{folder} is finished: this very command made it before, and no file of it has changed; nothing is written again"
+    )
 
 
 def _note(made_of: Mapping[str, Any], folder: Path) -> str:

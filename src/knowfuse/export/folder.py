@@ -9,6 +9,8 @@ from knowfuse.files import whole_folder
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.saved import save
 
+DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None: the target's own
+
 
 def export(
     model: PreTrainedModel, llm: LocalLLM, folder: Path, *beside: Callable[[Path], object], base: str | None = None
@@ -29,3 +31,9 @@ def require_free(folder: Path) -> None:
     """ValueError unless the folder is empty or not there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} is there already, and nothing is overwritten: set folder= to another")
+
+
+def require_dtype(dtype: str | None) -> None:
+    """ValueError for one that weights are not saved in."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: choose one of {list(DTYPES)}")

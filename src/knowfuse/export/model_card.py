@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 from knowfuse.evaluation import baseline_of
-from knowfuse.export.sections import CITATION, PAPER, called, data_sets, llms, text
-from knowfuse.llms.licences import licence_of, page_of, shown_name
+from knowfuse.export.sections import CITATION, PAPER, called, llms, metadata, text, use
+from knowfuse.llms.licences import shown_name
 from knowfuse.pages import MASS_MEANING
 from knowfuse.report.compared import markdown as with_intervals
 from knowfuse.report.left import Left
@@ -33,7 +31,7 @@ def model_card(
     taught = sources if is_fused else {}
     parts = {
         "": _lead(target, taught, fit),
-        "Use": _use(name, is_adapter, target),
+        "Use": use(name, is_adapter, target),
         "LLMs": llms({"target": target, **{f"source {source}": spec for source, spec in taught.items()}}, taught),
         "Text": _text(left.settings, fit),
         "Recipe": _recipe(left.settings, fit, is_fused),
@@ -44,24 +42,7 @@ def model_card(
     }
     body = "\n".join((f"## {title}\n\n" if title else "") + part for title, part in parts.items() if part)
     title = f"{shown_name(target)}, {'fused' if is_fused else 'trained by plain CLM'}"
-    return f"---\n{_metadata(left.settings, target, is_adapter)}\n---\n\n# {title}\n\n{body}\n{CITATION}"
-
-
-def _metadata(settings: Mapping[str, Any], target: LLMSpec, is_adapter: bool) -> str:
-    licence = licence_of(target)
-    name = (licence and licence.name) or "unknown"
-    data = ModelCardData(
-        library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="text-generation",
-        license=name if "," not in name else "unknown",  # the hub takes one
-        license_name=licence and licence.own_name,
-        license_link=licence and licence.link,
-        base_model=target.path if page_of(target) else None,
-        base_model_relation=("adapter" if is_adapter else "finetune") if page_of(target) else None,
-        datasets=data_sets(settings) or None,
-        tags=["knowfuse", "knowledge-fusion", "arxiv:2401.10491"],
-    )
-    return data.to_yaml()
+    return f"---\n{metadata(left.settings, target, is_adapter)}\n---\n\n# {title}\n\n{body}\n{CITATION}"
 
 
 def _lead(target: LLMSpec, taught: Mapping[str, LLMSpec], fit: Fit) -> str:
@@ -74,17 +55,6 @@ def _lead(target: LLMSpec, taught: Mapping[str, LLMSpec], fit: Fit) -> str:
     return (
         f"{shown_name(target)} {how}. This is its best checkpoint on validation: {bits:.4f} bits per byte after {tokens:,} training "
         f"tokens. Made by knowfuse {version('knowfuse')}.\n"
-    )
-
-
-def _use(name: str, is_adapter: bool, target: LLMSpec) -> str:
-    model, library = ("AutoPeftModelForCausalLM", "peft") if is_adapter else ("AutoModelForCausalLM", "transformers")
-    trusted = ", trust_remote_code=True" if target.trust_remote_code else ""
-    chat = target.chat_variables
-    asked = f"\nIts chat template was given `{dict(chat)}`: pass them to `apply_chat_template`.\n" if chat else ""
-    return (
-        f"```python\nfrom {library} import {model}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {model}.from_pretrained("{name}"{trusted})\ntokenizer = AutoTokenizer.from_pretrained("{name}"{trusted})\n```\n{asked}'
     )
 
 

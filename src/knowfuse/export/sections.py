@@ -1,9 +1,10 @@
-"""How do a card's parts on LLMs and text look, for a target as for traces?"""
+"""How do the parts look that several cards have: their head, how an LLM is loaded, LLMs, text?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from omegaconf import OmegaConf
 
 from knowfuse.llms.licences import concerns, licence_of, page_of, shown_name
@@ -23,6 +24,36 @@ CITATION = """## Citation
 }
 ```
 """
+
+
+def metadata(settings: Mapping[str, Any], target: LLMSpec, is_adapter: bool = False, tags: Sequence[str] = ()) -> str:
+    """The head of a model card, as the hub reads it."""
+    licence = licence_of(target)
+    name = (licence and licence.name) or "unknown"
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        license=name if "," not in name else "unknown",  # the hub takes one
+        license_name=licence and licence.own_name,
+        license_link=licence and licence.link,
+        base_model=target.path if page_of(target) else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if page_of(target) else None,
+        datasets=data_sets(settings) or None,
+        tags=["knowfuse", "knowledge-fusion", "arxiv:2401.10491", *tags],
+    )
+    return data.to_yaml()
+
+
+def use(name: str, is_adapter: bool, target: LLMSpec) -> str:
+    """How it is loaded, by this name."""
+    model, library = ("AutoPeftModelForCausalLM", "peft") if is_adapter else ("AutoModelForCausalLM", "transformers")
+    trusted = ", trust_remote_code=True" if target.trust_remote_code else ""
+    chat = target.chat_variables
+    asked = f"\nIts chat template was given `{dict(chat)}`: pass them to `apply_chat_template`.\n" if chat else ""
+    return (
+        f"```python\nfrom {library} import {model}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {model}.from_pretrained("{name}"{trusted})\ntokenizer = AutoTokenizer.from_pretrained("{name}"{trusted})\n```\n{asked}'
+    )
 
 
 def llms(named: Mapping[str, LLMSpec], sources: Mapping[str, LLMSpec]) -> str:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
 from knowfuse.files import undamaged
 from knowfuse.runs.compared import EVALUATED
-from knowfuse.runs.folder import saved_settings
+from knowfuse.runs.folder import require_one_run, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
 from knowfuse.training.fit import Fit
 
@@ -93,6 +93,7 @@ def _results(path: Path) -> dict[str, Any]:
     with undamaged(path, remedy):
         results = json.loads(path.read_text(encoding="utf-8"))
         _ = [Fit.from_json(fit) for fit in results["fits"].values()], results["rows"], results["unit"]
+    require_one_run(path.parent, results)
     return results
 
 

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
 from knowfuse.files import undamaged, write_whole
-from knowfuse.llms.local import localize
+from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import say
-from knowfuse.runs.folder import MAY_CHANGE, flat, saved_settings
+from knowfuse.runs.folder import MAY_CHANGE, flat, require_one_run, saved_settings
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.text.quoting import path_override
@@ -72,13 +72,15 @@ def judged(place: str) -> Judged:
             f"{place!r} is neither the folder of a finished run nor of an evaluation, nor an LLM: give "
             "outputs/<name>/<date_time>, outputs/evaluate/<date_time>, a folder that transformers loads, or a hub id"
         )
+    with undamaged(folder / "results.json"):
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        unit = results["unit"]
+    require_one_run(folder, results)
     if not (folder / DOCUMENTS).exists():
         raise ValueError(
             f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py {path_override('run', place)}, and "
             "compare the folder that it makes"
         )
-    with undamaged(folder / "results.json"):
-        unit = json.loads((folder / "results.json").read_text(encoding="utf-8"))["unit"]
     if (folder / "config.yaml").exists():
         settings, evaluated = saved_settings(folder), OWN_TEXT
     else:
@@ -224,15 +226,25 @@ def _short(value: Any) -> str:
 def _llm_rows(
     places: Sequence[str], run: Judged, documents: Sequence[Document], cache: Path
 ) -> dict[str, Float64[np.ndarray, "1 D"]]:
+    require_texts_of(run, documents)
+    rows = {}
+    for place in places:
+        llm = localize(place, LLMSpec(path=place), cache)
+        say(f"{place}: reads {len(documents):,} documents, unless it has before")
+        rows[place] = nats_of(llm, documents, cache)
+    return rows
+
+
+def require_texts_of(run: Judged, documents: Sequence[Document]) -> None:
+    """ValueError where these are no longer the documents that the run was measured on."""
     if Documents.of(documents).names != run.scores.ids:
         raise ValueError(
             f"the texts of {str(run.folder)!r} are not what its settings give now, so no other LLM can be asked about them: "
             "their files have changed, give one that was measured since"
         )
-    rows = {}
-    for place in places:
-        llm = localize(place, LLMSpec(path=place), cache)
-        say(f"{place}: reads {len(documents):,} documents, unless it has before")
-        scores = cached_scores(llm, llm.surface(Documents.of(documents).is_chat), documents, cache)
-        rows[place] = by_document({place: scores.nats}, documents).nats[place][None]
-    return rows
+
+
+def nats_of(llm: LocalLLM, documents: Sequence[Document], cache: Path) -> Float64[np.ndarray, "1 D"]:
+    """What an LLM pays on each of these documents, read once and found again in the cache."""
+    scores = cached_scores(llm, llm.surface(Documents.of(documents).is_chat), documents, cache)
+    return by_document({llm.name: scores.nats}, documents).nats[llm.name][None]

@@ -21,6 +21,7 @@ from knowfuse.llms.finetune import merged, require_finetune
 from knowfuse.llms.isolation import Packing, length_borders
 from knowfuse.llms.learnable import require_learnable
 from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.merging import Merging
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.losses import LmWeight, WeightSchedule, completions
 from knowfuse.runs.alone import alone, require_exact
@@ -37,6 +38,7 @@ from knowfuse.runs.refusals import (
     require_llms,
     require_once,
     require_own,
+    require_pairs,
     require_rates,
     require_training,
 )
@@ -95,6 +97,8 @@ class Experiment:
     num_workers: int
     prefetch_batches: int  # per worker
     compare_with_clm: bool
+    compare_with_direct: bool = True  # where targets of pairs are merged; the runs of before had no pairs
+    pairwise: Merging | None = None  # how they are merged; None: all sources are fused at once
     debug: Literal["self"] | None = None  # the runs of before had none
     fusion_share: float = 1.0  # of the fusion text; nor this
     samples: int = 0  # documents of each kind that are kept with their text; the runs of before kept none
@@ -114,6 +118,8 @@ class Experiment:
         require_slots(self.alignment, self.top_k)
         require_own(self.alignment, self.target, {"itself": self.target} if self.debug == "self" else self.sources)
         require_drawable(self.traces, self.top_k, self.sources)
+        if self.pairwise is not None and self.debug is None:
+            require_pairs(self.target, self.sources)
         if self.traces == "sampled":
             require_unbiased(self.alignment, self.loss, self.debug)
         if self.debug == "self":

@@ -21,6 +21,7 @@ from knowfuse.training.fit import Fit
 from knowfuse.training.other_settings import differing
 
 RUNNING = ".running.lock"  # held by the process whose run it is
+PARTS = "parts"  # in results.json: the runs that the folder holds, where it is of several
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
 MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
@@ -221,7 +222,17 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
     ):
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
         fits = {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
+    require_one_run(run, results)
     return run, saved_settings(run), fits
+
+
+def require_one_run(run: Path, results: Mapping[str, Any]) -> None:
+    """ValueError for the folder of several runs, by their results."""
+    if parts := results.get(PARTS):
+        raise ValueError(
+            f"{str(run)!r} holds several runs, whose targets were merged: give one of {', '.join(str(run / part) for part in parts)}, or "
+            f"as an LLM {run / 'merged'}"
+        )
 
 
 def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:

@@ -65,6 +65,22 @@ def require_llms(target: Any, sources: Any) -> None:
             )
 
 
+def require_pairs(target: LLMSpec, sources: Mapping[str, LLMSpec]) -> str:
+    """The name of the source that is the target; ValueError where none is, or where less than two others make a pair with it."""
+    pivot = next((name for name, spec in sources.items() if spec == target), None)
+    if pivot is None:
+        raise ValueError(
+            f"pairwise fuses the target with one source after the other, and none of the sources {list(sources)} is the target: add it "
+            "to sources, with the same spec, such as sources.itself=${target}"
+        )
+    if len(sources) < 3:
+        raise ValueError(
+            f"pairwise merges the targets of several pairs, and beside the target there is {len(sources) - 1} source: name at least two "
+            "others, or set pairwise=null"
+        )
+    return pivot
+
+
 def require_own(alignment: Callable[..., Any], target: LLMSpec, sources: Mapping[str, LLMSpec]) -> None:
     """ValueError where the alignment asks what the target itself said, and no source is the target."""
     if needs_own(alignment) and target not in sources.values():

@@ -18,10 +18,10 @@ from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.files import write_whole
+from knowfuse.files import undamaged, write_whole
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
-from knowfuse.runs.folder import RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
+from knowfuse.runs.folder import PARTS, RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
 from knowfuse.runs.left_over import made_for_a_sweep
 from knowfuse.text.quoting import literal
 
@@ -114,9 +114,16 @@ def figure_of(point: Path, cfg: DictConfig) -> float | None:
     if not (point / "results.json").exists():
         return None
     require_same_settings(point, cfg)
-    _, _, fits = load_run(point)
-    say(f"run {point}: finished before, {fits['fused'].best_bits_per_byte:.3f} bits/byte on validation")
-    return fits["fused"].best_bits_per_byte
+    figure = _figure(point)
+    say(f"run {point}: finished before, {figure:.3f} bits/byte on validation")
+    return figure
+
+
+def _figure(point: Path) -> float:
+    """Of the fused target, or of what several became."""
+    with undamaged(point / "results.json"):
+        results = json.loads((point / "results.json").read_text(encoding="utf-8"))
+    return results["validation"] if PARTS in results else load_run(point)[2]["fused"].best_bits_per_byte
 
 
 def goes_on_from(point: Path, ckpt_path: str | None) -> str | None:
@@ -153,5 +160,4 @@ def by_itself(point: Path, ckpt_path: str | None) -> float:
         raise SystemExit(status)
     if status != 0:
         raise RuntimeError(f"run {point} failed with exit status {status}, see above; by itself: {shlex.join(command)}")
-    _, _, fits = load_run(point)
-    return fits["fused"].best_bits_per_byte
+    return _figure(point)

@@ -248,5 +248,14 @@ def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
 
 
 def best_checkpoint(folder: Path, fit: Fit) -> Path:
-    """The file, or the folder of shards, that a fit kept in its folder; of one that was killed while it replaced it too."""
-    return restored(folder / fit.best_checkpoint)
+    """The file, or the folder of shards, that a fit kept in its folder; of one that was killed while it replaced it too.
+
+    ValueError where it is gone, as from a run that was copied without its fits.
+    """
+    kept = restored(folder / fit.best_checkpoint)
+    if not kept.exists():
+        raise ValueError(
+            f"{str(kept)!r} is not there, the checkpoint of the trained target that the run kept: copy the run with its fits, or "
+            "train it again"
+        )
+    return kept

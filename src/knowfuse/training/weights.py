@@ -36,4 +36,5 @@ def _load_shards(module: FusionModule, checkpoint: Path) -> None:
     module.require_weights(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # then this process reads all
-        load_shards({"state_dict": module.state_dict()}, storage_reader=reader)
+        is_whole = not isinstance(module.network, FSDPModule)  # and another rank may be elsewhere
+        load_shards({"state_dict": module.state_dict()}, storage_reader=reader, no_dist=is_whole)

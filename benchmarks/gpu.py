@@ -21,7 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.plan.llms import llm_config
+from knowfuse.llms.known import llm_config
 from knowfuse.plan.memory import training
 from knowfuse.plan.settings import training_shape
 from knowfuse.progress import quiet_libraries

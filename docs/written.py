@@ -23,7 +23,19 @@ from knowfuse.runs.chosen import first_comment, groups
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-COMMANDS = ["train", "tracing", "evaluate", "prepare", "align_report", "plan", "probe", "export", "rollouts", "rounds", "merge"]
+COMMANDS = [
+    "train",
+    "tracing",
+    "evaluate",
+    "prepare",
+    "align_report",
+    "plan",
+    "probe",
+    "export",
+    "rollouts",
+    "rounds",
+    "merge",
+]
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w@./-]+):(?: (?P<value>[^#]*?))?(?: *# (?P<says>.*))?$")
 
 
@@ -80,7 +92,7 @@ def reference() -> str:
             "",
             *table(settings_of(path)),
         ]
-    for group in [*groups(CONF, "train"), "evaluation"]:
+    for group in [*groups(CONF, "train"), "evaluation", "scale"]:
         lines += [f"## {group}", ""]
         for path in sorted((CONF / group).glob("*.yaml")):
             lines += [

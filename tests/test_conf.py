@@ -43,6 +43,8 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 NEEDED = {  # what a choice leaves to the user
     "static": ["fusion.weights={llama2: 0.2, mpt: 0.3, openllama: 0.5}"],
     "small_llms": ["target=llama2_7b"],
+    "fusechat_7b": ["target=openchat_7b"],
+    "openchat_7b": ["sources=fusechat_7b"],
     **{
         key: ["corpus.files={mine: [mine.txt]}"]
         for key in ("text_files", "chat", "regime", "specialists", "specialists_135m")
@@ -56,8 +58,14 @@ def built(*overrides: str) -> Experiment:
 
 
 def test_every_folder_is_a_group_we_know() -> None:
-    """`sweep` is read by wandb, `llm_configs` by the plan, the others by Hydra; a group has two living choices."""
-    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, "evaluation", "sweep", "llm_configs"}
+    """`sweep` is read by wandb, `llm_configs` by the plan, the others by Hydra; a group has two living choices, or `+` before it."""
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {
+        *GROUPS,
+        "evaluation",
+        "scale",
+        "sweep",
+        "llm_configs",
+    }
     assert {path.name for path in CONF.glob("*.yaml")} == {
         "train.yaml",
         "evaluate.yaml",
@@ -276,6 +284,29 @@ def test_fusellm_7b_is_the_papers() -> None:
     optimizer = experiment.optimizer([weight], lr=1e-5)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert tuple(optimizer.defaults["betas"]) == (0.9, 0.95)
+
+
+def test_fusechat_7b_is_the_papers() -> None:
+    """FuseChat, arXiv 2402.16107, and the commands of its repository."""
+    experiment = built("experiment=fusechat_7b")
+    assert experiment.target == experiment.sources["openchat"]
+    assert [spec.path for spec in experiment.sources.values()] == [
+        "openchat/openchat_3.5",
+        "NousResearch/Nous-Hermes-2-Mixtral-8x7B-DPO",
+        "NousResearch/Nous-Hermes-2-SOLAR-10.7B",
+    ]
+    corpus = experiment.corpus.keywords  # type: ignore[attr-defined]
+    assert (corpus["datasets"]["mixture"]["path"], corpus["learn"]) == ("FuseAI/FuseChat-Mixture", "assistant")
+    assert experiment.pairwise is not None
+    assert experiment.pairwise.method == "sce"
+    assert (experiment.learning_rates, experiment.schedule, experiment.weight_decay) == ([5e-6], "cosine", 0.0)
+    assert (experiment.lm_weight, experiment.top_k, experiment.block_tokens) == (0.9, 10, 2048)
+    settings = experiment.trainer.keywords  # type: ignore[attr-defined]
+    assert experiment.warmup_steps / settings["max_steps"] == pytest.approx(0.03, rel=0.01)
+    assert settings["val_check_interval"] % settings["accumulate_grad_batches"] == 0
+    assert settings["precision"] == "32-true", "float32 shards: AdamW at 5e-6 would lose its steps in bfloat16"
+    optimizer = experiment.optimizer([torch.nn.Parameter(torch.zeros(2, 2))], lr=5e-6)
+    assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
 
 
 # ---- sweeps -----------------------------------------------------------------------------------------------------

@@ -13,27 +13,39 @@ OWN = "auto"  # in place of the text of a special token: the tokenizer's own
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a small LLM from nothing: its tokenizer family, its shape, its domain and its training."""
+    """How to make a small LLM from nothing: its tokenizer family, its shape, its domain and its training.
 
-    architecture: Literal["llama", "mpt"]
+    With the architecture `like`, `like` is the config.json of any LLM, whose architecture it has in these sizes.
+    """
+
+    architecture: Literal["llama", "mpt", "like"]
     tokenizer_family: Literal["sentencepiece_bpe", "byte_level_bpe", "unigram"]
-    domain: str  # it learns from the documents of this domain's split "sources"
+    domain: (
+        str | None
+    )  # it learns from the documents of this domain's split "sources"; None: from some that are fused on
     vocabulary_size: int
     hidden_size: int
     num_layers: int
     num_heads: int
     context_length: int  # tokens
-    max_steps: int
+    max_steps: int  # 0: its weights stay random
     batch_tokens: int
     learning_rate: float
     seed: int = 0
+    like: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
         require_types(type(self), vars(self))
-        for name in ("vocabulary_size", "hidden_size", "num_layers", "num_heads", "context_length", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"a recipe's {name} is {getattr(self, name)}: it must be at least 1")
+        least = dict.fromkeys(("vocabulary_size", "hidden_size", "num_layers", "num_heads", "context_length"), 1)
+        for name, value in {**least, "max_steps": 0}.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"a recipe's {name} is {getattr(self, name)}: it must be at least {value}")
+        if (self.architecture == "like") != (self.like is not None):
+            raise ValueError(
+                f"a recipe's architecture is {self.architecture!r} and its like is {self.like!r}: set like to a config.json, and "
+                "architecture to like, or neither"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"a recipe's hidden_size {self.hidden_size} is no multiple of its num_heads {self.num_heads}: choose one"

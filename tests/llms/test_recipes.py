@@ -1,9 +1,11 @@
 """The tokenizers and the models of recipes, before they are trained."""
 
 import json
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +74,19 @@ def test_a_unigram_is_the_same_however_often_it_is_trained(vocabulary_size: int)
     scores = [score for _, score in model["vocab"][259:]]
     assert model["vocab"][model["unk_id"]][0] == "<unk>"
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": "like"}, "architecture is 'like' and its like is None: set like to a config.json"),
+        (
+            {"like": {"model_type": "llama"}},
+            "architecture is 'llama' and its like is {'model_type': 'llama'}: set like",
+        ),
+        ({"max_steps": -1}, "a recipe's max_steps is -1: it must be at least 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        replace(RECIPE, **settings)

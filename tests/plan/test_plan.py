@@ -33,6 +33,17 @@ def test_the_papers_run_is_planned() -> None:
     assert "source mpt:" not in out, "it is under apache-2.0"
 
 
+@pytest.mark.parametrize(
+    ("more", "fits", "sources"),
+    [([], 2, 2), (["compare_with_direct=true"], 3, 3), (["compare_with_direct=true", "compare_with_clm=true"], 4, 3)],
+)
+def test_a_line_of_pairs_is_planned(more: list[str], fits: int, sources: int) -> None:
+    """A fit for each pair; a conversation, which is not cut, is a block at the longest."""
+    shape = training_shape(composed("plan", "experiment=fusechat_7b", "trainer.devices=8", *more))
+    assert (shape.fits, shape.num_sources, shape.document_tokens) == (fits, sources, 2048)
+    assert shape.steps * 128 == pytest.approx(3 * 95_000, rel=1e-3)
+
+
 def test_the_quickstart_is_planned() -> None:
     out = printed(by=started)
     assert "1.24 M parameters" in out

@@ -11,9 +11,9 @@ from test_memory import FULL
 from tokenizers_for_tests import surface
 from transformers import PretrainedConfig
 
+from knowfuse.llms.known import llm_config
 from knowfuse.llms.shapes import build, shapes_only
 from knowfuse.plan.gpus import GPUS, gpu_named
-from knowfuse.plan.llms import llm_config
 from knowfuse.plan.memory import training
 from knowfuse.plan.simulate import size_of
 from knowfuse.plan.work import corpus_bytes, hours, reading, training_flops
@@ -82,6 +82,18 @@ def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
         llm_config("target", LLMSpec(path="nobody/nothing"), tmp_path)
     with pytest.raises(ValueError, match="corpus_bytes="):
         corpus_bytes({"_target_": "knowfuse.text.mixture.hub_dataset", "path": "nobody/nothing"}, {})
+
+
+def test_data_sets_that_are_known_are_counted() -> None:
+    """All of them, where there are no files beside them."""
+    corpus = {
+        "_target_": "knowfuse.text.chat.chat",
+        "datasets": {"a": {"path": "some/one"}, "b": {"path": "some/other"}},
+    }
+    assert corpus_bytes(corpus, {"some/one": 1000, "some/other": 500}) == 1500
+    for unknown in ({"files": {"c": ["c.jsonl"]}}, {"datasets": {"a": {"path": "some/third"}}}):
+        with pytest.raises(ValueError, match="corpus_bytes="):
+            corpus_bytes({**corpus, **unknown}, {"some/one": 1000, "some/other": 500})
 
 
 def test_a_local_corpus_is_counted(tmp_path: Path) -> None:

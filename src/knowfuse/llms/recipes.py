@@ -1,31 +1,35 @@
 """What is the small LLM of a recipe, before it is trained? Its tokenizer and its shape."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     MptConfig,
-    MptForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from knowfuse.types import Recipe
 
+FEW_EXPERTS = 4  # of a mixture that has more
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def make_model(recipe: Recipe, vocabulary_size: int) -> PreTrainedModel:
-    """The recipe's transformers model with random weights; embeddings and LM head are tied."""
-    config = config_of(recipe, vocabulary_size)
-    return MptForCausalLM(config) if isinstance(config, MptConfig) else LlamaForCausalLM(config)
+    """The recipe's transformers model with random weights; of our own architectures embeddings and LM head are tied."""
+    return AutoModelForCausalLM.from_config(config_of(recipe, vocabulary_size))
 
 
-def config_of(recipe: Recipe, vocabulary_size: int) -> MptConfig | LlamaConfig:
+def config_of(recipe: Recipe, vocabulary_size: int) -> PretrainedConfig:
     """The shape of that model; its tokenizer may turn out to have fewer tokens than the recipe wants."""
+    if recipe.like is not None:
+        return _config_like(recipe.like, recipe, vocabulary_size)
     if recipe.architecture == "mpt":
         return MptConfig(
             vocab_size=vocabulary_size,
@@ -44,6 +48,37 @@ def config_of(recipe: Recipe, vocabulary_size: int) -> MptConfig | LlamaConfig:
         max_position_embeddings=recipe.context_length,
         tie_word_embeddings=True,
     )
+
+
+def _config_like(like: Mapping[str, Any], recipe: Recipe, vocabulary_size: int) -> PretrainedConfig:
+    """The configuration `like`, in the recipe's sizes: shares of heads and experts stay, as far as whole numbers let them.
+
+    ValueError for an architecture that transformers does not know, or that reads pictures too.
+    """
+    its = AutoConfig.for_model(**like)
+    if its.get_text_config() is not its:
+        raise ValueError(
+            f"an LLM of model_type {its.model_type!r} reads pictures too, and is not made small: name one that reads text alone"
+        )
+    heads, layers = recipe.num_heads, recipe.num_layers
+    shared = max(1, heads * getattr(its, "num_key_value_heads", heads) // its.num_attention_heads)
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": recipe.hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "head_dim": recipe.hidden_size // heads,
+        **dict.fromkeys(("intermediate_size", "moe_intermediate_size"), 2 * recipe.hidden_size),
+        **{key: min(FEW_EXPERTS, getattr(its, key, 1)) for key in ("num_local_experts", "num_experts")},
+        **dict.fromkeys(("max_position_embeddings", "max_seq_len", "n_positions"), recipe.context_length),
+        "layer_types": (getattr(its, "layer_types", None) or [])[:layers],
+        "sliding_window": recipe.context_length // 2,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), None),  # the tokenizer says
+    }
+    own = {its.attribute_map.get(key, key): value for key, value in sizes.items() if hasattr(its, key)}
+    kept = {key: value for key, value in own.items() if key.endswith("token_id") or getattr(its, key) is not None}
+    return AutoConfig.for_model(**{**like, **kept})
 
 
 def make_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:

@@ -17,10 +17,10 @@ from rich.table import Table
 from transformers import PretrainedConfig
 
 from knowfuse.llms.attention import ELSEWHERE
+from knowfuse.llms.known import FOLDER, llm_config
 from knowfuse.llms.licences import concerns
 from knowfuse.plan.advice import merged, what_fits
 from knowfuse.plan.gpus import GPU, GPUS, gpu_named
-from knowfuse.plan.llms import FOLDER, llm_config
 from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
@@ -79,7 +79,7 @@ def make_plan(cfg: DictConfig, target: PretrainedConfig, sources: Mapping[str, P
     corpus = OmegaConf.to_container(cfg.corpus, resolve=True)
     assert isinstance(corpus, dict)
     text = round(cfg.fusion_share * (cfg.corpus_bytes or corpus_bytes(corpus, known)))  # pyright: ignore[reportArgumentType]
-    tokens, document = text / cfg.bytes_per_token, max(1, round(cfg.corpus.max_document_bytes / cfg.bytes_per_token))
+    tokens, document = text / cfg.bytes_per_token, shape.document_tokens
     specs: dict[str, LLMSpec] = hydra.utils.instantiate(cfg.sources, _convert_="all")
     readings = {
         name: reading(config, specs[name], shape.top_k, cfg.tracing.batch_tokens, document, tokens, cfg.traces)

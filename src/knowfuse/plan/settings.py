@@ -48,7 +48,7 @@ class TrainingShape:
     accumulated: int  # batches a step
     validated_every: int  # batches
     steps: int
-    fits: int  # trainings of the same size: learning rates, and plain CLM beside them
+    fits: int  # trainings of the same size: learning rates, pairs of sources, and plain CLM beside them
     chunk_rows: int
     num_sources: int  # S
     top_k: int  # K
@@ -88,7 +88,9 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
             f"optimizer={optimizer} with finetune={finetune} does not go with shards: use optimizer=adamw and finetune=full or "
             "lora, or trainer=ddp or trainer=gpu"
         )
-    fits = len(rates) + settings["compare_with_clm"] * len(settings["clm_learning_rates"] or rates)
+    is_pairwise, sources = settings.get("pairwise") is not None, len(settings["sources"])
+    fused = sources - 1 + settings["compare_with_direct"] if is_pairwise else 1
+    fits = fused * len(rates) + settings["compare_with_clm"] * len(settings["clm_learning_rates"] or rates)
     return TrainingShape(
         devices=devices,
         nodes=nodes,
@@ -107,17 +109,23 @@ def training_shape(cfg: DictConfig) -> TrainingShape:
         is_checkpointed=bool(settings.get("activation_checkpointing", False)),
         packing=settings["packing"],
         block_tokens=settings["block_tokens"],
-        document_tokens=max(1, round(settings["corpus"]["max_document_bytes"] / settings["bytes_per_token"])),
+        document_tokens=_document_tokens(settings),
         batch_blocks=settings["batch_blocks"],
         accumulated=trainer.get("accumulate_grad_batches", 1),
         validated_every=trainer.get("val_check_interval", 1),
         steps=trainer["max_steps"],
         fits=fits,
         chunk_rows=settings["loss"]["chunk_rows"],
-        num_sources=len(settings["sources"]),
+        num_sources=2 if is_pairwise and not settings["compare_with_direct"] else sources,
         top_k=settings["top_k"],
         is_mixture=not str(settings["fusion"]["_target_"]).endswith("min_ce"),
     )
+
+
+def _document_tokens(settings: Mapping[str, Any]) -> int:
+    """Of the longest document; a conversation, which is not cut, fills a block at most."""
+    longest = settings["corpus"].get("max_document_bytes")
+    return settings["block_tokens"] if longest is None else max(1, round(longest / settings["bytes_per_token"]))
 
 
 def _devices(trainer: Mapping[str, Any]) -> int:

@@ -97,8 +97,10 @@ def corpus_bytes(corpus: Mapping[str, Any], known: Mapping[str, int]) -> int:
         if not any(path.suffix.lower() in (*PACKED, ".parquet") for path in paths):
             share = 1 - corpus["validation_share"] - corpus["test_share"]
             return round(sum(path.stat().st_size for path in paths) * share)
-    if corpus.get("path") in known:
-        return known[corpus["path"]]
+    datasets = [its["path"] for its in (corpus.get("datasets") or {}).values()]
+    paths = [corpus["path"]] if corpus.get("path") else datasets if not corpus.get("files") else []
+    if paths and all(path in known for path in paths):
+        return sum(known[path] for path in paths)
     raise ValueError(
         f"how much text corpus {corpus.get('path', name)!r} has is not known before it is read: set "
         "corpus_bytes=<bytes of its training side>"

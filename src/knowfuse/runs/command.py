@@ -18,6 +18,7 @@ from knowfuse.runs.agent_words import in_hydras_words
 from knowfuse.runs.by_signal import ending_as_told
 from knowfuse.runs.chosen import shown_choices
 from knowfuse.runs.left_over import remove_unused_sweep
+from knowfuse.runs.scaled import scaled
 from knowfuse.runs.words import answer, unknown_setting
 
 PLACES = {
@@ -50,7 +51,7 @@ def command(
         def refusing(cfg: DictConfig) -> Any:
             try:
                 require_cache(cfg)
-                return task(cfg)
+                return task(scaled(cfg, conf))
             except Exception as error:
                 if (told := refusal(error)) is None:
                     raise

@@ -18,6 +18,7 @@ from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.progress import say
 from knowfuse.surface import surface_of
 from knowfuse.text.corpus import Corpus
+from knowfuse.text.documents import Documents
 from knowfuse.traces.served import ServedLLM
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import fit, load_best
@@ -25,6 +26,7 @@ from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec, Recipe
 
 RECIPES = "recipes"  # in the cache
+MOST = 4000  # documents of the fusion text that a tokenizer is made of
 
 
 def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalLLM:
@@ -33,17 +35,25 @@ def materialise(name: str, spec: LLMSpec, corpus: Corpus, cache: Path) -> LocalL
     assert recipe is not None
     require_attention(name, spec)
     require_kernel(name, spec.attention, architecture_of(config_of(recipe, recipe.vocabulary_size)))
-    texts = [d.id for d in corpus.split("sources", domain=recipe.domain)]
+    texts = _texts(recipe, corpus).names
     if not texts:
         raise ValueError(
             f"recipe {name!r} learns from domain {recipe.domain!r}, of which corpus {corpus.name!r} has no documents on its "
             f"'sources' side (domains: {corpus.domains}): set its domain, or give a path to a trained LLM"
         )
-    state = json.dumps([asdict(recipe), sorted(texts)])
+    its = {key: value for key, value in asdict(recipe).items() if key != "like" or value is not None}
+    state = json.dumps([its, sorted(texts)])
     folder = cache / RECIPES / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     if not make_folder_once(folder, partial(_make, name, recipe, corpus)):
         say(f"source {name}: made before ({folder.name})")
     return localize(name, replace(spec, path=str(folder), recipe=None), cache)
+
+
+def _texts(recipe: Recipe, corpus: Corpus) -> Documents:
+    """What it learns from; where it names no domain, every other document of those that are fused on, by its seed."""
+    if recipe.domain is not None:
+        return corpus.split("sources", domain=recipe.domain)
+    return corpus.split("fusion")[recipe.seed % 2 : MOST : 2]
 
 
 def is_made(llm: LocalLLM | ServedLLM, cache: Path) -> bool:
@@ -53,10 +63,16 @@ def is_made(llm: LocalLLM | ServedLLM, cache: Path) -> bool:
 
 def _make(name: str, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     """Train tokenizer and model, and save them in the folder."""
-    documents = corpus.split("sources", domain=recipe.domain)
+    documents = _texts(recipe, corpus)
     tokenizer = make_tokenizer(recipe, [d.text for d in documents])
     tokenizer.save_pretrained(folder)
     surface = surface_of(tokenizer, name)
+    if recipe.max_steps == 0:
+        L.seed_everything(recipe.seed, verbose=False)
+        model = make_model(recipe, surface.vocabulary_size)
+        model.config.bos_token_id, model.config.eos_token_id = surface.bos_id, surface.eos_id
+        model.save_pretrained(folder)
+        return
     data = FusionDataModule(
         documents,
         corpus.split("validation", domain=recipe.domain),

@@ -33,6 +33,7 @@ DEFAULT = Point("")  # the quickstart as it is
 BYTE_EXACT = [
     Point("byte_exact, rows=shared", {"alignment.rows": "shared"}),
     Point("byte_exact, rows=one_to_one", {"alignment.rows": "one_to_one"}),
+    Point("byte_exact, look_ahead=false", {"alignment.look_ahead": False}),
     Point("byte_exact, mask_whitespace", {"alignment.mask_whitespace": True}),
 ]
 FUSIONS = [

@@ -3,13 +3,14 @@
 import itertools
 import pickle
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from markov_for_tests import TOY_SOURCES, TOY_TARGETS, toy
 from tokenizers_for_tests import LOSSLESS, random_trace, surface, toy_surface
 
 from knowfuse.alignment.byte_exact import byte_exact
@@ -22,6 +23,7 @@ WORDS = "def wrap (text, width=70): Reformat the single paragraph in text so it 
 TEXTS = [CODE, WORDS, "x", "🙂", " leading", "\n\n  def", "  ", "é", "the text", "日本"]
 SPELLING = [*LOSSLESS, "wordpiece"]
 PAIRS = [(s, t) for s in LOSSLESS for t in LOSSLESS]
+as_cut = partial(byte_exact, look_ahead=False)  # what follows a candidate is in test_look_ahead.py
 
 
 def distribution(aligned: AlignedSource, row: int) -> dict[int, float]:
@@ -152,7 +154,7 @@ def check_against_slow_rules(
     source: Surface, target: Surface, text: str, seed: int, complete: tuple[bool, bool]
 ) -> None:
     trace, tokens = random_trace(source, text, 5, seed, complete[0]), target.tokenize(text, complete[1])
-    aligned = byte_exact(TokenizerPair(source, target))(trace, tokens, text.encode())
+    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, text.encode())
     expected = slow_rows(trace, tokens, text.encode(), source, target)
     assert aligned.is_aligned.tolist() == [row is not None for row in expected]
     assert aligned.budget is not None
@@ -246,7 +248,7 @@ def test_the_order_of_vocabulary_ids_does_not_matter(
             new[trace.input_ids], trace.ends, TopK(new[trace.topk.ids], trace.topk.log_probs), trace.nll
         )
         tokens = us.tokenize(text)
-        aligned = byte_exact(TokenizerPair(theirs, us))(renamed, tokens, text.encode())
+        aligned = as_cut(TokenizerPair(theirs, us))(renamed, tokens, text.encode())
         said.append(
             [{us.token_strings[i]: p for i, p in distribution(aligned, t).items()} for t in range(len(tokens.ends) - 1)]
         )
@@ -255,22 +257,6 @@ def test_the_order_of_vocabulary_ids_does_not_matter(
 
 
 # --- brute force ------------------------------------------------------------------------------------------------------
-
-TOY_SOURCES = {
-    "characters and pairs": (["a", "b", "c", "ab", "bc", "ca"], [("a", "b"), ("b", "c"), ("c", "a")]),
-    "characters": (["a", "b", "c"], []),
-    "nested": (["a", "b", "c", "ab", "abc"], [("a", "b"), ("ab", "c")]),
-}
-TOY_TARGETS = {
-    "longer": (["a", "b", "c", "bc", "abc", "ca"], [("b", "c"), ("a", "bc"), ("c", "a")]),
-    "characters": (["a", "b", "c"], []),
-    "others": (["a", "b", "c", "ca", "cab"], [("c", "a"), ("ca", "b")]),
-}
-
-
-@cache
-def toy(kind: str, name: str) -> Surface:
-    return toy_surface(*(TOY_SOURCES if kind == "source" else TOY_TARGETS)[name], name=f"{kind} {name}")
 
 
 def markov_trace(surface: Surface, text: str, follows: np.ndarray) -> SourceTrace:
@@ -297,7 +283,7 @@ def test_the_next_target_token_has_the_probability_of_every_way_to_go_on(
     source, target = toy("source", source_name), toy("target", target_name)
     follows = np.random.default_rng(len(text)).dirichlet(np.ones(source.vocabulary_size), source.vocabulary_size)
     trace, tokens, data = markov_trace(source, text, follows), target.tokenize(text), text.encode()
-    aligned = byte_exact(TokenizerPair(source, target))(trace, tokens, data)
+    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, data)
     np.testing.assert_allclose(total_mass(aligned)[:-1], 1.0, rtol=0, atol=1e-6)
     for t in range(len(tokens.ends) - 2):
         e, end, label = int(tokens.ends[t]), int(tokens.ends[t + 1]), int(tokens.input_ids[t + 1])
@@ -360,7 +346,7 @@ def test_a_row_is_as_far_from_the_sources_own_distribution_as_documented(
     source, target = toy("source", source_name), toy("target", target_name)
     follows = np.random.default_rng(len(text)).dirichlet(np.ones(source.vocabulary_size), source.vocabulary_size)
     trace, tokens, data = markov_trace(source, text, follows), target.tokenize(text), text.encode()
-    aligned = byte_exact(TokenizerPair(source, target))(trace, tokens, data)
+    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, data)
     longest = max(len(piece) for piece in target.token_bytes if piece)
     eos = source.eos_id
 
@@ -403,9 +389,7 @@ def test_bytes_as_target_pay_the_telescoped_prefix_sums(source: str) -> None:
     text = "abcabcabcca"
     trace = random_trace(toy("source", source), text, 0, seed=3)
     tokens = toy("target", "characters").tokenize(text)
-    aligned = byte_exact(TokenizerPair(toy("source", source), toy("target", "characters")))(
-        trace, tokens, text.encode()
-    )
+    aligned = as_cut(TokenizerPair(toy("source", source), toy("target", "characters")))(trace, tokens, text.encode())
     expected = 0.0
     for u, i in enumerate(trace.input_ids[1:]):
         pieces = [toy("source", source).token_bytes[j] for j in trace.topk.ids[u]]
@@ -422,9 +406,7 @@ def test_a_source_of_bytes_is_paid_in_full(target: str) -> None:
     text = "abcabcabcca"
     trace = random_trace(toy("source", "characters"), text, 0, seed=4)
     tokens = toy("target", target).tokenize(text)
-    aligned = byte_exact(TokenizerPair(toy("source", "characters"), toy("target", target)))(
-        trace, tokens, text.encode()
-    )
+    aligned = as_cut(TokenizerPair(toy("source", "characters"), toy("target", target)))(trace, tokens, text.encode())
     np.testing.assert_allclose(paid_on_labels(aligned, tokens), aligned.nll[:-1], rtol=1e-5)
 
 
@@ -444,7 +426,7 @@ def test_no_stretch_of_text_costs_more_than_the_source_paid(source: str, target:
     so the rows of one source token multiply to what the source gave to it, or more, where others are cut alike. Conditioned
     on the bytes read alone, ` pieces` would still weigh against ` p`, `izz`, `as`, though the target has a ` pieces`.
     """
-    align = byte_exact(TokenizerPair(surface(source), surface(target)))
+    align = as_cut(TokenizerPair(surface(source), surface(target)))
     for seed, text in enumerate([CODE, "é 日本 🙂 żółć", "Дым шли", "क्षत्रिय नमस्ते"]):
         trace, tokens = random_trace(surface(source), text, 10, seed), surface(target).tokenize(text)
         assert paid_too_much(align, trace, tokens, text.encode()) < 1e-4  # float32 logs of a few tokens
@@ -452,14 +434,18 @@ def test_no_stretch_of_text_costs_more_than_the_source_paid(source: str, target:
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @pytest.mark.parametrize("seed", range(2))
-def test_along_the_true_text_it_pays_about_what_the_source_paid(source: str, target: str, seed: int) -> None:
+@pytest.mark.parametrize("look_ahead", [False, True])
+def test_along_the_true_text_it_pays_about_what_the_source_paid(
+    source: str, target: str, seed: int, look_ahead: bool
+) -> None:
     """Random logits with the true token raised, as a trained source's are; the rest is other ways to spell the text.
 
-    Measured: at most 4.8 % less, 0.4 % more. Without the chained rows it would pay infinitely much.
+    Measured: at most 6.1 % less, never more. Without the chained rows it would pay infinitely much.
     """
     trace, tokens = random_trace(surface(source), CODE, 0, seed, peak=7.0), surface(target).tokenize(CODE)
-    aligned = byte_exact(TokenizerPair(surface(source), surface(target)))(trace, tokens, CODE.encode())
-    np.testing.assert_allclose(paid_on_labels(aligned, tokens).sum(), trace.nll.sum(), rtol=0.06)
+    pair = TokenizerPair(surface(source), surface(target))
+    aligned = byte_exact(pair, look_ahead=look_ahead)(trace, tokens, CODE.encode())
+    assert 0.93 <= paid_on_labels(aligned, tokens).sum() / trace.nll.sum() <= 1.00001
     np.testing.assert_allclose(aligned.nll.sum(), trace.nll.sum(), rtol=1e-5)
     np.testing.assert_allclose(aligned.source_tokens.sum(), len(trace.ends) - 1, rtol=1e-5)
 

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from real_tokenizers import real_surface
-from test_byte_exact import paid_too_much, slow_rows
+from test_byte_exact import paid_on_labels, paid_too_much, slow_rows
 from tokenizers_for_tests import random_trace
 
 from knowfuse.alignment.byte_exact import byte_exact
@@ -30,7 +30,7 @@ BOTH_WAYS = [*PAIRS, *((target, source, texts) for source, target, texts in PAIR
 
 @cache
 def aligner(source: str, target: str) -> Aligner:
-    return byte_exact(TokenizerPair(real_surface(source), real_surface(target)))
+    return byte_exact(TokenizerPair(real_surface(source), real_surface(target)), look_ahead=False)
 
 
 def seen(source: str, target: str, text: str, peak: float) -> SeenDocument:
@@ -76,6 +76,13 @@ def test_hard_unicode_costs_no_more_than_the_source_paid(source: str, target: st
             document = seen(one, other, HARD_TEXTS[name], peak=6.0)
             its = (document.trace, document.target, document.data)
             assert paid_too_much(aligner(one, other), *its) < 1e-4, (name, one, other)
+            ahead = byte_exact(TokenizerPair(real_surface(one), real_surface(other)), look_ahead=True)
+            whole = paid_on_labels(ahead(*its), document.target).sum() - document.trace.nll.sum()
+            assert whole < 1e-3, (
+                name,
+                one,
+                other,
+            )  # what one row gives to longer tokens, the next has more: of a whole text
 
 
 @pytest.mark.parametrize(("source", "target"), [("mistral1", "llama3"), ("deepseek", "mistral1")])

@@ -87,7 +87,8 @@ def test_an_own_tokenizer_loses_nothing_and_other_templates_little(learn) -> Non
 def test_a_template_on_one_tokenizer_changes_no_word_on_the_messages() -> None:
     """ChatML and Llama 3's headers around the tokens of one tokenizer: the rows are those of the source, token for token."""
     trace, tokens = trace_of(chat("chatml"), DOCUMENT), tokens_of(chat("llama3"), DOCUMENT)
-    said = aligner(byte_exact, TokenizerPair(chat("chatml"), chat("llama3")))(trace, tokens, DATA)
+    as_cut = partial(byte_exact, look_ahead=False)  # random words go on as no LLM's would
+    said = aligner(as_cut, TokenizerPair(chat("chatml"), chat("llama3")))(trace, tokens, DATA)
     theirs, ours = learnt_rows(tokens_of(chat("chatml"), DOCUMENT))[0], learnt_rows(tokens)[0]
     np.testing.assert_array_equal(trace.input_ids[1:][theirs[:-1]], tokens.input_ids[1:][ours[:-1]])
     gold = tokens.input_ids[np.flatnonzero(ours) + 1]

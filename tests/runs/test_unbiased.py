@@ -16,20 +16,23 @@ from knowfuse.losses import fused_linear_loss
 from knowfuse.runs.unbiased import require_drawable, require_unbiased
 from knowfuse.types import LLMSpec
 
-SHARED = partial(byte_exact, rows="shared")
+SHARED = partial(byte_exact, rows="shared", look_ahead=False)
 
 
 @pytest.mark.parametrize(
     ("alignment", "message"),
     [
         (
-            partial(byte_exact, rows="all"),
-            r"alignment\.rows=all of byte_exact divides.*set alignment\.rows to shared or one_to_one",
+            partial(byte_exact, rows="all", look_ahead=False),
+            r"alignment\.rows=all of byte_exact: it divides.*: set alignment\.rows=shared, or traces=topk",
         ),
-        (byte_exact, r"alignment\.rows=all of byte_exact"),
+        (
+            byte_exact,
+            r"rows=all and alignment\.look_ahead=true of byte_exact.*alignment\.rows=shared alignment\.look_ahead=false, or",
+        ),
         (
             partial(exact_match, many_to_one="first"),
-            r"alignment\.many_to_one=first of exact_match.*many_to_one to sum, or",
+            r"alignment\.many_to_one=first of exact_match.*set alignment\.many_to_one=sum, or",
         ),
         (
             rank_matched,
@@ -84,7 +87,7 @@ def test_a_served_source() -> None:
 def test_an_experiment_asks() -> None:
     """And one of which nothing is refused is made."""
     settings = composed("train", *TINY_TRAINING, "traces=sampled")
-    with pytest.raises(InstantiationException, match=r"alignment\.rows=all of byte_exact"):
+    with pytest.raises(InstantiationException, match=r"set alignment\.rows=shared alignment\.look_ahead=false, or"):
         hydra.utils.instantiate(settings, _convert_="all")
-    settings.alignment.rows = "shared"
+    settings.alignment.rows, settings.alignment.look_ahead = "shared", False
     assert hydra.utils.instantiate(settings, _convert_="all").traces == "sampled"

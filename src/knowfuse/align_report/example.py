@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from knowfuse.alignment.byte_rows import serving_rows
+from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.evaluation import SeenDocument
 from knowfuse.surface import Surface
 from knowfuse.surface.shown import shown

@@ -7,12 +7,16 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.longer import Longer
+from knowfuse.alignment.look_ahead import keep_what_stays, look_ahead
+from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.alignment.texts import Texts
 from knowfuse.compiled import compiled
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
+LOOKED_AHEAD = 16  # slots for the tokens that the gold one may begin
 ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
 
 
@@ -52,15 +56,19 @@ class Aligned(NamedTuple):
     is_conditioned: Bool[np.ndarray, " T"]
 
 
-def serving_rows(source_ends: Int64[np.ndarray, " U"], target_ends: Int64[np.ndarray, " T"]) -> Int64[np.ndarray, " T"]:
-    """The source row that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
-    return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
-
-
 def aligned_rows(
-    trace: SourceTrace, target: TokenizedDocument, data: bytes, tokens: FirstTokens, roles: Roles, texts: Texts
+    trace: SourceTrace,
+    target: TokenizedDocument,
+    data: bytes,
+    tokens: FirstTokens,
+    roles: Roles,
+    texts: Texts,
+    longer: Longer | None,
 ) -> Aligned:
-    """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one."""
+    """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one.
+
+    With `longer` the rows after the gold candidate's say how it goes on, in `LOOKED_AHEAD` more slots.
+    """
     said = Said(
         trace.input_ids,
         trace.ends,
@@ -70,7 +78,7 @@ def aligned_rows(
         trace.nll,
     )
     read = Read(target.input_ids, target.ends, np.frombuffer(data, dtype=np.uint8))
-    num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2
+    num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2 + (0 if longer is None else LOOKED_AHEAD)
     to = Aligned(
         np.zeros((num_rows, num_slots), dtype=np.int64),
         np.zeros((num_rows, num_slots)),
@@ -78,27 +86,28 @@ def aligned_rows(
         np.zeros(num_rows, dtype=np.bool_),
         np.zeros(num_rows, dtype=np.bool_),
     )
-    _align(said, read, tokens, roles, texts, to)
+    _align(said, read, tokens, roles, texts, to, longer)
     return to
 
 
 @compiled
 @no_type_check
-def _align(said, read, tokens, roles, texts, to):
+def _align(said, read, tokens, roles, texts, to, longer):
     for m in range(len(texts.source) - 1):
         s, t = slice(texts.source[m], texts.source[m + 1]), slice(texts.target[m], texts.target[m + 1])
         its = Said(said.ids[s], said.ends[s], said.kept_ids[s], said.kept_probs[s], said.gold_probs[s], said.nll[s])
         its_read = Read(read.ids[t], read.ends[t], read.data)
         its_rows = Aligned(to.ids[t], to.probs[t], to.budget[t], to.is_aligned[t], to.is_conditioned[t])
         if len(its.ends) > 1:
-            rows = np.maximum(np.searchsorted(its.ends[:-1], its_read.ends, side="right") - 1, 0)
-            divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows)
-            _chain(its, its_read, rows, divisors, gold_went, its_rows)
+            rows = serving_rows(its.ends, its_read.ends)
+            divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows, longer)
+            if longer is None:
+                _chain(its, its_read, rows, divisors, gold_went, its_rows)
 
 
 @compiled
 @no_type_check
-def _give_to_first_tokens(said, read, rows, tokens, roles, to):
+def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
     """Each candidate to the first target token of what remains of it; `rows` [T] are the source rows that serve the target's.
 
     What each row was divided by, 0 where it is not aligned, and of its gold token where that went: the slot (-1: none), the
@@ -109,7 +118,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
     num_alive = 0
-    table = new_table(k + 2)
+    table = new_table(to.ids.shape[1])
     for t in range(num_rows - 1):
         row, end, next_end = rows[t], read.ends[t], read.ends[t + 1]
         predicts_eos = read_has_eos and t == num_rows - 2
@@ -121,7 +130,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
         gold_length = tokens.starts[gold + 1] - tokens.starts[gold]
         lead = gold_length - (gold_end - begin)
         residual = end - begin + lead
-        covers = gold_end >= next_end and not predicts_eos and gold_length > residual
+        is_text = gold_length > residual and not predicts_eos
         # Some targets begin a text with a lone space that it has not: the row after it goes on with what is cut so.
         is_conditioned = residual > 0 or (end == read.ends[0] and t > 0)
         to.is_conditioned[t] = is_conditioned
@@ -131,25 +140,32 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
             num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
         if residual > 0:
             num_alive = _starting_with(lead, begin, residual, read.data, tokens, alive, weights, num_alive)
+        staying = 1.0
+        if longer is not None and residual == 0:
+            num_alive, staying = keep_what_stays(read.ids[t], gold, tokens, longer, alive, weights, num_alive)
         table[:] = -1
         count, total, gold_slot, gold_class = 0, 0.0, -1, UNMAPPED
+        looks_ahead, gold_weight = longer is not None and is_text and gold_end <= next_end, 0.0
         for c in range(num_alive):
             candidate, p = alive[c], weights[c]
-            if residual == 0 and t > 0:
-                code = tokens.whole[candidate]
-            elif tokens.starts[candidate + 1] > tokens.starts[candidate] + residual:
-                code = (tokens.at_start if t == 0 else tokens.inside)[tokens.starts[candidate] + residual]
-            else:
-                code = ENDS_HERE if residual > 0 else -1
-            codes[c] = code
+            code = codes[c] = _code(candidate, residual, t == 0, tokens)
             total += p
+            if candidate == gold and looks_ahead:
+                gold_weight = p
+                continue
             first, kind = code >> 1, EXACT if code & 1 else PREFIX
             if candidate == roles.source_eos and residual == 0 and roles.target_eos >= 0:
                 first, kind = roles.target_eos, EXACT
-            elif candidate == gold and covers:  # the true next target token was seen, not guessed
+            elif (
+                candidate == gold and is_text and gold_end >= next_end
+            ):  # the true next target token was seen, not guessed
                 first, kind = read.ids[t + 1], EXACT if gold_end == next_end else PREFIX
             elif code < 0:
                 first, kind = -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED
+            elif longer is not None and kind == EXACT:
+                unknown = p * (1.0 - longer.stays[tokens.starts[candidate] + residual])
+                to.budget[t, AMBIGUOUS] += unknown
+                p -= unknown
             to.budget[t, kind] += p
             slot = -1
             if first >= 0:
@@ -158,18 +174,30 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
                 to.probs[t, slot] += p
             if candidate == gold:
                 gold_slot, gold_class = slot, kind
+        if looks_ahead:
+            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, table, count, to)
         gold_went[t] = gold_slot, gold_class, count
-        if is_conditioned:
-            divisors[t] = max(total, 0.0)
+        tail = 0.0 if is_conditioned else max(staying - total, 0.0)  # of what is not kept, as much stays
+        divisors[t] = total + tail if is_conditioned or staying < 1.0 else 1.0
         if divisors[t] == 0.0:
             continue
         to.is_aligned[t] = True
-        if is_conditioned:
-            to.probs[t, :count] /= total
-            to.budget[t] /= total
-        else:
-            to.budget[t, TAIL] = max(1.0 - total, 0.0)
+        to.budget[t, TAIL] = tail
+        to.probs[t, :count] /= divisors[t]
+        to.budget[t] /= divisors[t]
     return divisors, gold_went
+
+
+@compiled
+@no_type_check
+def _code(candidate, residual, is_first, tokens):
+    """`FirstTokens` of what remains of a candidate; ENDS_HERE: nothing does."""
+    place = tokens.starts[candidate] + residual
+    if residual == 0 and not is_first:
+        return tokens.whole[candidate]
+    if tokens.starts[candidate + 1] > place:
+        return tokens.at_start[place] if is_first else tokens.inside[place]
+    return ENDS_HERE if residual > 0 else -1
 
 
 @compiled

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from knowfuse.alignment.byte_rows import serving_rows
 from knowfuse.alignment.pair import TokenizerPair
+from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.spent import spent_on_target_tokens
 from knowfuse.surface.turns import ends_with_eos
 from knowfuse.types import EMPTY, AlignedSource, Aligner, FusedTarget, SourceTrace, TokenizedDocument, TopK

@@ -5,17 +5,25 @@ across source tokens, or with white space for a label, hurt. Differs: ours are o
 """
 
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args, no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from knowfuse.alignment.texts import Texts, TextsAligner
+from knowfuse.compiled import compiled
 from knowfuse.types import ROW_CLASSES, AlignedSource, SourceTrace, TokenizedDocument
 
 Rows: TypeAlias = Literal["all", "shared", "one_to_one"]
 ONE_TO_ONE, MANY_TO_ONE, ONE_TO_MANY, INSIDE = range(len(ROW_CLASSES))
 IS_SPACE = np.array([byte in b" \t\n\r\v\f" for byte in range(256)])
+
+
+@compiled
+@no_type_check
+def serving_rows(source_ends, target_ends):
+    """The source row [T] that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
+    return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
 
 
 def row_classes(source_ends: Int[np.ndarray, " U"], target_ends: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, " T"]:
@@ -45,8 +53,13 @@ def check_rows(rows: str, mask_whitespace: object) -> None:
     """ValueError names an option that does not exist, and those that do."""
     if rows not in get_args(Rows):
         raise ValueError(f"alignment option rows={rows!r} does not exist: choose one of {list(get_args(Rows))}")
-    if not isinstance(mask_whitespace, bool):
-        raise ValueError(f"alignment option mask_whitespace={mask_whitespace!r}: it must be true or false")
+    check_flag("mask_whitespace", mask_whitespace)
+
+
+def check_flag(option: str, value: object) -> None:
+    """ValueError names an option that is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"alignment option {option}={value!r}: it must be true or false")
 
 
 def align_some_rows(

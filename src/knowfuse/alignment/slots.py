@@ -14,10 +14,11 @@ from knowfuse.types import Aligner
 WITHOUT_SLOTS = (chunk_likelihood,)
 WITH_OWN = (optimal_transport,)
 # Linear in a row's probabilities; where that takes an option: its default, and what it must be. A row inside a source token is
-# divided by the mass of what begins with the bytes read, and of several tokens on one the most probable is a comparison.
+# divided by the mass of what begins with the bytes read, with look_ahead a row by the mass of what leaves the token read as it
+# is, and of several tokens on one the most probable is a comparison.
 _SUMMED = {"many_to_one": ("sum", ("sum",))}
 LINEAR = {
-    byte_exact: {"rows": ("all", ("shared", "one_to_one"))},
+    byte_exact: {"rows": ("all", ("shared", "one_to_one")), "look_ahead": (True, (False,))},
     exact_match: _SUMMED,
     min_edit_distance: _SUMMED,
     mapping_statistics: _SUMMED,
@@ -50,9 +51,16 @@ def require_linear(method: Callable[[TokenizerPair], Aligner]) -> None:
             f"alignment {name!r} ranks or divides probabilities, and drawn ones (traces=sampled) would bias it: set traces=topk, or "
             f"alignment to one of {[its.__name__ for its in LINEAR]}"
         )
-    for option, (default, right) in LINEAR[function].items():
-        if settings.get(option, default) not in right:
-            raise ValueError(
-                f"alignment.{option}={settings.get(option, default)} of {name} divides or compares probabilities, and drawn ones "
-                f"(traces=sampled) would bias it: set alignment.{option} to {' or '.join(right)}, or traces=topk"
-            )
+    asked = {option: (settings.get(option, its), right) for option, (its, right) in LINEAR[function].items()}
+    wrong = {option: (value, right) for option, (value, right) in asked.items() if value not in right}
+    if wrong:
+        got = " and ".join(f"alignment.{option}={_written(its)}" for option, (its, _) in wrong.items())
+        wanted = " ".join(f"alignment.{option}={_written(right[0])}" for option, (_, right) in wrong.items())
+        raise ValueError(
+            f"{got} of {name}: it divides or compares probabilities, and drawn ones (traces=sampled) would bias it: set {wanted}, or "
+            "traces=topk"
+        )
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,148 @@
+"""What does the target read where what a source said goes on: its own token, or a longer one that begins so?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.pair import Arrays, TokenizerPair
+from knowfuse.alignment.row_classes import serving_rows
+from knowfuse.compiled import compiled
+from knowfuse.surface import UnspellableDocument
+from knowfuse.text.documents import Documents
+from knowfuse.types import TokenizedDocument
+
+NONE, UNKNOWN, UNUSABLE = -1, -2, -3  # in place of a token
+NOWHERE = -1  # in place of a node
+COUNTED = 2000  # documents in which is counted, at most, spread over the training text
+
+
+class Longer(NamedTuple):
+    """The target's tokens as a trie of bytes, and how often it ends a token where a source token ends.
+
+    Node 0 stands for no bytes; the nodes one byte longer than node n are those from `children[n]` to `children[n + 1]`, in the order
+    of that byte, `byte`; `token[n]` is the token that is those bytes (`NONE`: none is; `UNUSABLE`: the LLM has no row for it), and
+    `node[i]` where token i is. A token begins at node `begins[0]`, the first of a text at `begins[1]`, behind what it carries.
+
+    Of the places in `COUNTED` documents of the training text where the target has read all of a source token's bytes before `p` (`FirstTokens.pieces`)
+    and its next token takes all the others, `stays[p]` is the share where that token ends there.
+    """
+
+    children: Int32[np.ndarray, " nodes_1"]
+    byte: UInt8[np.ndarray, " nodes"]
+    token: Int32[np.ndarray, " nodes"]
+    node: Int32[np.ndarray, " V"]
+    begins: Int32[np.ndarray, "2"]
+    stays: Float32[np.ndarray, " source_bytes"]
+
+
+def longer(pair: TokenizerPair, tokens: FirstTokens) -> Longer:
+    """The tables of a pair of tokenizers and its training text, found again where they were made before."""
+    key = Documents.of(pair.documents).key
+    return Longer(**pair.kept("longer-tokens-1", lambda: _make(pair, tokens), key))
+
+
+def _make(pair: TokenizerPair, tokens: FirstTokens) -> Arrays:
+    target = pair.target
+    spelled = [piece or b"" for piece in target.token_bytes]
+    alone = target.first_tokens(spelled[: target.usable], at_start=False)
+    # Of two with the same bytes, the one that the tokenizer makes of them.
+    made = np.array([i for i, b in enumerate(spelled) if b and (i >= len(alone) or alone[i] == i)], dtype=np.int64)
+    children, byte, at = _trie([*(spelled[i] for i in made), target.lead])
+    token, node = np.full(len(byte), NONE, dtype=np.int32), np.zeros(target.vocabulary_size, dtype=np.int32)
+    token[at[:-1]], node[made] = np.where(made < target.usable, made, UNUSABLE), at[:-1]
+    begins = np.array([0, at[-1]], dtype=np.int32)
+    stays = _stays(pair, tokens)
+    return {"children": children, "byte": byte, "token": token, "node": node, "begins": begins, "stays": stays}
+
+
+def _trie(
+    pieces: Sequence[bytes],
+) -> tuple[Int32[np.ndarray, " nodes_1"], UInt8[np.ndarray, " nodes"], Int64[np.ndarray, " N"]]:
+    """`children` and `byte` of a trie, and the node of each piece.
+
+    Depth by depth: the nodes of one are the pairs of a node of the depth before and a byte, in order.
+    """
+    data, lengths = np.frombuffer(b"".join(pieces), dtype=np.uint8), np.array([len(piece) for piece in pieces])
+    starts, at = np.cumsum(lengths) - lengths, np.zeros(len(pieces), dtype=np.int64)
+    parents, read, size, depth = [np.empty(0, np.int64)], [np.zeros(1, np.uint8)], 1, 0
+    while len(rest := np.flatnonzero(lengths > depth)):
+        pairs, which = np.unique(at[rest] * 256 + data[starts[rest] + depth], return_inverse=True)
+        at[rest] = size + which
+        parents.append(pairs // 256)
+        read.append((pairs % 256).astype(np.uint8))
+        size, depth = size + len(pairs), depth + 1
+    children = 1 + np.searchsorted(np.concatenate(parents), np.arange(size + 1))
+    return children.astype(np.int32), np.concatenate(read), at
+
+
+def _stays(pair: TokenizerPair, tokens: FirstTokens) -> Float32[np.ndarray, " source_bytes"]:
+    """The shares, counted in the training text; where it says little, near that of all places."""
+    counts = np.zeros((2, int(tokens.starts[-1])))
+    for document in pair.documents[:: max(1, -(-len(pair.documents) // COUNTED))]:
+        for text in document.contents:
+            try:
+                source, target = pair.source.tokenize(text), pair.target.tokenize(text)
+            except UnspellableDocument:
+                continue
+            if len(source.ends) > 1:
+                ends_there, places = _places(source, target, tokens)
+                np.add.at(counts, (ends_there.astype(int), places), 1)
+    overall = counts[1].sum() / counts.sum() if counts.any() else 1.0
+    return ((counts[1] + overall) / (counts.sum(0) + 1)).astype(np.float32)
+
+
+def _places(
+    source: TokenizedDocument, target: TokenizedDocument, tokens: FirstTokens
+) -> tuple[Bool[np.ndarray, " places"], Int64[np.ndarray, " places"]]:
+    """Each place of a text where the target's token takes all that remains of a source token, and whether it ends with it."""
+    rows = serving_rows(source.ends, target.ends[:-1])
+    gold, gold_ends, ends = source.input_ids[rows + 1], source.ends[rows + 1], target.ends[1:]
+    remaining = gold_ends - target.ends[:-1]
+    places = tokens.starts[gold + 1] - remaining
+    counted = (remaining > 0) & (ends >= gold_ends) & (places >= tokens.starts[gold])
+    return (ends == gold_ends)[counted], places[counted]
+
+
+@compiled
+@no_type_check
+def walk(longer, tokens, token, skip, node):
+    """From a node along the bytes of a source token, from byte `skip` on: the node there, and the longest token met on the way.
+
+    NOWHERE: no target token begins so; NONE: no token was met.
+    """
+    met = NONE
+    for at in range(tokens.starts[token] + skip, tokens.starts[token + 1]):
+        low, high, byte = longer.children[node], longer.children[node + 1], tokens.pieces[at]
+        end = high
+        while low < high:
+            middle = (low + high) // 2
+            if longer.byte[middle] < byte:
+                low = middle + 1
+            else:
+                high = middle
+        if low == end or longer.byte[low] != byte:
+            return NOWHERE, met
+        node = low
+        if longer.token[node] != NONE:
+            met = longer.token[node]
+    return node, met
+
+
+@compiled
+@no_type_check
+def may_go_on(longer, node):
+    """Whether some token is longer."""
+    return node != NOWHERE and longer.children[node + 1] > longer.children[node]
+
+
+@compiled
+@no_type_check
+def becomes(longer, tokens, token, node):
+    """What the target's token at a node becomes, if this source token follows: a longer one, NONE, or UNKNOWN: what follows decides."""
+    if tokens.starts[token + 1] == tokens.starts[token]:
+        return NONE
+    last, met = walk(longer, tokens, token, 0, node)
+    return UNKNOWN if last != NOWHERE and longer.token[last] == NONE else met

@@ -1,0 +1,89 @@
+"""Where the source's token may be the beginning of a target token: what its next row says of how that goes on."""
+
+from typing import no_type_check
+
+from knowfuse.alignment.duplicates import slot_of
+from knowfuse.alignment.longer import NONE, NOWHERE, UNUSABLE, becomes, may_go_on, walk
+from knowfuse.compiled import compiled
+from knowfuse.types import MASS_CLASSES
+
+EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
+LEAST = 1e-4  # the smallest probability that takes a slot of its own
+
+
+@compiled
+@no_type_check
+def keep_what_stays(read_id, gold, tokens, longer, alive, weights, num_alive):
+    """Keeps those candidates after which the target still reads the token that it has read, and the gold one.
+
+    How many, and what share of the mass of all.
+    """
+    node = longer.node[read_id]
+    if node == 0 or not may_go_on(longer, node):
+        return num_alive, 1.0
+    count, known, staying = 0, 0.0, 0.0
+    for c in range(num_alive):
+        known += weights[c]
+        if alive[c] == gold or becomes(longer, tokens, alive[c], node) == NONE:
+            staying += weights[c]
+            alive[count], weights[count] = alive[c], weights[c]
+            count += 1
+    return count, staying / known if known > 0.0 else 1.0
+
+
+@compiled
+@no_type_check
+def look_ahead(said, read, t, row, residual, mass, tokens, longer, table, count, to):
+    """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
+    truth, next_end = read.ids[t + 1], read.ends[t + 1]
+    node, stays = walk(longer, tokens, said.ids[row + 1], residual, longer.begins[int(t == 0)])
+    u = row + 1  # the source row after what was walked
+    kind, to_truth = EXACT if said.ends[u] == next_end else CHAINED, 0.0
+    while u < len(said.ends) - 1 and (
+        said.ends[u] < next_end or (said.ends[u] == next_end and may_go_on(longer, node))
+    ):
+        is_end = said.ends[u] == next_end
+        if is_end:
+            stays = truth
+        follows, known, staying, gold_seen = said.ids[u + 1], 0.0, 0.0, False
+        for c in range(said.kept_ids.shape[1] + 1):
+            if c < said.kept_ids.shape[1]:
+                candidate, p = said.kept_ids[u, c], said.kept_probs[u, c]
+                gold_seen = gold_seen or (candidate == follows and p > 0.0)
+            else:
+                candidate, p = follows, 0.0 if gold_seen else said.gold_probs[u]
+            if p <= 0.0:
+                continue
+            known += p
+            if candidate == follows:
+                staying += p * is_end
+                continue
+            went = NONE if node == NOWHERE else becomes(longer, tokens, candidate, node)
+            if went == NONE:
+                went = stays
+                staying += p
+            if went == truth:
+                to_truth += mass * p
+                continue
+            if went < 0 or mass * p < LEAST or count >= len(to.ids[t]) - 1:
+                to.budget[t, UNMAPPED if went == UNUSABLE and mass * p >= LEAST else AMBIGUOUS] += mass * p
+                continue
+            slot = slot_of(table, to.ids[t], count, went)
+            count += slot == count
+            to.probs[t, slot] += mass * p
+            to.budget[t, PREFIX] += mass * p
+        tail = max(1.0 - known, 0.0) * mass
+        known_to_stay = tail * min(staying / known, 1.0) if is_end and known > 0.0 else 0.0
+        to.budget[t, AMBIGUOUS] += max(tail - known_to_stay, 0.0)
+        mass = mass * said.gold_probs[u] + known_to_stay
+        if is_end:
+            break
+        gold_skip = tokens.starts[follows + 1] - tokens.starts[follows] - (said.ends[u + 1] - said.ends[u])
+        if node != NOWHERE:
+            node, met = walk(longer, tokens, follows, gold_skip, node)
+            stays = met if met != NONE else stays
+        u += 1
+    slot = slot_of(table, to.ids[t], count, truth)
+    to.probs[t, slot] += mass + to_truth
+    to.budget[t, kind] += mass + to_truth
+    return count + (slot == count)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.longer import Longer
-from knowfuse.alignment.look_ahead import keep_what_stays, look_ahead
+from knowfuse.alignment.look_ahead import Seen, keep_what_stays, look_ahead
 from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.alignment.texts import Texts
@@ -118,7 +118,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
     num_alive = 0
-    table = new_table(to.ids.shape[1])
+    table, seen = new_table(to.ids.shape[1]), Seen(np.empty(k + 1, np.int64), np.full(2, -1))
     for t in range(num_rows - 1):
         row, end, next_end = rows[t], read.ends[t], read.ends[t + 1]
         predicts_eos = read_has_eos and t == num_rows - 2
@@ -138,11 +138,14 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
             num_alive = _candidates(said, row, alive, weights)
         elif t == 1 or end > read.ends[t - 1]:
             num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
+            seen.of[0] = -1
         if residual > 0:
             num_alive = _starting_with(lead, begin, residual, read.data, tokens, alive, weights, num_alive)
         staying = 1.0
         if longer is not None and residual == 0:
-            num_alive, staying = keep_what_stays(read.ids[t], gold, tokens, longer, alive, weights, num_alive)
+            num_alive, staying = keep_what_stays(
+                read.ids[t], row, gold, tokens, longer, seen, alive, weights, num_alive
+            )
         table[:] = -1
         count, total, gold_slot, gold_class = 0, 0.0, -1, UNMAPPED
         looks_ahead, gold_weight = longer is not None and is_text and gold_end <= next_end, 0.0
@@ -175,7 +178,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
             if candidate == gold:
                 gold_slot, gold_class = slot, kind
         if looks_ahead:
-            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, table, count, to)
+            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, seen, table, count, to)
         gold_went[t] = gold_slot, gold_class, count
         tail = 0.0 if is_conditioned else max(staying - total, 0.0)  # of what is not kept, as much stays
         divisors[t] = total + tail if is_conditioned or staying < 1.0 else 1.0

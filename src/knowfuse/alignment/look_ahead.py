@@ -1,6 +1,9 @@
 """Where the source's token may be the beginning of a target token: what its next row says of how that goes on."""
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from jaxtyping import Int64
 
 from knowfuse.alignment.duplicates import slot_of
 from knowfuse.alignment.longer import NONE, NOWHERE, UNUSABLE, becomes, may_go_on, walk
@@ -11,20 +14,28 @@ EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
 LEAST = 1e-4  # the smallest probability that takes a slot of its own
 
 
+class Seen(NamedTuple):
+    """What the target's token at a node becomes after each candidate of a source row; `of`: the row and the node."""
+
+    became: Int64[np.ndarray, " K_1"]
+    of: Int64[np.ndarray, "2"]
+
+
 @compiled
 @no_type_check
-def keep_what_stays(read_id, gold, tokens, longer, alive, weights, num_alive):
+def keep_what_stays(read_id, row, gold, tokens, longer, seen, alive, weights, num_alive):
     """Keeps those candidates after which the target still reads the token that it has read, and the gold one.
 
-    How many, and what share of the mass of all.
+    How many, and what share of the mass of all. What `look_ahead` has `seen` of this row's candidates is not looked up again.
     """
     node = longer.node[read_id]
+    is_seen = seen.of[0] == row and seen.of[1] == node
     if node == 0 or not may_go_on(longer, node):
         return num_alive, 1.0
     count, known, staying = 0, 0.0, 0.0
     for c in range(num_alive):
         known += weights[c]
-        if alive[c] == gold or becomes(longer, tokens, alive[c], node) == NONE:
+        if alive[c] == gold or (seen.became[c] if is_seen else becomes(longer, tokens, alive[c], node)) == NONE:
             staying += weights[c]
             alive[count], weights[count] = alive[c], weights[c]
             count += 1
@@ -33,7 +44,7 @@ def keep_what_stays(read_id, gold, tokens, longer, alive, weights, num_alive):
 
 @compiled
 @no_type_check
-def look_ahead(said, read, t, row, residual, mass, tokens, longer, table, count, to):
+def look_ahead(said, read, t, row, residual, mass, tokens, longer, seen, table, count, to):
     """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
     truth, next_end = read.ids[t + 1], read.ends[t + 1]
     node, stays = walk(longer, tokens, said.ids[row + 1], residual, longer.begins[int(t == 0)])
@@ -45,7 +56,7 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, table, count,
         is_end = said.ends[u] == next_end
         if is_end:
             stays = truth
-        follows, known, staying, gold_seen = said.ids[u + 1], 0.0, 0.0, False
+        follows, known, staying, gold_seen, num_seen = said.ids[u + 1], 0.0, 0.0, False, 0
         for c in range(said.kept_ids.shape[1] + 1):
             if c < said.kept_ids.shape[1]:
                 candidate, p = said.kept_ids[u, c], said.kept_probs[u, c]
@@ -55,10 +66,12 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, table, count,
             if p <= 0.0:
                 continue
             known += p
+            num_seen += 1
             if candidate == follows:
                 staying += p * is_end
                 continue
             went = NONE if node == NOWHERE else becomes(longer, tokens, candidate, node)
+            seen.became[num_seen - 1] = went
             if went == NONE:
                 went = stays
                 staying += p
@@ -72,6 +85,7 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, table, count,
             count += slot == count
             to.probs[t, slot] += mass * p
             to.budget[t, PREFIX] += mass * p
+        seen.of[0], seen.of[1] = u, node
         tail = max(1.0 - known, 0.0) * mass
         known_to_stay = tail * min(staying / known, 1.0) if is_end and known > 0.0 else 0.0
         to.budget[t, AMBIGUOUS] += max(tail - known_to_stay, 0.0)

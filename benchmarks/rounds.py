@@ -3,10 +3,11 @@
     python benchmarks/rounds.py
     python benchmarks/rounds.py --rounds 3 own.lm_weight=0 writing.n=2
 
-The quickstart in rounds, three times: as it is; as a command that is killed while the target writes and while the second round
-trains, and started again; and on the given text alone, for as many steps. Prints JSON: `source_tokens_read_twice` (over all that was
-read in the line that was killed), `killed_and_resumed_identical` (what was written, byte by byte, and all figures of all rounds), and
-bits per byte by round, on validation and test, beside those on the given text alone. What follows are settings of `knowfuse.rounds`.
+The quickstart in rounds: by the command, which is killed in the middle of the target's writing, and in the middle of the second round's
+fit, and started again; and on the given text alone, for as many steps. What was killed is then done once more without a kill. Prints
+JSON: `source_tokens_read_twice`, over all that was read; `killed_and_resumed_identical`, of what was written, byte by byte, and of all
+figures of the second round; and bits per byte by round, on validation and test, beside those on the given text alone. What follows
+the options are settings of `knowfuse.rounds`.
 """
 
 import argparse
@@ -19,23 +20,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
 from knowfuse.ids import hex_names
-from knowfuse.rollouts import Asked, Sampling
-from knowfuse.rounds import Writing, rounds
+from knowfuse.rollouts import Asked, Sampling, rollouts_of, trained_of
+from knowfuse.rollouts.writing import DOCUMENTS
+from knowfuse.rounds import Writing, round_sampling, rounds
 from knowfuse.study import Line, Point, Runs, read_lines
 from knowfuse.traces.index import from_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-MADE = (
-    "recipes",
-    "corpora",
-    "tokens",
-)  # of a cache: what has to be made before any round, and is none of what is measured
 LOOK_S = 0.05
 
 
@@ -85,14 +82,16 @@ def read_twice(cache: Path) -> tuple[int, int]:
     return tokens, twice
 
 
-def written(cache: Path) -> dict[str, bytes]:
-    """All documents of all targets."""
-    return {path.parent.name: path.read_bytes() for path in (cache / "rollouts").glob("*/rollouts.jsonl")}
-
-
-def figures(lines: list[Line]) -> list[dict[str, Any]]:
-    """Of each round, without the name of its run, which is of the place of its cache."""
-    return [{key: value for key, value in line.items() if key != "run"} for line in lines]
+def same_again(runs: Runs, point: Point, writing: Writing, work: Path) -> bool:
+    """Whether the first round's target writes the same, and the second round learns the same, where nobody kills them."""
+    first, second = (run for run, _ in rounds(runs, point, 2, writing))
+    trained = trained_of(first.folder, "fused")
+    kept = rollouts_of(trained, round_sampling(writing, 1), writing.asked).folder
+    fresh = rollouts_of(replace(trained, cache=work / "fresh"), round_sampling(writing, 1), writing.asked).folder
+    whole = replace(runs, folder=Path("outputs/whole")).run(second.point, second.seed)
+    is_same = whole.fits["fused"].history == second.fits["fused"].history
+    is_same &= whole.results["rows"] == second.results["rows"]
+    return is_same and fresh != kept and (fresh / DOCUMENTS).read_bytes() == (kept / DOCUMENTS).read_bytes()
 
 
 def main() -> None:
@@ -108,48 +107,30 @@ def main() -> None:
     point = Point.of(["experiment=rounds", *(word for word in asked.settings if not word.startswith("writing."))])
     with tempfile.TemporaryDirectory() as temporary:
         work = (asked.folder or Path(temporary)).resolve()
-        whole, cut = work / "cache", work / "cache_of_killed"
-        began = time.monotonic()
-        runs = Runs(root=stand(work / "whole"), cache=whole)
-        os.environ["KNOWFUSE_CACHE"] = str(whole)
-        lines = [line for _, line in rounds(runs, point, asked.rounds, writing)]
-        seconds = time.monotonic() - began
-        for left in (cut, work / "killed"):
-            shutil.rmtree(left, ignore_errors=True)
-        for made in MADE:
-            shutil.copytree(whole / made, cut / made)
-        user = stand(work / "killed")
-        again = killed(
+        user, cache = stand(work / "user"), work / "cache"
+        words = [f"rounds={asked.rounds}", *asked.settings]
+        lines = killed(
             user,
-            cut,
-            [f"rounds={asked.rounds}", *asked.settings],
+            cache,
+            words,
             [
-                lambda: len(list(cut.glob("rollouts/*/parts/*.jsonl"))) >= 2,
+                lambda: len(list(cache.glob("rollouts/*/parts/*.jsonl"))) >= 2,
                 lambda: len(list(user.glob("outputs/studies/run-*/fits/*/last.ckpt"))) >= 2,
             ],
         )
+        runs = Runs(root=user, cache=cache)
         alone = [line for _, line in rounds(runs, point, asked.rounds, None)]
-        tokens, twice = read_twice(cut)
-        same = written(whole) == written(cut) and len(written(cut)) == asked.rounds - 1
+        tokens, twice = read_twice(cache)
         found = {
             "source_tokens_read": tokens,
             "source_tokens_read_twice": twice,
-            "killed_and_resumed_identical": same and json.loads(json.dumps(rounded(lines))) == rounded(again),
+            "killed_and_resumed_identical": same_again(runs, point, writing, work),
             "own_share": [round(float(line["own"] or 0), 4) for line in lines],
-            "seconds": round(seconds),
         }
         for key, name in (("validation", "validation"), ("mean", "test")):
             found[name] = [round(float(line[key] or 0), 4) for line in lines]
             found[f"{name}_given_only"] = [round(float(line[key] or 0), 4) for line in alone]
         print(json.dumps(found))
-
-
-def rounded(lines: list[Line]) -> list[dict[str, Any]]:
-    """As a table keeps them: 7 digits."""
-    return [
-        {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in line.items()}
-        for line in figures(lines)
-    ]
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_as_many_steps_on_the_given_text_share_the_first_round(
     assert alone[0][0].folder == line[0][0].folder
     assert alone[1][0].folder != line[1][0].folder
     assert alone[1][1]["own"] == 0.0
-    with pytest.raises(ValueError, match="rounds is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="rounds is 0: it must be a whole number above 0"):
         list(rounds(started.runs, POINT, 0, None))
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from commands_for_tests import ROOT
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from runs_for_tests import left_by_train
 
 from knowfuse.runs import starting
@@ -32,6 +34,15 @@ def test_a_place_is_of_the_settings_that_decide_the_figures(tmp_path: Path) -> N
     assert len({same, *others}) == 5
     with pytest.raises(Exception, match="lm_wait"):
         place("lm_wait=0.5")
+
+
+def test_a_command_composes_its_runs_and_stays_as_it_was(tmp_path: Path) -> None:
+    runs, point = Runs(tmp_path, ROOT), Point.of(["lm_weight=0.5"])
+    want = runs.place(point, 0)
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        command = GlobalHydra.instance().hydra
+        assert runs.place(point, 0) == want
+        assert GlobalHydra.instance().hydra is command
 
 
 def test_a_run_is_made_once_whoever_asks_and_a_stopped_one_goes_on(tmp_path: Path) -> None:

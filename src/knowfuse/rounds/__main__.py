@@ -29,7 +29,8 @@ OURS = ("rounds", "given_only", "writing")  # settings that `train.py` does not 
 def main(cfg: DictConfig) -> None:
     """Prints a line a round, and keeps them in a folder of its own."""
     quiet_libraries()
-    require_types(_Settings, {"rounds": cfg.rounds, "given_only": cfg.given_only})
+    if not isinstance(cfg.given_only, bool):
+        raise ValueError(f"given_only is {cfg.given_only!r}: it must be true or false")
     point, runs, lines = _point(), Runs(), []
     table = Path(HydraConfig.get().runtime.output_dir) / "rounds.csv"
     heading = [f"`python -m knowfuse.rounds {' '.join(HydraConfig.get().overrides.task)}`"]
@@ -40,10 +41,6 @@ def main(cfg: DictConfig) -> None:
     say(
         f"{table}: this table; the folders of its runs, in {runs.folder}, are what evaluate.py, export and rollouts take"
     )
-
-
-class _Settings:
-    def __init__(self, rounds: int, given_only: bool) -> None: ...
 
 
 def _point() -> Point:

@@ -6,7 +6,7 @@ settings, as those of studies; what was written is in the cache, by what decides
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -34,8 +34,8 @@ def rounds(
 
     ValueError for no round at all, and for whatever `train.py` and `rollouts_of` refuse.
     """
-    if number < 1:
-        raise ValueError(f"rounds is {number}: it must be at least 1")
+    if type(number) is not int or number < 1:
+        raise ValueError(f"rounds is {number!r}: it must be a whole number above 0")
     at = _without_own(point)
     for n in range(1, number + 1):
         say(f"round {n} of {number}")
@@ -46,8 +46,13 @@ def rounds(
         trained = trained_of(run.folder, METHOD)
         at = (_without_own(point) if writing is None else point).plus({"target": _target(runs, point, seed, trained)})
         if writing is not None:
-            sampling = Sampling(**{**vars(writing.sampling), "seed": SEEDS * seed + n})
-            at = at.plus({"own.rollouts": [str(rollouts_of(trained, sampling, writing.asked).folder)]})
+            written = rollouts_of(trained, round_sampling(writing, n, seed), writing.asked)
+            at = at.plus({"own.rollouts": [str(written.folder)]})
+
+
+def round_sampling(writing: Writing, number: int, seed: int = 0) -> Sampling:
+    """By which the target writes after this round, with a chance that is no other round's."""
+    return replace(writing.sampling, seed=SEEDS * seed + number)
 
 
 def _without_own(point: Point) -> Point:

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import undamaged, write_whole
@@ -90,7 +91,10 @@ class Runs:
     def composed(self, point: Point, seed: int) -> DictConfig:
         """Its settings, as `train.py` would get them."""
         own = Point("", {} if self.cache is None else {"cache": str(self.cache)}) + point
-        with initialize_config_dir(version_base="1.3", config_dir=str(self.root.resolve() / "conf")):
+        with (
+            _beside_a_command(),
+            initialize_config_dir(version_base="1.3", config_dir=str(self.root.resolve() / "conf")),
+        ):
             return compose("train", own.overrides(seed))
 
     def run(self, point: Point, seed: int = 0) -> Finished:
@@ -129,6 +133,16 @@ class Runs:
     def run_all(self, points: Sequence[Point], seeds: Sequence[int]) -> list[Finished]:
         """Every point with every seed, a seed after another, so that a study that is stopped has whole ones."""
         return [self.run(point, seed) for seed in seeds for point in points]
+
+
+@contextmanager
+def _beside_a_command() -> Iterator[None]:
+    """Hydra composes once a process; that of a command which runs here is back after the block."""
+    held, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = held
 
 
 def _seconds(file: Path) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from knowfuse.evaluation import by_document, cached_scores
+from knowfuse.files import write_whole
 from knowfuse.llms.files import CARD
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.merging import Merging, merge
@@ -39,13 +40,20 @@ class Merged:
 
         `name` is what it will be loaded by, `command` what makes it, for the card. ValueError for targets that cannot be merged.
         """
+        self.make(folder)
+        table = self.compared(folder)
+        self.write_card(folder, table, name, command)
+        return table
+
+    def make(self, folder: Path) -> None:
+        """Put the merged LLM into an empty folder; ValueError for targets that cannot be merged."""
         base = require_one_base(self.targets)
         with TemporaryDirectory(dir=folder) as parts:
             self._merge(base, Path(parts), folder)
-        table = self.compared(folder)
-        card = merge_card(self.targets, self.how, table, name, command)
-        (folder / CARD).write_text(card, encoding="utf-8")
-        return table
+
+    def write_card(self, folder: Path, table: Comparison | None, name: str, command: str) -> None:
+        """Beside the merged LLM, whole or not at all."""
+        write_whole(folder / CARD, merge_card(self.targets, self.how, table, name, command).encode())
 
     def _merge(self, base: LocalLLM, parts: Path, folder: Path) -> None:
         llms = {name: _saved(trained, parts / str(n)) for n, (name, trained) in enumerate(self.targets.items())}

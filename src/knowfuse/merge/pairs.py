@@ -9,7 +9,6 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -22,7 +21,7 @@ from knowfuse.merge.targets import trained_by
 from knowfuse.progress import is_first_rank, say
 from knowfuse.report import show_comparison, write_comparison
 from knowfuse.runs.experiment import Experiment
-from knowfuse.runs.folder import PARTS, open_run
+from knowfuse.runs.folder import PARTS, open_run, wait_until_left
 from knowfuse.runs.refusals import require_pairs
 from knowfuse.runs.sweep import goes_on_from
 
@@ -41,12 +40,12 @@ class Part:
 
 def pair_by_pair(
     experiment: Experiment, cfg: DictConfig, folder: Path, overrides: Sequence[str], train: Train
-) -> float | None:
+) -> float:
     """Fuse the target with each source, merge the targets, compare; the merged LLM's bits per byte on validation.
 
     In `folder`: a run for each pair in `pairs`, of all sources in `direct` where the settings ask for it, the LLM in `merged`, and
-    the comparison. What is finished is found again, a run that was stopped goes on. All ranks call this, and the first merges: the
-    others get None. ValueError where mergekit is missing, and for settings that one of the runs refuses, before anything trains.
+    the comparison. What is finished is found again, a run that was stopped goes on. All ranks call this:
+    one merges, and all read the documents. ValueError where mergekit is missing, and for settings that one of the runs refuses, before anything trains.
     """
     require_mergekit()
     if experiment.ckpt_path not in (None, "last"):
@@ -66,8 +65,8 @@ def pair_by_pair(
             if is_first_rank():
                 write_whole(part.folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(part.overrides).encode())
             train(planned[name], part.cfg, part.folder)
-        if not is_first_rank():
-            return None
+            if not is_first_rank():
+                wait_until_left(part.folder)
         assert experiment.pairwise is not None
         return _merge(run, parts, experiment.pairwise, overrides)
 
@@ -105,13 +104,15 @@ def _merge(run: Path, parts: Mapping[str, Part], how: Merging, overrides: Sequen
     if last.cfg.compare_with_clm:
         (beside["plain CLM"],) = trained_by([str(last.folder)], "clm").values()
     merged = Merged(targets, how, beside, DIRECT if DIRECT in parts else BEFORE)
-    told = shlex.join(["python", "train.py", *overrides])
-    make_folder_once(run / "merged", partial(merged.fill, name="merged", command=told))
-    table = merged.compared(run / "merged")
+    place = run / "merged"
+    make_folder_once(place, merged.make)
+    table, validation = merged.compared(place), merged.validation(place)
     assert table is not None, "all runs have one text"
+    if not is_first_rank():
+        return validation
+    merged.write_card(place, table, place.name, shlex.join(["python", "train.py", *overrides]))
     show_comparison(table)
     write_comparison(run, table)
-    validation = merged.validation(run / "merged")
     rows = {name: {of: bits.value for of, bits in row.bits_per_byte.items()} for name, row in table.rows.items()}
     results = {
         "unit": table.unit,
@@ -121,5 +122,5 @@ def _merge(run: Path, parts: Mapping[str, Part], how: Merging, overrides: Sequen
         "validation": validation,
     }
     write_whole(run / "results.json", json.dumps(results, indent=1).encode())
-    say(f"{len(targets)} targets merged by {how.method}, {validation:.3f} bits/byte on validation, in {run / 'merged'}")
+    say(f"{len(targets)} targets merged by {how.method}, {validation:.3f} bits/byte on validation, in {place}")
     return validation

@@ -149,6 +149,12 @@ def is_running(run: Path) -> bool:
         return True
 
 
+def wait_until_left(run: Path) -> None:
+    """Return once no process has this run folder: for the ranks beside the first, which writes what all of them made."""
+    with FileLock(run / RUNNING):
+        pass
+
+
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
     lock = FileLock(run / RUNNING)

@@ -37,12 +37,13 @@ from functools import partial
 
 import numpy as np
 
-from knowfuse.alignment.byte_rows import AMBIGUOUS, EXACT, TAIL, UNMAPPED, Roles, aligned_rows
+from knowfuse.alignment.byte_rows import Roles, aligned_rows
 from knowfuse.alignment.duplicates import log_of
 from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
 from knowfuse.alignment.longer import Longer, longer
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.row_classes import Rows, align_some_rows, check_flag, check_rows
+from knowfuse.alignment.said import AMBIGUOUS, EXACT, TAIL, UNMAPPED
 from knowfuse.alignment.spent import spent_on_target_tokens
 from knowfuse.alignment.texts import Texts
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK

@@ -3,32 +3,21 @@
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.longer import Longer
-from knowfuse.alignment.look_ahead import Seen, keep_what_stays, look_ahead
+from knowfuse.alignment.look_ahead import keep_what_stays, look_ahead, new_seen
 from knowfuse.alignment.row_classes import serving_rows
+from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
 from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.alignment.texts import Texts
 from knowfuse.compiled import compiled
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
-EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
 LOOKED_AHEAD = 16  # slots for the tokens that the gold one may begin
 ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
-
-
-class Said(NamedTuple):
-    """What the source said, in arrays."""
-
-    ids: Int64[np.ndarray, " U"]
-    ends: Int64[np.ndarray, " U"]
-    kept_ids: Int64[np.ndarray, "U K"]
-    kept_probs: Float64[np.ndarray, "U K"]
-    gold_probs: Float64[np.ndarray, " U"]  # of the token after each row
-    nll: Float32[np.ndarray, " U"]
 
 
 class Read(NamedTuple):
@@ -118,7 +107,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
     num_alive = 0
-    table, seen = new_table(to.ids.shape[1]), Seen(np.empty(k + 1, np.int64), np.full(2, -1))
+    table, seen = new_table(to.ids.shape[1]), new_seen(k)
     for t in range(num_rows - 1):
         row, end, next_end = rows[t], read.ends[t], read.ends[t + 1]
         predicts_eos = read_has_eos and t == num_rows - 2
@@ -135,7 +124,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
         is_conditioned = residual > 0 or (end == read.ends[0] and t > 0)
         to.is_conditioned[t] = is_conditioned
         if t == 0 or rows[t - 1] != row:
-            num_alive = _candidates(said, row, alive, weights)
+            num_alive = candidates(said, row, alive, weights)
         elif t == 1 or end > read.ends[t - 1]:
             num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
             seen.of[0] = -1
@@ -201,22 +190,6 @@ def _code(candidate, residual, is_first, tokens):
     if tokens.starts[candidate + 1] > place:
         return tokens.at_start[place] if is_first else tokens.inside[place]
     return ENDS_HERE if residual > 0 else -1
-
-
-@compiled
-@no_type_check
-def _candidates(said, row, alive, weights):
-    """All that a source row said, and the gold token where it did not."""
-    count, gold_seen = 0, False
-    for c in range(said.kept_ids.shape[1]):
-        if said.kept_probs[row, c] > 0.0:
-            alive[count], weights[count] = said.kept_ids[row, c], said.kept_probs[row, c]
-            gold_seen = gold_seen or alive[count] == said.ids[row + 1]
-            count += 1
-    if not gold_seen:
-        alive[count], weights[count] = said.ids[row + 1], said.gold_probs[row]
-        count += 1
-    return count
 
 
 @compiled

@@ -10,7 +10,6 @@ from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.compiled import compiled
-from knowfuse.surface import UnspellableDocument
 from knowfuse.text.documents import Documents
 from knowfuse.types import TokenizedDocument
 
@@ -81,15 +80,10 @@ def _trie(
 def _stays(pair: TokenizerPair, tokens: FirstTokens) -> Float32[np.ndarray, " source_bytes"]:
     """The shares, counted in the training text; where it says little, near that of all places."""
     counts = np.zeros((2, int(tokens.starts[-1])))
-    for document in pair.documents[:: max(1, -(-len(pair.documents) // COUNTED))]:
-        for text in document.contents:
-            try:
-                source, target = pair.source.tokenize(text), pair.target.tokenize(text)
-            except UnspellableDocument:
-                continue
-            if len(source.ends) > 1:
-                ends_there, places = _places(source, target, tokens)
-                np.add.at(counts, (ends_there.astype(int), places), 1)
+    for source, target in pair.cut(pair.documents[:: max(1, -(-len(pair.documents) // COUNTED))]):
+        if len(source.ends) > 1:
+            ends_there, places = _places(source, target, tokens)
+            np.add.at(counts, (ends_there.astype(int), places), 1)
     overall = counts[1].sum() / counts.sum() if counts.any() else 1.0
     return ((counts[1] + overall) / (counts.sum(0) + 1)).astype(np.float32)
 

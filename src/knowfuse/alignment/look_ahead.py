@@ -3,22 +3,30 @@
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from knowfuse.alignment.duplicates import slot_of
 from knowfuse.alignment.longer import NONE, NOWHERE, UNUSABLE, becomes, may_go_on, walk
+from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, UNMAPPED, candidates
 from knowfuse.compiled import compiled
-from knowfuse.types import MASS_CLASSES
 
-EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
 LEAST = 1e-4  # the smallest probability that takes a slot of its own
 
 
 class Seen(NamedTuple):
-    """What the target's token at a node becomes after each candidate of a source row; `of`: the row and the node."""
+    """The candidates of a source row, and what the target's token at a node becomes after each; `of`: the row and the node."""
 
+    ids: Int64[np.ndarray, " K_1"]
+    weights: Float64[np.ndarray, " K_1"]
     became: Int64[np.ndarray, " K_1"]
     of: Int64[np.ndarray, "2"]
+
+
+@compiled
+@no_type_check
+def new_seen(k):
+    """Room for the candidates of a row of K tokens; nothing is seen yet."""
+    return Seen(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64), np.full(2, -1))
 
 
 @compiled
@@ -56,22 +64,15 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, seen, table, 
         is_end = said.ends[u] == next_end
         if is_end:
             stays = truth
-        follows, known, staying, gold_seen, num_seen = said.ids[u + 1], 0.0, 0.0, False, 0
-        for c in range(said.kept_ids.shape[1] + 1):
-            if c < said.kept_ids.shape[1]:
-                candidate, p = said.kept_ids[u, c], said.kept_probs[u, c]
-                gold_seen = gold_seen or (candidate == follows and p > 0.0)
-            else:
-                candidate, p = follows, 0.0 if gold_seen else said.gold_probs[u]
-            if p <= 0.0:
-                continue
+        follows, known, staying = said.ids[u + 1], 0.0, 0.0
+        for c in range(candidates(said, u, seen.ids, seen.weights)):
+            candidate, p = seen.ids[c], seen.weights[c]
             known += p
-            num_seen += 1
             if candidate == follows:
                 staying += p * is_end
                 continue
             went = NONE if node == NOWHERE else becomes(longer, tokens, candidate, node)
-            seen.became[num_seen - 1] = went
+            seen.became[c] = went
             if went == NONE:
                 went = stays
                 staying += p

@@ -18,7 +18,6 @@ from knowfuse.alignment.matched_rows import (
 )
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.vocabulary_map import kept_nearest_strings
-from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.text.documents import Documents
 from knowfuse.types import Aligner, TokenizedDocument
 
@@ -69,29 +68,21 @@ def _counts(
     """Source id, target id and count of every pair of ids that was matched in the documents."""
     tokens, size = pair_strings(pair), pair.target.vocabulary_size
     pairs, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    found: list[Int[np.ndarray, " N"]] = []
+    found = [np.empty(0, dtype=np.int64)]
     for number, document in enumerate(pair.documents, 1):
-        found += [_matched_ids(pair, text, tokens) @ np.array([size, 1]) for text in document.contents]
+        found += [_matched_ids(*cut, tokens, pair.target.usable) @ np.array([size, 1]) for cut in pair.cut([document])]
         if number % MERGE_EVERY == 0 or number == len(pair.documents):
             new, times = np.unique(np.concatenate(found), return_counts=True)
             pairs, place = np.unique(np.concatenate([pairs, new]), return_inverse=True)
             counts = np.bincount(place, weights=np.concatenate([counts, times]), minlength=len(pairs)).astype(np.int64)
-            found = []
+            found = [np.empty(0, dtype=np.int64)]
     return pairs // size, pairs % size, counts
 
 
-def _matched_ids(pair: TokenizerPair, text: str, tokens: PairedStrings) -> Int[np.ndarray, "P 2"]:
-    """The source id and the target id of each matched pair of one document."""
-    source, target = _tokenized(pair.source, text), _tokenized(pair.target, text)
-    if source is None or target is None:
-        return np.empty((0, 2), dtype=np.int64)
+def _matched_ids(
+    source: TokenizedDocument, target: TokenizedDocument, tokens: PairedStrings, usable: int
+) -> Int[np.ndarray, "P 2"]:
+    """The source id and the target id of each matched pair of one text, of those target ids that are usable."""
     matched = text_pairs(source, target, tokens) + 1  # after BOS
     ids = np.stack([source.input_ids[matched[:, 0]], target.input_ids[matched[:, 1]]], -1)
-    return ids[ids[:, 1] < pair.target.usable]
-
-
-def _tokenized(surface: Surface, text: str) -> TokenizedDocument | None:
-    try:
-        return surface.tokenize(text)
-    except UnspellableDocument:
-        return None
+    return ids[ids[:, 1] < usable]

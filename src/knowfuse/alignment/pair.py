@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from knowfuse.surface import Surface
+from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.text.document import Document
+from knowfuse.types import TokenizedDocument
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Keep: TypeAlias = Callable[[str, Callable[[], Arrays]], Arrays]
@@ -39,3 +40,15 @@ class TokenizerPair:
         tokenizers = [[its.fingerprint, its.usable] for its in (self.source, self.target)]
         state = json.dumps([tokenizers, *depends_on])
         return self.keep(f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:24]}", make)
+
+    def cut(self, documents: Iterable[Document]) -> Iterator[tuple[TokenizedDocument, TokenizedDocument]]:
+        """Each text of these documents, of a conversation each message, in the source's tokens and in the target's.
+
+        Those that one of the two cannot spell are left out.
+        """
+        for document in documents:
+            for text in document.contents:
+                try:
+                    yield self.source.tokenize(text), self.target.tokenize(text)
+                except UnspellableDocument:
+                    continue

@@ -8,7 +8,7 @@ from markov_for_tests import TOY_SOURCES, TOY_TARGETS, dense, exact, texts
 from tokenizers_for_tests import LOSSLESS, random_trace, surface
 
 from knowfuse.alignment.byte_exact import byte_exact
-from knowfuse.alignment.look_ahead import LEAST
+from knowfuse.alignment.look_ahead import ASKED, LEAST
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.surface import Surface
 from knowfuse.text.document import Document
@@ -96,14 +96,15 @@ class Slow:
         gold = int(trace.input_ids[u + 1])
         return row if gold in row else row | {gold: float(np.exp(-float(trace.nll[u])))}
 
-    def becomes(self, read: bytes, piece: bytes) -> int | str | None:
-        """The longest token that what was read and the beginning of a piece are; None: none; `unknown` if more bytes decide."""
-        met = None
-        for n in range(1, len(piece) + 1):
-            if read + piece[:n] not in self.beginnings:
-                return met
-            met = self.tokens.get(read + piece[:n], met)
-        return met if not piece or read + piece in self.tokens else "unknown"
+    def becomes(self, read: bytes, piece: bytes, p: float) -> int | str | None:
+        """What the target reads that has read some bytes, if a piece follows; None: the same; `unknown` if more bytes decide."""
+        if piece and read + piece in self.beginnings - self.tokens.keys():
+            return "unknown"
+        longest = self.longest(read, piece)
+        if longest is None or p < ASKED:
+            return longest
+        own = int(self.target.first_tokens([read + piece], at_start=False)[0])
+        return longest if own < 0 else own
 
     def longest(self, read: bytes, piece: bytes) -> int | None:
         """The longest token that what was read and some bytes of a piece are."""
@@ -132,9 +133,10 @@ class Slow:
             for i, p in said.items():
                 if i == gold:
                     continue
-                to = self.becomes(piece, self.piece(i))
-                if to is None:
-                    to, staying = stays, staying + p
+                to = self.becomes(piece, self.piece(i), p)
+                to = stays if to is None else to
+                if is_end and to == truth:
+                    staying += p
                 if to == truth:
                     to_truth += mass * p
                 elif isinstance(to, int) and mass * p >= LEAST:
@@ -163,8 +165,12 @@ class Slow:
         if not lead and tokens.ends[served[0]] == begin:
             first = served[-1] if not consumed else min(j for j in served if tokens.ends[j] == begin)
             read = self.target.token_bytes[tokens.input_ids[first]] or b""
-            if read in self.tokens and tokens.input_ids[first] == self.tokens[read] and self.is_beginning(read):
-                kept = {i: p for i, p in candidates.items() if i == gold or self.becomes(read, self.piece(i)) is None}
+            read_id = int(tokens.input_ids[first])
+            if read in self.tokens and read_id == self.tokens[read] and self.is_beginning(read):
+                same = (None, read_id)
+                kept = {
+                    i: p for i, p in candidates.items() if i == gold or self.becomes(read, self.piece(i), p) in same
+                }
                 staying, candidates = sum(kept.values()) / sum(candidates.values()), kept
         candidates = {i: p for i, p in candidates.items() if self.piece(i).startswith(consumed)}
         is_conditioned = bool(consumed) or (t > 0 and tokens.ends[t] == 0)

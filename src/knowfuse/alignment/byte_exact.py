@@ -20,8 +20,9 @@ candidate goes to the longest target token that is a prefix of it, here to the f
 `e`: the target reads `the`). Counted as if the text were cut after it, `th` would be taught where the target can read only
 `the`, and after a true `th` an `e` that would have made it `the`. So (`look_ahead`):
 
-- The gold candidate's mass goes to the tokens that the source's next rows tell of, each of their candidates to the longest
-  target token that its bytes make with those before, on to where the true next target token ends.
+- The gold candidate's mass goes to the tokens that the source's next rows tell of, each of their candidates to the
+  token with which the target's own cut of the bytes before and its own begins (below a probability of 0.001, to the longest that
+  they make), on to where the true next target token ends.
 - A row at whose boundary the token read might have become longer keeps the candidates after which it did not. What it drops is
   what the row before gave to the longer ones: along the true text the two multiply to what the source gave.
 - Of every other candidate that ends with a target token nothing is told by a trace. The share of the places in the training
@@ -30,7 +31,8 @@ candidate goes to the longest target token that is a prefix of it, here to the f
 Held against the very distribution of a source that knows the probability of every text (`tests/alignment/test_look_ahead.py`):
 what a row says beyond it becomes 1.2 to 4.4 times smaller, where the target has longer tokens. What is left: candidates of the
 row before that go on beyond the boundary, in place of the gold one, count for nothing at a boundary (0.05-0.8 % of the mass
-between Gemma 3, Qwen and SmolLM2, 2.1 % at most in the quickstart), and the longest token is not always the target's own cut.
+between Gemma 3, Qwen and SmolLM2, 2.1 % at most in the quickstart), as do those after which the target's token is decided only by
+what follows them (0.1-0.2 %).
 """
 
 from functools import partial
@@ -40,7 +42,8 @@ import numpy as np
 from knowfuse.alignment.byte_rows import Roles, aligned_rows
 from knowfuse.alignment.duplicates import log_of
 from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
-from knowfuse.alignment.longer import Longer, longer
+from knowfuse.alignment.longer import longer
+from knowfuse.alignment.own_cuts import OwnCuts
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.row_classes import Rows, align_some_rows, check_flag, check_rows
 from knowfuse.alignment.said import AMBIGUOUS, EXACT, TAIL, UNMAPPED
@@ -65,7 +68,8 @@ def byte_exact(
     else:
         roles = Roles(*(-1 if i is None else i for i in (pair.source.eos_id, pair.target.eos_id)))
         tokens = first_tokens(pair)
-        align = partial(align_bytes, tokens=tokens, roles=roles, longer=longer(pair, tokens) if look_ahead else None)
+        cuts = OwnCuts(pair.target, tokens, longer(pair, tokens)) if look_ahead else None
+        align = partial(align_bytes, tokens=tokens, roles=roles, cuts=cuts)
     return partial(align_some_rows, align=align, rows=rows, mask_whitespace=mask_whitespace)
 
 
@@ -77,15 +81,15 @@ def align_bytes(
     *,
     tokens: FirstTokens,
     roles: Roles,
-    longer: Longer | None = None,
+    cuts: OwnCuts | None = None,
 ) -> AlignedSource:
-    """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one), and with `longer`
+    """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one), and with `cuts`
     `LOOKED_AHEAD` more.
 
     Of drawn tokens (`SourceTrace.draws`) rows that are conditioned are not aligned: their mass would be a quotient of estimates.
     """
     texts = texts or Texts.one(trace, target)
-    ids, probs, budget, is_aligned, is_conditioned = aligned_rows(trace, target, data, tokens, roles, texts, longer)
+    ids, probs, budget, is_aligned, is_conditioned = aligned_rows(trace, target, data, tokens, roles, texts, cuts)
     if trace.draws is not None:  # a quotient of drawn probabilities would be biased
         is_aligned &= ~is_conditioned
     nll, source_tokens = spent_on_target_tokens(trace, target, texts)

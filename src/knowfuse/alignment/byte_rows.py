@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
-from knowfuse.alignment.longer import Longer
 from knowfuse.alignment.look_ahead import keep_what_stays, look_ahead, new_seen
+from knowfuse.alignment.own_cuts import OwnCuts
 from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
 from knowfuse.alignment.spent import has_eos, paid_up_to
@@ -52,11 +52,11 @@ def aligned_rows(
     tokens: FirstTokens,
     roles: Roles,
     texts: Texts,
-    longer: Longer | None,
+    cuts: OwnCuts | None,
 ) -> Aligned:
     """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one.
 
-    With `longer` the rows after the gold candidate's say how it goes on, in `LOOKED_AHEAD` more slots.
+    With `cuts` the rows after the gold candidate's say how it goes on, in `LOOKED_AHEAD` more slots.
     """
     said = Said(
         trace.input_ids,
@@ -67,21 +67,28 @@ def aligned_rows(
         trace.nll,
     )
     read = Read(target.input_ids, target.ends, np.frombuffer(data, dtype=np.uint8))
-    num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2 + (0 if longer is None else LOOKED_AHEAD)
-    to = Aligned(
+    num_rows, num_slots = len(target.ends), trace.topk.ids.shape[1] + 2 + (0 if cuts is None else LOOKED_AHEAD)
+    while True:
+        to = _no_rows(num_rows, num_slots)
+        longer, known = (None, None) if cuts is None else (cuts.longer, cuts.known)
+        _align(said, read, tokens, roles, texts, to, longer, known)
+        if cuts is None or not cuts.ask():  # all that had to be known was
+            return to
+
+
+def _no_rows(num_rows: int, num_slots: int) -> Aligned:
+    return Aligned(
         np.zeros((num_rows, num_slots), dtype=np.int64),
         np.zeros((num_rows, num_slots)),
         np.zeros((num_rows, len(MASS_CLASSES))),
         np.zeros(num_rows, dtype=np.bool_),
         np.zeros(num_rows, dtype=np.bool_),
     )
-    _align(said, read, tokens, roles, texts, to, longer)
-    return to
 
 
 @compiled
 @no_type_check
-def _align(said, read, tokens, roles, texts, to, longer):
+def _align(said, read, tokens, roles, texts, to, longer, known):
     for m in range(len(texts.source) - 1):
         s, t = slice(texts.source[m], texts.source[m + 1]), slice(texts.target[m], texts.target[m + 1])
         its = Said(said.ids[s], said.ends[s], said.kept_ids[s], said.kept_probs[s], said.gold_probs[s], said.nll[s])
@@ -89,14 +96,14 @@ def _align(said, read, tokens, roles, texts, to, longer):
         its_rows = Aligned(to.ids[t], to.probs[t], to.budget[t], to.is_aligned[t], to.is_conditioned[t])
         if len(its.ends) > 1:
             rows = serving_rows(its.ends, its_read.ends)
-            divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows, longer)
+            divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows, longer, known)
             if longer is None:
                 _chain(its, its_read, rows, divisors, gold_went, its_rows)
 
 
 @compiled
 @no_type_check
-def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
+def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
     """Each candidate to the first target token of what remains of it; `rows` [T] are the source rows that serve the target's.
 
     What each row was divided by, 0 where it is not aligned, and of its gold token where that went: the slot (-1: none), the
@@ -133,7 +140,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
         staying = 1.0
         if longer is not None and residual == 0:
             num_alive, staying = keep_what_stays(
-                read.ids[t], row, gold, tokens, longer, seen, alive, weights, num_alive
+                read.ids[t], row, gold, tokens, longer, known, seen, alive, weights, num_alive
             )
         table[:] = -1
         count, total, gold_slot, gold_class = 0, 0.0, -1, UNMAPPED
@@ -167,7 +174,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer):
             if candidate == gold:
                 gold_slot, gold_class = slot, kind
         if looks_ahead:
-            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, seen, table, count, to)
+            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, known, seen, table, count, to)
         gold_went[t] = gold_slot, gold_class, count
         tail = 0.0 if is_conditioned else max(staying - total, 0.0)  # of what is not kept, as much stays
         divisors[t] = total + tail if is_conditioned or staying < 1.0 else 1.0

@@ -130,13 +130,3 @@ def walk(longer, tokens, token, skip, node):
 def may_go_on(longer, node):
     """Whether some token is longer."""
     return node != NOWHERE and longer.children[node + 1] > longer.children[node]
-
-
-@compiled
-@no_type_check
-def becomes(longer, tokens, token, node):
-    """What the target's token at a node becomes, if this source token follows: a longer one, NONE, or UNKNOWN: what follows decides."""
-    if tokens.starts[token + 1] == tokens.starts[token]:
-        return NONE
-    last, met = walk(longer, tokens, token, 0, node)
-    return UNKNOWN if last != NOWHERE and longer.token[last] == NONE else met

@@ -6,11 +6,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from knowfuse.alignment.duplicates import slot_of
-from knowfuse.alignment.longer import NONE, NOWHERE, UNUSABLE, becomes, may_go_on, walk
+from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk
+from knowfuse.alignment.own_cuts import own_cut
 from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, UNMAPPED, candidates
 from knowfuse.compiled import compiled
 
 LEAST = 1e-4  # the smallest probability that takes a slot of its own
+ASKED = 1e-3  # the smallest of a candidate about which the target's tokenizer is asked
 
 
 class Seen(NamedTuple):
@@ -31,7 +33,7 @@ def new_seen(k):
 
 @compiled
 @no_type_check
-def keep_what_stays(read_id, row, gold, tokens, longer, seen, alive, weights, num_alive):
+def keep_what_stays(read_id, row, gold, tokens, longer, known, seen, alive, weights, num_alive):
     """Keeps those candidates after which the target still reads the token that it has read, and the gold one.
 
     How many, and what share of the mass of all. What `look_ahead` has `seen` of this row's candidates is not looked up again.
@@ -40,19 +42,40 @@ def keep_what_stays(read_id, row, gold, tokens, longer, seen, alive, weights, nu
     is_seen = seen.of[0] == row and seen.of[1] == node
     if node == 0 or not may_go_on(longer, node):
         return num_alive, 1.0
-    count, known, staying = 0, 0.0, 0.0
+    count, total, staying = 0, 0.0, 0.0
     for c in range(num_alive):
-        known += weights[c]
-        if alive[c] == gold or (seen.became[c] if is_seen else becomes(longer, tokens, alive[c], node)) == NONE:
-            staying += weights[c]
-            alive[count], weights[count] = alive[c], weights[c]
+        candidate, p = alive[c], weights[c]
+        total += p
+        became = read_id
+        if candidate != gold:
+            became = seen.became[c] if is_seen else becomes(longer, known, tokens, candidate, node, p)
+        if became in (read_id, NONE):
+            staying += p
+            alive[count], weights[count] = candidate, p
             count += 1
-    return count, staying / known if known > 0.0 else 1.0
+    return count, staying / total if total > 0.0 else 1.0
 
 
 @compiled
 @no_type_check
-def look_ahead(said, read, t, row, residual, mass, tokens, longer, seen, table, count, to):
+def becomes(longer, known, tokens, token, node, p):
+    """What the target's token at a node becomes, if a source token of probability p follows: what it is (NONE), another, UNKNOWN.
+
+    UNKNOWN: only what follows the source token decides.
+    """
+    if tokens.starts[token + 1] == tokens.starts[token]:
+        return NONE
+    last, longest = walk(longer, tokens, token, 0, node)
+    if last != NOWHERE and longer.token[last] == NONE:
+        return UNKNOWN
+    if longest == NONE or p < ASKED:
+        return longest
+    return own_cut(known, node * (len(tokens.starts) - 1) + token, longest)
+
+
+@compiled
+@no_type_check
+def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, table, count, to):
     """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
     truth, next_end = read.ids[t + 1], read.ends[t + 1]
     node, stays = walk(longer, tokens, said.ids[row + 1], residual, longer.begins[int(t == 0)])
@@ -64,17 +87,18 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, seen, table, 
         is_end = said.ends[u] == next_end
         if is_end:
             stays = truth
-        follows, known, staying = said.ids[u + 1], 0.0, 0.0
+        follows, total, staying = said.ids[u + 1], 0.0, 0.0
         for c in range(candidates(said, u, seen.ids, seen.weights)):
             candidate, p = seen.ids[c], seen.weights[c]
-            known += p
+            total += p
             if candidate == follows:
                 staying += p * is_end
                 continue
-            went = NONE if node == NOWHERE else becomes(longer, tokens, candidate, node)
+            went = NONE if node == NOWHERE else becomes(longer, known, tokens, candidate, node, p)
             seen.became[c] = went
             if went == NONE:
                 went = stays
+            if is_end and went == truth:
                 staying += p
             if went == truth:
                 to_truth += mass * p
@@ -87,10 +111,10 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, seen, table, 
             to.probs[t, slot] += mass * p
             to.budget[t, PREFIX] += mass * p
         seen.of[0], seen.of[1] = u, node
-        tail = max(1.0 - known, 0.0) * mass
-        known_to_stay = tail * min(staying / known, 1.0) if is_end and known > 0.0 else 0.0
-        to.budget[t, AMBIGUOUS] += max(tail - known_to_stay, 0.0)
-        mass = mass * said.gold_probs[u] + known_to_stay
+        tail = max(1.0 - total, 0.0) * mass
+        of_tail = tail * min(staying / total, 1.0) if is_end and total > 0.0 else 0.0
+        to.budget[t, AMBIGUOUS] += max(tail - of_tail, 0.0)
+        mass = mass * said.gold_probs[u] + of_tail
         if is_end:
             break
         gold_skip = tokens.starts[follows + 1] - tokens.starts[follows] - (said.ends[u + 1] - said.ends[u])

@@ -28,7 +28,7 @@ def test_every_area_is_there() -> None:
     assert list(dict.fromkeys(case.area for case in CASES)) == areas
 
 
-@pytest.mark.parametrize("word", ["granularity=token", "name=../elsewhere", "WORLD_SIZE=2 python train.py"])
+@pytest.mark.parametrize("word", ["granularity=token", "--multirun lm_weight=3,4", "WORLD_SIZE=2 python train.py"])
 def test_a_command_is_answered_and_leaves_nothing(tmp_path: Path, word: str) -> None:
     case = next(case for case in CASES if word in case.line)
     (tmp_path / "user").mkdir()

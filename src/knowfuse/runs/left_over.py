@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
 from knowfuse.progress import is_first_rank
+from knowfuse.runs.folder import is_running
 
 # What every start writes; a folder with nothing else in it holds no work.
 OF_A_START = {"config.yaml", ".running.lock", "sweep.json", "multirun.yaml"}
+OF_A_TABLE = {"point.json", "sweep.csv", "sweep.png", ".table.lock"}  # of points that may all have been refused
 _sweeps: list[Path] = []  # that this process has made
 
 
@@ -29,7 +31,7 @@ class NothingLeft(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Keep what Hydra is about to write over. Ends the process where there can be no folder: Hydra would show a stack."""
         try:
-            folder = Path(config.hydra.run.dir)
+            folder = Path(config.hydra.run.dir).absolute()  # as Hydra names it once it is there
         except InterpolationResolutionError as error:
             if "HYDRA_FULL_ERROR" in os.environ:
                 return
@@ -48,7 +50,10 @@ class NothingLeft(Callback):
             return
         folder = Path(config.hydra.runtime.output_dir)
         if self.is_new:
-            remove_unused(folder)
+            if not is_running(
+                folder
+            ):  # of two that started at once the other may have it, and not have made anything yet
+                remove_unused(folder)
         else:
             for path, content in self.before.items():
                 path.write_bytes(content)
@@ -58,8 +63,11 @@ class NothingLeft(Callback):
 
 def remove_unused(folder: Path) -> None:
     """Remove a folder in which only a start has left something, and those above it, in `outputs`, that are empty then."""
-    if any(path.name not in OF_A_START and _is_work(path) for path in folder.iterdir()):
-        return
+    if not any(path.name not in OF_A_START and _is_work(path) for path in folder.iterdir()):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
     outputs = Path("outputs").resolve()
     for above in folder.resolve().parents:
@@ -75,9 +83,11 @@ def made_for_a_sweep(folder: Path) -> None:
 
 
 def remove_unused_sweep() -> None:
-    """Of this process, if it made one."""
+    """Of this process, if it made one, where no point has begun to work: the table of their refusals is none."""
     for folder in filter(Path.exists, _sweeps):
-        remove_unused(folder)
+        files = (path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts)
+        if not any(path.name not in OF_A_START | OF_A_TABLE and _is_work(path) for path in files):
+            _remove(folder)
 
 
 def _is_work(path: Path) -> bool:

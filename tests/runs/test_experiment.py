@@ -44,6 +44,14 @@ def test_lambda_outside_0_and_1_is_refused_at_once(value: str) -> None:
         experiment(f"lm_weight={value}")
 
 
+def test_blocks_that_hold_no_document_are_refused_before_a_source_is_asked(
+    tiny_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="no training document fits in block_tokens=4 tokens of the target"):
+        experiment("block_tokens=4", f"cache={tiny_cache}").prepare()
+    assert "traces" not in capsys.readouterr().out
+
+
 def test_no_learning_rate_is_refused() -> None:
     with pytest.raises(hydra.errors.InstantiationException, match=r"learning_rates is \[\]: give a list, such as"):
         experiment("learning_rates=[]")

@@ -133,6 +133,19 @@ def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: 
     assert "corpus tiny: 27 documents, domains code; left out: 7 duplicates" in capsys.readouterr().out
 
 
+def test_text_that_the_target_cannot_learn_is_refused_before_a_source_reads_it(
+    llms: dict[str, LocalLLM], tmp_path: Path
+) -> None:
+    def refuse(prepared: Prepared) -> None:
+        assert not prepared.sources
+        raise ValueError("no block")
+
+    specs = {name: llm.spec for name, llm in llms.items()}
+    with forward_passes() as passes, pytest.raises(ValueError, match="no block"):
+        prepare(corpus(TEXTS), specs["mpt"], specs, 5, tmp_path, TRACING, require_blocks=refuse)
+    assert not passes
+
+
 def test_another_source_leaves_the_first_alone(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
     make({"llama": llms["llama"]}, tmp_path)
     before = shards(tmp_path)

@@ -199,6 +199,7 @@ class Experiment:
             self.tracing,
             lambda llm: self.require_learnable(llm.config()),
             self.traces,
+            self._batches if corpus is None else lambda prepared: None,
         )
 
     def prepare_target(self) -> Prepared:
@@ -235,7 +236,21 @@ class Experiment:
             SourceReader(source.store, aligner(self.alignment, prepared.pair(name)), own)
             for name, source in (prepared.sources.items() if method == "fused" else ())
         ]
-        data = FusionDataModule(
+        data = self._batches(prepared, readers)
+        if method == self.methods[0]:  # all read the same
+            sides: dict[str, tuple[Split, PackedBlocks]] = {
+                "training": ("fusion", data.train_blocks),
+                "validation": ("validation", data.validation_blocks),
+            }
+            for side, (split, blocks) in sides.items():
+                what = f"{side} documents for blocks of {self.block_tokens}"
+                report_set_aside(
+                    "target", prepared.target_surface, blocks.set_aside, prepared.corpus.split(split), what
+                )
+        return data
+
+    def _batches(self, prepared: Prepared, readers: Sequence[SourceReader] = ()) -> FusionDataModule:
+        return FusionDataModule(
             prepared.corpus.split("fusion"),
             prepared.corpus.split("validation"),
             prepared.target_surface,
@@ -250,17 +265,6 @@ class Experiment:
             packing=self.packing,
             length_borders=length_borders(prepared.target.config()),
         )
-        if method == self.methods[0]:  # all read the same
-            sides: dict[str, tuple[Split, PackedBlocks]] = {
-                "training": ("fusion", data.train_blocks),
-                "validation": ("validation", data.validation_blocks),
-            }
-            for side, (split, blocks) in sides.items():
-                what = f"{side} documents for blocks of {self.block_tokens}"
-                report_set_aside(
-                    "target", prepared.target_surface, blocks.set_aside, prepared.corpus.split(split), what
-                )
-        return data
 
     def train(self, prepared: Prepared, method: str, run: Path, resume: Mapping[str, Path]) -> Fit:
         """The best of one fit per learning rate; `resume` maps names of fits to checkpoints they go on from.

@@ -74,10 +74,12 @@ def prepare(
     tracing: Tracing,
     require: Callable[[LocalLLM], object] = lambda target: None,
     kept: Kept = "topk",
+    require_blocks: Callable[[Prepared], object] = lambda prepared: None,
 ) -> Prepared:
     """Make what is missing. Several processes may ask at once: one works, the others wait and find it done.
 
-    `require` is asked of the target before a source is made or read, and may raise.
+    `require` is asked of the target before a source is made or read, and may raise; `require_blocks` of what there is without
+    the sources, once the text is in the target's tokens and before a source reads it.
     ValueError where `top_k` is below 0 or more than a source can name, and where an LLM has no row for a token of the text.
     """
     if top_k < 0:
@@ -108,6 +110,7 @@ def prepare(
     if not same:  # as one of the sources it is reported with them
         its = tokens.up_to(target_llm.context_length(), target_surface.name)
         report_set_aside("target", target_surface, its.set_aside, documents)
+    require_blocks(Prepared(corpus, target_llm, target_surface, {}, cache))
     return Prepared(
         corpus=corpus,
         target=target_llm,

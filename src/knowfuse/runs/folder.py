@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
+from knowfuse.runs.requeued import slurm_job
 from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
 from knowfuse.training.fit import Fit
@@ -42,7 +43,7 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
     """
     require_name(name)
     root = Path("outputs") / name
-    if ckpt_path == "auto" and (job := _slurm_job()):
+    if ckpt_path == "auto" and (job := slurm_job(os.environ)):
         return str(root / f"job-{job}")
     if ckpt_path in ("last", "auto"):
         started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
@@ -52,12 +53,6 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
         if unfinished:
             return str(unfinished[-1])
     return new_folder(root)
-
-
-def _slurm_job() -> str | None:
-    """The number of the job, or of the array and of its task."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def require_name(name: str) -> None:

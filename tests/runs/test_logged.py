@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 import pytest
 from experiments_for_tests import PowerCut, composed, data_module, fusion_module, local_llm, trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.logged import logger_of
@@ -57,6 +57,25 @@ def test_checkpoints_that_cannot_be_uploaded_are_refused(settings: list[str], me
     with pytest.raises(ValueError, match=re.escape(message)):
         experiment(*asked, "logger.log_model=true").require_machine()
     experiment(*asked).require_machine()
+
+
+@pytest.mark.parametrize("sweep", [None, "mine"])
+def test_a_trial_that_is_offline_says_what_its_sweep_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sweep: str | None
+) -> None:
+    """The run is where the line says, by the id that the agent gave it."""
+    monkeypatch.setenv("WANDB_RUN_ID", "trial0")
+    if sweep is not None:
+        monkeypatch.setenv("WANDB_SWEEP_ID", sweep)
+    logger = logger_of(partial(WandbLogger, project="any", offline=True), tmp_path)
+    assert isinstance(logger, WandbLogger)
+    logger.experiment.finish()
+    (said,) = re.findall(r"`wandb sync (.*)`; a grid", capsys.readouterr().out) or [None]
+    if sweep is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert (Path(said) / "run-trial0.wandb").exists()
 
 
 def experiment(*settings: str) -> Experiment:

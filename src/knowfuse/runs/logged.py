@@ -43,8 +43,19 @@ def logger_of(make: Callable[..., Logger], folder: Path) -> Logger:
     if not kept.exists() or (given and "WANDB_SWEEP_ID" in os.environ):
         write_whole(kept, (given or secrets.token_hex(4)).encode())
     if "WANDB_SWEEP_ID" in os.environ:  # wandb takes the id of a trial from its agent alone
-        return make(save_dir=str(folder))
+        logger = make(save_dir=str(folder))
+        _say_that_a_trial_is_offline(logger)
+        return logger
     return make(save_dir=str(folder), id=kept.read_text(encoding="ascii"))
+
+
+def _say_that_a_trial_is_offline(logger: Logger) -> None:
+    """One line, where the server that draws the points of a sweep is not told what came of this one."""
+    if (run := logger.experiment).offline:  # pyright: ignore[reportAttributeAccessIssue]
+        say(
+            f"this trial logs offline: its sweep learns nothing of it before `wandb sync {Path(run.dir).parent}`; a grid and random draws "
+            "go on without, bayes and early_terminate have nothing to go by"
+        )
 
 
 def _say_where_parts_are(logger: Logger, folder: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ IMPORTED = ["knowfuse.runs.experiment", "knowfuse.report", "hydra._internal.hydr
 IMPORTED += ["lightning.pytorch.loggers", "transformers.models.llama.modeling_llama", "disturbed"]
 GRACE_S = 15.0  # that other ranks get after SIGTERM
 TIMEOUT_S = 900.0
+LOOK_S = 0.1  # between two looks at the CPU time of a process, the last of which counts where it is killed
 # The quickstart in seconds: three LLMs of one layer, 20 kB of text.
 SMALL = ["corpus.max_document_bytes=120", "corpus.bytes_per_domain=20000", "corpus.fusion_bytes=3000", "top_k=10"]
 SMALL += ["corpus.validation_bytes=1200", "corpus.test_bytes=1200", "tracing.shard_tokens=1000"]
@@ -80,7 +82,7 @@ def in_processes(call: Callable[[int], object], world: int, where: Path) -> Ende
         spent = [max(before, _cpu_seconds(process.pid)) for before, process in zip(spent, ranks, strict=True)]
         if any(process.exitcode for process in ranks) or time.monotonic() > deadline:
             _end(ranks)
-        time.sleep(0.01)
+        wait([process.sentinel for process in ranks if process.is_alive()], timeout=LOOK_S)
     said = "".join((where / "said" / str(rank)).read_text(errors="replace") for rank in range(world))
     return Ended([process.exitcode for process in ranks], sum(spent), said)
 

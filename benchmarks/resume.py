@@ -2,11 +2,13 @@
 
     python benchmarks/resume.py
     python benchmarks/resume.py --processes 1 --kinds plain lora --stops SIGKILL
+    python benchmarks/resume.py --round 0     # a seventh of it: all stops of all numbers of processes, every kind once or twice
 
 One process, two in DDP, two in FSDP2 (on the CPU), each with every kind of fit, each stopped by SIGTERM, SIGKILL and an exception
 one step past a checkpoint; where torchrun starts the ranks, SIGTERM reaches all of them and the others one. Every fit is that of
 `train.py`'s settings in miniature, from its prepared cache, through its run folder. Compared are all tensors of the last and
-of the best checkpoint (weights, moments, random states), and what the fit says of itself. Combinations that a run refuses are named.
+of the best checkpoint (weights, moments, random states), and what the fit says of itself. Combinations that a run refuses are named:
+an 8-bit optimizer of parameters in shards is the one that is to be.
 """
 
 import argparse
@@ -45,7 +47,7 @@ KINDS = {
     "plain": [],
     "accumulation": ["batch_blocks=1", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4"],
     "workers": ["num_workers=1"],
-    "dropout": ["+target.path={dropout}", "+target.recipe=null", "sources.llama2=${{target}}"],
+    "dropout": ["+sources.llama2.path={dropout}", "sources.llama2.recipe=null"],
     "lora": ["finetune=lora", "finetune.dropout=0.1", "finetune.rank=4"],
     "adamw_8bit": ["optimizer=adamw_8bit"],
     "inside validation": [],
@@ -65,6 +67,12 @@ class Case:
     def overrides(self, where: Path) -> list[str]:
         kind = [setting.format(dropout=where / "dropout") for setting in KINDS[self.kind]]
         return [*SETTINGS, *PROCESSES[self.processes], *kind, f"cache={where / 'cache'}"]
+
+
+def round_of(case: Case, stop: str) -> int:
+    """Of each round every stop of every number of processes is of another kind; all kinds are there."""
+    cell = len(STOPS) * list(PROCESSES).index(case.processes) + STOPS.index(stop)
+    return (list(KINDS).index(case.kind) - cell) % len(KINDS)
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -146,7 +154,7 @@ def tried(case: Case, where: Path, stops: list[str], console: Console) -> list[d
         if refused is None:
             raise SystemExit(f"{case} fails undisturbed:\n{whole.said}")
         console.print(f"{case.processes}, {case.kind}: refused, {refused.removeprefix('ValueError: ')}")
-        return []
+        return [{"processes": case.processes, "kind": case.kind, "refused": refused}]
     found = []
     for stop in stops:
         folder = place / stop
@@ -174,6 +182,7 @@ def main() -> None:
     parser.add_argument("--processes", nargs="*", choices=list(PROCESSES), default=list(PROCESSES))
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--stops", nargs="*", choices=STOPS, default=list(STOPS))
+    parser.add_argument("--round", type=int, choices=range(len(KINDS)), help="of these, nine; 0 to 6 are all of them")
     arguments = parser.parse_args()
     console = Console(width=200)
     with tempfile.TemporaryDirectory() as folder:
@@ -183,8 +192,14 @@ def main() -> None:
             raise SystemExit(prepared.said)
         with_dropout(where)
         cases = [Case(processes, kind) for processes in arguments.processes for kind in arguments.kinds]
-        found = [one for case in cases for one in tried(case, where, arguments.stops, console)]
-    print(json.dumps({"cases": len(found), "identical": sum(not one["differs"] for one in found)}))
+        found = []
+        for case in cases:
+            if stops := [stop for stop in arguments.stops if arguments.round in (None, round_of(case, stop))]:
+                found += tried(case, where, stops, console)
+    stopped = [one for one in found if "refused" not in one]
+    refused = [f"{one['processes']}, {one['kind']}" for one in found if "refused" in one]
+    figures = {"cases": len(stopped), "identical": sum(not one["differs"] for one in stopped), "refused": refused}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

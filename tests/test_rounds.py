@@ -110,7 +110,7 @@ def test_as_many_steps_on_the_given_text_share_the_first_round(
         (["run={untrained}"], "untrained' is not the folder of a finished run, it has no results.json: give one of"),
         (
             ["run={run}", "method=clm"],
-            "did not train its target by 'clm', so that has nothing to write: choose one of ['fused']",
+            "has no method 'clm': choose one of ['fused']",
         ),
         (
             ["run={run}", "temperature=0.0"],

@@ -25,7 +25,7 @@ from knowfuse.llms.finetune import adapters
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.report.left import left_by
 from knowfuse.runs.command import command
-from knowfuse.runs.folder import load_run
+from knowfuse.runs.folder import load_fit, load_run
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
 from knowfuse.training.fit import best_checkpoint
@@ -45,9 +45,7 @@ def main(cfg: DictConfig) -> None:
 
 def target(cfg: DictConfig) -> None:
     """A folder of transformers with a model card."""
-    run, settings, fits = load_run(cfg.run)
-    if cfg.method not in fits:
-        raise ValueError(f"run {str(run)!r} has no method {cfg.method!r}: choose one of {sorted(fits)}")
+    run, settings, kept = load_fit(cfg.run, cfg.method)
     require_dtype(cfg.dtype)
     if not cfg.merge and (odd := next((key for key in ("dtype", "gguf") if cfg[key] is not None), None)):
         raise ValueError(f"{odd} is of whole weights, and merge=false exports adapters alone: leave one of the two out")
@@ -55,7 +53,7 @@ def target(cfg: DictConfig) -> None:
     may_be_finished(folder)
     name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "model")
     converter = None if cfg.gguf is None else require_converter(cfg.gguf, cfg.converter)
-    kept, experiment = fits[cfg.method], hydra.utils.instantiate(settings, _convert_="all")
+    experiment = hydra.utils.instantiate(settings, _convert_="all")
     card = model_card(
         left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
     )

@@ -14,7 +14,7 @@ from knowfuse.llms.licences import shown_name
 from knowfuse.llms.local import LocalLLM
 from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.experiment import Experiment
-from knowfuse.runs.folder import load_run
+from knowfuse.runs.folder import load_fit
 from knowfuse.runs.prepared import Prepared
 from knowfuse.training.fit import Fit, best_checkpoint
 
@@ -65,10 +65,8 @@ def trained_by(runs: Sequence[str], method: str) -> dict[str, Trained]:
         raise ValueError(f"run {str(twice)!r} is given twice: give each run once")
     found = {}
     for name, place in zip(_names([_place(run) for run in runs]), runs, strict=True):
-        run, settings, fits = load_run(place)
-        if method not in fits:
-            raise ValueError(f"run {str(run)!r} has no method {method!r}: choose one of {sorted(fits)}")
-        found[name] = Trained(run, method, settings, fits[method])
+        run, settings, fit = load_fit(place, method)
+        found[name] = Trained(run, method, settings, fit)
     return found
 
 

@@ -13,7 +13,7 @@ from knowfuse.rollouts.prompts import prompts_in, prompts_of, spread
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.rollouts.target import NAME, trained_target
 from knowfuse.rollouts.writing import Rollouts, write_rollouts
-from knowfuse.runs.folder import load_run
+from knowfuse.runs.folder import load_fit
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.own import Own
 from knowfuse.traces.served import ServedLLM, connect
@@ -45,14 +45,10 @@ class Trained:
 
 def trained_of(place: str | Path, method: str) -> Trained:
     """Of this run; ValueError for what is no finished run, and for a method that it did not train its target by."""
-    run, settings, fits = load_run(place)
-    if method not in fits:
-        raise ValueError(
-            f"run {str(run)!r} did not train its target by {method!r}, so that has nothing to write: choose one of {sorted(fits)}"
-        )
+    run, settings, fit = load_fit(place, method)
     experiment = replace(hydra.utils.instantiate(settings, _convert_="all"), own=Own())  # prompts are of the given text
     prepared = experiment.prepare_target()
-    target = trained_target(run, settings, experiment, prepared, fits[method], method)
+    target = trained_target(run, settings, experiment, prepared, fit, method)
     return Trained(run, method, target, prepared.corpus, prepared.cache)
 
 

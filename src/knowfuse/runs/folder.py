@@ -227,6 +227,14 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
     return run, saved_settings(run), fits
 
 
+def load_fit(folder: str | os.PathLike[str], method: str) -> tuple[Path, dict[str, Any], Fit]:
+    """A finished run: its folder, its settings, and the fit that was kept of this method; ValueError where it has none."""
+    run, settings, fits = load_run(folder)
+    if method not in fits:
+        raise ValueError(f"run {str(run)!r} has no method {method!r}: choose one of {sorted(fits)}")
+    return run, settings, fits[method]
+
+
 def require_one_run(run: Path, results: Mapping[str, Any]) -> None:
     """ValueError for the folder of several runs, by their results."""
     if parts := results.get(PARTS):

@@ -35,6 +35,28 @@ class Roles(NamedTuple):
     target_eos: int
 
 
+class Place(NamedTuple):
+    """A row of the target, and where it is in what the source said."""
+
+    t: int
+    row: int  # of the source, which serves it
+    gold: int  # the source's token after that row
+    begin: int  # the byte where that begins
+    gold_end: int
+    lead: int  # spaces that it begins with and the text has not
+    residual: int  # bytes of it that the target has read, those spaces among them
+    is_text: bool  # the target goes on to read some of it
+    is_conditioned: bool
+
+
+class Alive(NamedTuple):
+    """The candidates that a row still has, in the first places, and the `FirstTokens` of what remains of each."""
+
+    ids: Int64[np.ndarray, " K_1"]
+    weights: Float64[np.ndarray, " K_1"]
+    codes: Int64[np.ndarray, " K_1"]
+
+
 class Aligned(NamedTuple):
     """The rows as they come to be; conditioned ones go on inside a source token, or after a space that it has and the text has not."""
 
@@ -112,57 +134,27 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
     num_rows, k = len(read.ids), said.kept_ids.shape[1]
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
-    alive, weights, codes = np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64)
-    num_alive = 0
-    table, seen = new_table(to.ids.shape[1]), new_seen(k)
+    alive = Alive(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64))
+    num_alive, table, seen = 0, new_table(to.ids.shape[1]), new_seen(k)
     for t in range(num_rows - 1):
-        row, end, next_end = rows[t], read.ends[t], read.ends[t + 1]
         predicts_eos = read_has_eos and t == num_rows - 2
         if predicts_eos and not said_has_eos:
             continue
-        gold, gold_end, begin = said.ids[row + 1], said.ends[row + 1], said.ends[row]
-        # A source token may lead with a space that the text has not (the one put before a document; WordPiece after
-        # punctuation). Its row said the token with that space: it is consumed there, a residual like any other.
-        gold_length = tokens.starts[gold + 1] - tokens.starts[gold]
-        lead = gold_length - (gold_end - begin)
-        residual = end - begin + lead
-        is_text = gold_length > residual and not predicts_eos
-        # Some targets begin a text with a lone space that it has not: the row after it goes on with what is cut so.
-        is_conditioned = residual > 0 or (end == read.ends[0] and t > 0)
-        to.is_conditioned[t] = is_conditioned
-        if t == 0 or rows[t - 1] != row:
-            num_alive = candidates(said, row, alive, weights)
-        elif t == 1 or end > read.ends[t - 1]:
-            num_alive = _cut_so(read.ids[t], gold, alive, weights, codes, num_alive)
-            seen.of[0] = -1
-        if residual > 0:
-            num_alive = _starting_with(lead, begin, residual, read.data, tokens, alive, weights, num_alive)
-        staying = 1.0
-        if longer is not None and residual == 0:
-            num_alive, staying = keep_what_stays(
-                read.ids[t], row, gold, tokens, longer, known, seen, alive, weights, num_alive
-            )
+        at = _place(said, read, rows, tokens, t, predicts_eos)
+        num_alive, staying = _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_alive)
         table[:] = -1
-        count, total, gold_slot, gold_class = 0, 0.0, -1, UNMAPPED
-        looks_ahead, gold_weight = longer is not None and is_text and gold_end <= next_end, 0.0
+        count, total, gold_slot, gold_class, gold_weight = 0, 0.0, -1, UNMAPPED, 0.0
+        looks_ahead = longer is not None and at.is_text and at.gold_end <= read.ends[t + 1]
         for c in range(num_alive):
-            candidate, p = alive[c], weights[c]
-            code = codes[c] = _code(candidate, residual, t == 0, tokens)
+            candidate, p = alive.ids[c], alive.weights[c]
+            alive.codes[c] = _code(candidate, at.residual, t == 0, tokens)
             total += p
-            if candidate == gold and looks_ahead:
+            if candidate == at.gold and looks_ahead:
                 gold_weight = p
                 continue
-            first, kind = code >> 1, EXACT if code & 1 else PREFIX
-            if candidate == roles.source_eos and residual == 0 and roles.target_eos >= 0:
-                first, kind = roles.target_eos, EXACT
-            elif (
-                candidate == gold and is_text and gold_end >= next_end
-            ):  # the true next target token was seen, not guessed
-                first, kind = read.ids[t + 1], EXACT if gold_end == next_end else PREFIX
-            elif code < 0:
-                first, kind = -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED
-            elif longer is not None and kind == EXACT:
-                unknown = p * (1.0 - longer.stays[tokens.starts[candidate] + residual])
+            first, kind, guessed = _first_token(candidate, alive.codes[c], at, read, roles)
+            if longer is not None and guessed and kind == EXACT:
+                unknown = p * (1.0 - longer.stays[tokens.starts[candidate] + at.residual])
                 to.budget[t, AMBIGUOUS] += unknown
                 p -= unknown
             to.budget[t, kind] += p
@@ -171,20 +163,78 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
                 slot = slot_of(table, to.ids[t], count, first)
                 count += slot == count
                 to.probs[t, slot] += p
-            if candidate == gold:
+            if candidate == at.gold:
                 gold_slot, gold_class = slot, kind
         if looks_ahead:
-            count = look_ahead(said, read, t, row, residual, gold_weight, tokens, longer, known, seen, table, count, to)
+            count = look_ahead(
+                said, read, t, at.row, at.residual, gold_weight, tokens, longer, known, seen, table, count, to
+            )
         gold_went[t] = gold_slot, gold_class, count
-        tail = 0.0 if is_conditioned else max(staying - total, 0.0)  # of what is not kept, as much stays
-        divisors[t] = total + tail if is_conditioned or staying < 1.0 else 1.0
-        if divisors[t] == 0.0:
-            continue
+        divisors[t] = _divide(to, t, count, total, staying, at.is_conditioned)
+    return divisors, gold_went
+
+
+@compiled
+@no_type_check
+def _place(said, read, rows, tokens, t, predicts_eos):
+    row, end = rows[t], read.ends[t]
+    gold, gold_end, begin = said.ids[row + 1], said.ends[row + 1], said.ends[row]
+    # A source token may lead with a space that the text has not (the one put before a document; WordPiece after
+    # punctuation). Its row said the token with that space: it is consumed there, a residual like any other.
+    gold_length = tokens.starts[gold + 1] - tokens.starts[gold]
+    lead = gold_length - (gold_end - begin)
+    residual = end - begin + lead
+    is_text = gold_length > residual and not predicts_eos
+    # Some targets begin a text with a lone space that it has not: the row after it goes on with what is cut so.
+    is_conditioned = residual > 0 or (end == read.ends[0] and t > 0)
+    return Place(t, row, gold, begin, gold_end, lead, residual, is_text, is_conditioned)
+
+
+@compiled
+@no_type_check
+def _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_alive):
+    """Keeps the candidates that go on as the target has read on, and the gold one. How many, and what share of the mass of a boundary's."""
+    t, staying = at.t, 1.0
+    if t == 0 or rows[t - 1] != at.row:
+        num_alive = candidates(said, at.row, alive.ids, alive.weights)
+    elif t == 1 or read.ends[t] > read.ends[t - 1]:
+        num_alive = _cut_so(read.ids[t], at.gold, alive, num_alive)
+        seen.of[0] = -1
+    if at.residual > 0:
+        num_alive = _starting_with(at, read.data, tokens, alive, num_alive)
+    if longer is not None and at.residual == 0:
+        num_alive, staying = keep_what_stays(
+            read.ids[t], at.row, at.gold, tokens, longer, known, seen, alive.ids, alive.weights, num_alive
+        )
+    return num_alive, staying
+
+
+@compiled
+@no_type_check
+def _first_token(candidate, code, at, read, roles):
+    """The target token that what remains of a candidate begins with (-1: none), the class of its mass, whether it is guessed."""
+    if candidate == roles.source_eos and at.residual == 0 and roles.target_eos >= 0:
+        return roles.target_eos, EXACT, False
+    if candidate == at.gold and at.is_text and at.gold_end >= read.ends[at.t + 1]:  # the true next token was seen
+        return read.ids[at.t + 1], EXACT if at.gold_end == read.ends[at.t + 1] else PREFIX, False
+    if code < 0:
+        return -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED, False
+    return code >> 1, EXACT if code & 1 else PREFIX, True
+
+
+@compiled
+@no_type_check
+def _divide(to, t, count, total, staying, is_conditioned):
+    """Makes a row's mass 1, where it has some; what it was divided by."""
+    to.is_conditioned[t] = is_conditioned
+    tail = 0.0 if is_conditioned else max(staying - total, 0.0)  # of what is not kept, as much stays
+    divisor = total + tail if is_conditioned or staying < 1.0 else 1.0
+    if divisor > 0.0:
         to.is_aligned[t] = True
         to.budget[t, TAIL] = tail
-        to.probs[t, :count] /= divisors[t]
-        to.budget[t] /= divisors[t]
-    return divisors, gold_went
+        to.probs[t, :count] /= divisor
+        to.budget[t] /= divisor
+    return divisor
 
 
 @compiled
@@ -201,30 +251,30 @@ def _code(candidate, residual, is_first, tokens):
 
 @compiled
 @no_type_check
-def _cut_so(read, gold, alive, weights, codes, num_alive):
+def _cut_so(read, gold, alive, num_alive):
     """Keeps those candidates whose next token, as the target cuts them, is the one that it has read, and the gold one."""
     count = 0
     for c in range(num_alive):
-        if alive[c] == gold or codes[c] >> 1 == read:
-            alive[count], weights[count] = alive[c], weights[c]
+        if alive.ids[c] == gold or alive.codes[c] >> 1 == read:
+            alive.ids[count], alive.weights[count] = alive.ids[c], alive.weights[c]
             count += 1
     return count
 
 
 @compiled
 @no_type_check
-def _starting_with(lead, begin, residual, data, tokens, alive, weights, num_alive):
+def _starting_with(at, data, tokens, alive, num_alive):
     """Keeps those candidates that begin with `lead` spaces and the text from `begin` on, `residual` bytes in all."""
     count = 0
     for c in range(num_alive):
-        at = tokens.starts[alive[c]]
-        is_so = tokens.starts[alive[c] + 1] >= at + residual
+        start = tokens.starts[alive.ids[c]]
+        is_so = tokens.starts[alive.ids[c] + 1] >= start + at.residual
         n = 0
-        while is_so and n < residual:
-            is_so = tokens.pieces[at + n] == (32 if n < lead else data[begin + n - lead])
+        while is_so and n < at.residual:
+            is_so = tokens.pieces[start + n] == (32 if n < at.lead else data[at.begin + n - at.lead])
             n += 1
         if is_so:
-            alive[count], weights[count] = alive[c], weights[c]
+            alive.ids[count], alive.weights[count] = alive.ids[c], alive.weights[c]
             count += 1
     return count
 

@@ -124,6 +124,15 @@ def toy_surface(pieces: list[str], merges: list[tuple[str, str]], name: str = "t
     return surface_of(_wrap(tokenizer, None, "<eos>", None), name)
 
 
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """The columns of the k largest of each row, of equal ones the first."""
+    k = min(k, values.shape[1])
+    rows, columns = np.nonzero(values >= np.partition(values, -k)[:, [-k]])
+    order = np.lexsort((columns, -values[rows, columns], rows))
+    starts = np.searchsorted(rows[order], np.arange(len(values)))
+    return columns[order][starts[:, None] + np.arange(k)]
+
+
 def random_trace(
     surface: Surface, text: str, k: int, seed: int = 0, is_complete: bool = True, peak: float = 0.0
 ) -> SourceTrace:
@@ -136,7 +145,7 @@ def random_trace(
     rows = np.arange(len(tokens.ends) - 1)
     logits[rows, tokens.input_ids[1:]] += peak
     log_probs = (logits - np.logaddexp.reduce(logits, -1, keepdims=True)).astype(np.float32)
-    ids = np.argsort(-log_probs, -1, kind="stable")[:, : k or surface.vocabulary_size]
+    ids = _largest(log_probs, k or surface.vocabulary_size)
     nll = np.zeros(len(tokens.ends), dtype=np.float32)
     nll[rows] = -log_probs[rows, tokens.input_ids[1:]]
     return SourceTrace(tokens.input_ids, tokens.ends, TopK(ids, np.take_along_axis(log_probs, ids, -1)), nll)

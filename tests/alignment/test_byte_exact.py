@@ -2,19 +2,19 @@
 
 import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from random import Random
 
 import numpy as np
 import pytest
+from alignments_for_tests import pair_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markov_for_tests import TOY_SOURCES, TOY_TARGETS, toy
 from tokenizers_for_tests import LOSSLESS, random_trace, surface, toy_surface
 
 from knowfuse.alignment.byte_exact import byte_exact
-from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, MASS_CLASSES, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
@@ -154,7 +154,7 @@ def check_against_slow_rules(
     source: Surface, target: Surface, text: str, seed: int, complete: tuple[bool, bool]
 ) -> None:
     trace, tokens = random_trace(source, text, 5, seed, complete[0]), target.tokenize(text, complete[1])
-    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, text.encode())
+    aligned = as_cut(pair_of(source, target))(trace, tokens, text.encode())
     expected = slow_rows(trace, tokens, text.encode(), source, target)
     assert aligned.is_aligned.tolist() == [row is not None for row in expected]
     assert aligned.budget is not None
@@ -248,7 +248,7 @@ def test_the_order_of_vocabulary_ids_does_not_matter(
             new[trace.input_ids], trace.ends, TopK(new[trace.topk.ids], trace.topk.log_probs), trace.nll
         )
         tokens = us.tokenize(text)
-        aligned = as_cut(TokenizerPair(theirs, us))(renamed, tokens, text.encode())
+        aligned = as_cut(pair_of(theirs, us))(renamed, tokens, text.encode())
         said.append(
             [{us.token_strings[i]: p for i, p in distribution(aligned, t).items()} for t in range(len(tokens.ends) - 1)]
         )
@@ -283,7 +283,8 @@ def test_the_next_target_token_has_the_probability_of_every_way_to_go_on(
     source, target = toy("source", source_name), toy("target", target_name)
     follows = np.random.default_rng(len(text)).dirichlet(np.ones(source.vocabulary_size), source.vocabulary_size)
     trace, tokens, data = markov_trace(source, text, follows), target.tokenize(text), text.encode()
-    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, data)
+    first = first_token_by(target)
+    aligned = as_cut(pair_of(source, target))(trace, tokens, data)
     np.testing.assert_allclose(total_mass(aligned)[:-1], 1.0, rtol=0, atol=1e-6)
     for t in range(len(tokens.ends) - 2):
         e, end, label = int(tokens.ends[t]), int(tokens.ends[t + 1]), int(tokens.input_ids[t + 1])
@@ -298,14 +299,14 @@ def test_the_next_target_token_has_the_probability_of_every_way_to_go_on(
             probability = float(np.prod([follows[i, j] for i, j in itertools.pairwise(path)]))
             pieces = [source.token_bytes[i] or b"" for i in sequence]
             is_gold = sequence[0] == gold[0]
-            if not pieces[0].startswith(consumed) or not (is_gold or is_cut_so(pieces[0], target, tokens, u_end, t)):
+            if not pieces[0].startswith(consumed) or not (is_gold or is_cut_so(pieces[0], first, tokens, u_end, t)):
                 continue
             starts += probability
             runs_along = list(sequence) == gold
             if len(gold) > 1 and not is_shared_end:
                 runs_along = list(sequence[:-1]) == gold[:-1] and b"".join(pieces).startswith(consumed + wanted)
             rest = pieces[0][len(consumed) :]
-            alone = not is_gold and rest != b"" and target.tokenize(rest.decode()).input_ids[1] == label
+            alone = not is_gold and rest != b"" and first(rest) == label
             comes_next += probability * (runs_along or alone)
         # float32 log-probabilities in and out
         np.testing.assert_allclose(distribution(aligned, t)[label], comes_next / starts, rtol=2e-6, atol=1e-9)
@@ -314,16 +315,19 @@ def test_the_next_target_token_has_the_probability_of_every_way_to_go_on(
     )
 
 
-def is_cut_so(piece: bytes, target: Surface, tokens: TokenizedDocument, begin: int, t: int) -> bool:
+def first_token_by(target: Surface) -> Callable[[bytes], int]:
+    """The first token of a text, EOS where nothing is left; each is cut once."""
+    return cache(lambda rest: int(target.tokenize(rest.decode()).input_ids[1]))
+
+
+def is_cut_so(piece: bytes, first: Callable[[bytes], int], tokens: TokenizedDocument, begin: int, t: int) -> bool:
     """Whether this piece of text, from byte `begin` on, alone is cut into the tokens that stand there before row t's end.
 
     A token that began before the piece says nothing of its cut.
     """
     read = [j for j in range(t) if tokens.ends[j] >= begin]
-    rests = (piece[int(tokens.ends[j]) - begin :].decode() for j in read)
-    return all(
-        target.tokenize(rest).input_ids[1] == tokens.input_ids[j + 1] for j, rest in zip(read, rests, strict=True)
-    )
+    rests = (piece[int(tokens.ends[j]) - begin :] for j in read)
+    return all(first(rest) == tokens.input_ids[j + 1] for j, rest in zip(read, rests, strict=True))
 
 
 def ends_inside(rest: bytes, target: Surface) -> bool:
@@ -346,7 +350,8 @@ def test_a_row_is_as_far_from_the_sources_own_distribution_as_documented(
     source, target = toy("source", source_name), toy("target", target_name)
     follows = np.random.default_rng(len(text)).dirichlet(np.ones(source.vocabulary_size), source.vocabulary_size)
     trace, tokens, data = markov_trace(source, text, follows), target.tokenize(text), text.encode()
-    aligned = as_cut(TokenizerPair(source, target))(trace, tokens, data)
+    first = first_token_by(target)
+    aligned = as_cut(pair_of(source, target))(trace, tokens, data)
     longest = max(len(piece) for piece in target.token_bytes if piece)
     eos = source.eos_id
 
@@ -369,12 +374,12 @@ def test_a_row_is_as_far_from_the_sources_own_distribution_as_documented(
                 continue
             if ends_inside(piece, target) or piece == consumed != b"":
                 unsettled += p
-            elif is_cut_so(piece, target, tokens, begin, t):
+            elif is_cut_so(piece, first, tokens, begin, t):
                 settled += p
             for written, probability in writes(i, piece, p):
-                if is_cut_so(written, target, tokens, begin, t):
-                    first = int(target.tokenize(written[len(consumed) :].decode()).input_ids[1])  # EOS: nothing is left
-                    own[first] = own.get(first, 0.0) + probability
+                if is_cut_so(written, first, tokens, begin, t):
+                    token = first(written[len(consumed) :])
+                    own[token] = own.get(token, 0.0) + probability
         got, total = distribution(aligned, t), sum(own.values())
         distance = sum(max(p / total - got.get(i, 0.0), 0.0) for i, p in own.items())
         assert distance <= unsettled / (settled + unsettled) + 1e-5, (t, own, got)
@@ -389,7 +394,7 @@ def test_bytes_as_target_pay_the_telescoped_prefix_sums(source: str) -> None:
     text = "abcabcabcca"
     trace = random_trace(toy("source", source), text, 0, seed=3)
     tokens = toy("target", "characters").tokenize(text)
-    aligned = as_cut(TokenizerPair(toy("source", source), toy("target", "characters")))(trace, tokens, text.encode())
+    aligned = as_cut(pair_of(toy("source", source), toy("target", "characters")))(trace, tokens, text.encode())
     expected = 0.0
     for u, i in enumerate(trace.input_ids[1:]):
         pieces = [toy("source", source).token_bytes[j] for j in trace.topk.ids[u]]
@@ -406,7 +411,7 @@ def test_a_source_of_bytes_is_paid_in_full(target: str) -> None:
     text = "abcabcabcca"
     trace = random_trace(toy("source", "characters"), text, 0, seed=4)
     tokens = toy("target", target).tokenize(text)
-    aligned = as_cut(TokenizerPair(toy("source", "characters"), toy("target", target)))(trace, tokens, text.encode())
+    aligned = as_cut(pair_of(toy("source", "characters"), toy("target", target)))(trace, tokens, text.encode())
     np.testing.assert_allclose(paid_on_labels(aligned, tokens), aligned.nll[:-1], rtol=1e-5)
 
 
@@ -426,7 +431,7 @@ def test_no_stretch_of_text_costs_more_than_the_source_paid(source: str, target:
     so the rows of one source token multiply to what the source gave to it, or more, where others are cut alike. Conditioned
     on the bytes read alone, ` pieces` would still weigh against ` p`, `izz`, `as`, though the target has a ` pieces`.
     """
-    align = as_cut(TokenizerPair(surface(source), surface(target)))
+    align = as_cut(pair_of(surface(source), surface(target)))
     for seed, text in enumerate([CODE, "é 日本 🙂 żółć", "Дым шли", "क्षत्रिय नमस्ते"]):
         trace, tokens = random_trace(surface(source), text, 10, seed), surface(target).tokenize(text)
         assert paid_too_much(align, trace, tokens, text.encode()) < 1e-4  # float32 logs of a few tokens
@@ -443,7 +448,7 @@ def test_along_the_true_text_it_pays_about_what_the_source_paid(
     Measured: at most 6.1 % less, never more. Without the chained rows it would pay infinitely much.
     """
     trace, tokens = random_trace(surface(source), CODE, 0, seed, peak=7.0), surface(target).tokenize(CODE)
-    pair = TokenizerPair(surface(source), surface(target))
+    pair = pair_of(surface(source), surface(target))
     aligned = byte_exact(pair, look_ahead=look_ahead)(trace, tokens, CODE.encode())
     assert 0.93 <= paid_on_labels(aligned, tokens).sum() / trace.nll.sum() <= 1.00001
     np.testing.assert_allclose(aligned.nll.sum(), trace.nll.sum(), rtol=1e-5)
@@ -455,7 +460,7 @@ def test_along_the_true_text_it_pays_about_what_the_source_paid(
 def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str, k: int) -> None:
     text = WORDS
     trace, tokens = random_trace(surface(family), text, k), surface(family).tokenize(text)
-    aligned = byte_exact(TokenizerPair(surface(family), surface(family)))(trace, tokens, text.encode())
+    aligned = byte_exact(pair_of(surface(family), surface(family)))(trace, tokens, text.encode())
     assert aligned.is_aligned.tolist() == [True] * (len(tokens.ends) - 1) + [False]
     np.testing.assert_allclose(aligned.nll, trace.nll, rtol=1e-5, atol=1e-6)
     for t in range(len(tokens.ends) - 1):
@@ -476,7 +481,7 @@ def test_a_target_with_the_sources_tokenizer_hears_what_it_said(family: str, k: 
 def test_eos_goes_to_eos_by_role(source: str, target: str) -> None:
     text = "the text"
     trace, tokens = random_trace(surface(source), text, 0, peak=5.0), surface(target).tokenize(text)
-    aligned = byte_exact(TokenizerPair(surface(source), surface(target)))(trace, tokens, text.encode())
+    aligned = byte_exact(pair_of(surface(source), surface(target)))(trace, tokens, text.encode())
     eos = surface(target).eos_id
     assert eos is not None
     np.testing.assert_allclose(distribution(aligned, len(tokens.ends) - 2)[eos], np.exp(-trace.nll[-2]), rtol=1e-5)
@@ -486,7 +491,7 @@ def test_eos_goes_to_eos_by_role(source: str, target: str) -> None:
 def test_documents_of_one_token(source: str, target: str) -> None:
     for complete in (True, False):
         trace, tokens = random_trace(surface(source), "", 5, 0, complete), surface(target).tokenize("", complete)
-        aligned = byte_exact(TokenizerPair(surface(source), surface(target)))(trace, tokens, b"")
+        aligned = byte_exact(pair_of(surface(source), surface(target)))(trace, tokens, b"")
         assert aligned.is_aligned.tolist() == [True, False][not complete :]
         if complete:
             assert surface(target).eos_id in distribution(aligned, 0)
@@ -496,7 +501,7 @@ def test_documents_of_one_token(source: str, target: str) -> None:
 def test_only_a_source_with_an_end_serves_the_row_of_the_end() -> None:
     trace = random_trace(surface("neox"), "the text", 5, is_complete=False)
     tokens = surface("llama").tokenize("the text")
-    aligned = byte_exact(TokenizerPair(surface("neox"), surface("llama")))(trace, tokens, b"the text")
+    aligned = byte_exact(pair_of(surface("neox"), surface("llama")))(trace, tokens, b"the text")
     assert aligned.is_aligned.tolist() == [True] * (len(tokens.ends) - 2) + [False, False]
 
 
@@ -504,7 +509,7 @@ def test_the_space_before_a_text_is_conditioned_away() -> None:
     """A source that puts a space before a text says its first word with it; the target's first word has none."""
     trace = random_trace(surface("llama"), "the text", 0)
     tokens = surface("neox").tokenize("the text")
-    aligned = byte_exact(TokenizerPair(surface("llama"), surface("neox")))(trace, tokens, b"the text")
+    aligned = byte_exact(pair_of(surface("llama"), surface("neox")))(trace, tokens, b"the text")
     spaced = [piece is not None and piece.startswith(b" ") for piece in surface("llama").token_bytes]
     probs = np.zeros(len(spaced))
     probs[trace.topk.ids[0]] = np.exp(trace.topk.log_probs[0], dtype=np.float64)
@@ -515,7 +520,7 @@ def test_the_space_before_a_text_is_conditioned_away() -> None:
 def test_the_id_of_an_empty_slot_means_nothing() -> None:
     trace = random_trace(surface("neox"), "the text", 5)
     tokens = surface("llama").tokenize("the text")
-    align = byte_exact(TokenizerPair(surface("neox"), surface("llama")))
+    align = byte_exact(pair_of(surface("neox"), surface("llama")))
     narrow = TopK(trace.topk.ids[:, :3], trace.topk.log_probs[:, :3])
     ids, log_probs = trace.topk.ids.copy(), trace.topk.log_probs.copy()
     ids[:, 3:], log_probs[:, 3:] = 10**6, EMPTY
@@ -527,7 +532,7 @@ def test_the_id_of_an_empty_slot_means_nothing() -> None:
 
 def test_a_pickled_aligner_says_the_same() -> None:
     trace, tokens = random_trace(surface("unigram"), CODE, 5), surface("llama").tokenize(CODE)
-    align = byte_exact(TokenizerPair(surface("unigram"), surface("llama")))
+    align = byte_exact(pair_of(surface("unigram"), surface("llama")))
     a, b = align(trace, tokens, CODE.encode()), pickle.loads(pickle.dumps(align))(trace, tokens, CODE.encode())
     assert np.array_equal(a.topk.ids, b.topk.ids)
     assert np.array_equal(a.topk.log_probs, b.topk.log_probs)

@@ -5,12 +5,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from alignments_for_tests import pair_of
 from real_tokenizers import real_surface
 from test_byte_exact import paid_on_labels, paid_too_much, slow_rows
 from tokenizers_for_tests import random_trace
 
 from knowfuse.alignment.byte_exact import byte_exact
-from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import SeenDocument, alignment_quality
 from knowfuse.surface.hard_texts import HARD_TEXTS
 from knowfuse.types import Aligner
@@ -30,7 +30,7 @@ BOTH_WAYS = [*PAIRS, *((target, source, texts) for source, target, texts in PAIR
 
 @cache
 def aligner(source: str, target: str, look_ahead: bool = False) -> Aligner:
-    return byte_exact(TokenizerPair(real_surface(source), real_surface(target)), look_ahead=look_ahead)
+    return byte_exact(pair_of(real_surface(source), real_surface(target)), look_ahead=look_ahead)
 
 
 def seen(source: str, target: str, text: str, peak: float) -> SeenDocument:

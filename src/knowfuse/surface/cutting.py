@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from knowfuse.surface.families import SPACE_MARK, bytes_of_ids, family_of, is_byte_fallback
+from knowfuse.surface.families import SPACE_MARK, byte_fallbacks, bytes_of_ids, family_of
 from knowfuse.surface.normalising import BYTE_SPACE, normalises
 from knowfuse.surface.roles import ends_of_texts
 from knowfuse.surface.spelling import first_difference, lengths_of, words_as_in
@@ -189,34 +189,39 @@ class Surface:
         tokenizer = self.tokenizer if at_start and self.chat is None else self._continuing
         before = "" if self.chat is None or not at_start else self.lead.decode()
         first = np.full(len(pieces), -1, dtype=np.int64)
-        texts, rows = [], []
+        texts, rows, others = [], [], []
         for row, piece in enumerate(pieces):
             try:
                 texts.append(before + piece.decode())
                 rows.append(row)
             except UnicodeDecodeError:
-                first[row] = self._longest_token(self.lead + piece if at_start else piece)
+                others.append(row)
+        carried = self.lead if at_start else b""
+        first[others] = self._longest_tokens([carried + pieces[row] for row in others])
         may_add = self.lead if at_start else self.prefix if self.family == "wordpiece" else b""
         for row, encoding in zip(rows, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-            spelled = self.token_bytes[encoding.ids[0]] if encoding.ids else None  # None: unknown to this tokenizer
+            ids = encoding.ids
+            spelled = self.token_bytes[ids[0]] if ids else None  # None: unknown to this tokenizer
             if spelled and (pieces[row].startswith(spelled) or (may_add + pieces[row]).startswith(spelled)):
-                first[row] = encoding.ids[0]
+                first[row] = ids[0]
         return first
 
     @cached_property
     def _ids_by_bytes(self) -> dict[bytes, int]:
         """The first id that spells these bytes; a byte-fallback token only where no other does."""
         ids: dict[bytes, int] = {}
-        for i in sorted(range(self.vocabulary_size), key=lambda i: is_byte_fallback(self.token_strings[i])):
-            if piece := self.token_bytes[i]:
-                ids.setdefault(piece, i)
+        fallbacks = byte_fallbacks(self.token_strings)
+        for last in (False, True):
+            for i, piece in enumerate(self.token_bytes):
+                if piece and (i in fallbacks) == last:
+                    ids.setdefault(piece, i)
         return ids
 
-    def _longest_token(self, piece: bytes) -> int:
-        for length in range(len(piece), 0, -1):
-            if piece[:length] in self._ids_by_bytes:
-                return self._ids_by_bytes[piece[:length]]
-        return -1
+    def _longest_tokens(self, pieces: Sequence[bytes]) -> list[int]:
+        """The longest token that begins each piece, -1 where none does."""
+        ids = self._ids_by_bytes
+        beginnings = ((piece[:n] for n in range(len(piece), 0, -1)) for piece in pieces)
+        return [next((ids[b] for b in its if b in ids), -1) for its in beginnings]
 
     def _culprit(self, ids: list[int]) -> str:
         return next(self.token_strings[i] for i in ids if self.token_bytes[i] is None)

@@ -6,6 +6,7 @@ WordPiece (`##`).
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -37,10 +38,11 @@ def bytes_of_ids(backend: Tokenizer, family: str, special: set[int], state: dict
     special = special | {i for i, entry in added.items() if entry["special"]} | _unknown_ids(backend, state)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     table: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
-    for token, i in vocabulary.items():
-        if i in special:
-            continue
-        table[i] = _added_bytes(added[i], family, backend) if i in added else _READERS[family](token)
+    plain = {i: token for token, i in vocabulary.items() if i not in special and i not in added}
+    for i, piece in zip(plain, _READERS[family](list(plain.values())), strict=True):
+        table[i] = piece
+    for i in added.keys() - special:
+        table[i] = _added_bytes(added[i], family, backend)
     return table
 
 
@@ -60,24 +62,26 @@ def _printable_bytes() -> dict[str, int]:
 _BYTE_OF = _printable_bytes()
 
 
-def _byte_level(token: str) -> bytes | None:
-    return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
+def _byte_level(tokens: Sequence[str]) -> list[bytes]:
+    known = _BYTE_OF.keys()
+    return [bytes([_BYTE_OF[c] for c in t]) if known >= set(t) else t.encode() for t in tokens]
 
 
-def _sentencepiece(token: str) -> bytes | None:
-    if is_byte_fallback(token):
-        return bytes([int(token[3:5], 16)])
-    return token.replace(SPACE_MARK, " ").encode()
+def _sentencepiece(tokens: Sequence[str]) -> list[bytes]:
+    pieces = [token.replace(SPACE_MARK, " ").encode() for token in tokens]
+    for i in byte_fallbacks(tokens):
+        pieces[i] = bytes([int(tokens[i][3:5], 16)])
+    return pieces
 
 
-def is_byte_fallback(token: str) -> bool:
-    """Whether a token stands for one byte, as `<0x0A>`."""
-    return token.startswith("<0x") and _BYTE_FALLBACK.fullmatch(token) is not None
+def byte_fallbacks(tokens: Sequence[str]) -> set[int]:
+    """Where in this list the tokens are that stand for one byte, as `<0x0A>`."""
+    return {i for i, token in enumerate(tokens) if token.startswith("<0x") and _BYTE_FALLBACK.fullmatch(token)}
 
 
-def _wordpiece(token: str) -> bytes | None:
+def _wordpiece(tokens: Sequence[str]) -> list[bytes]:
     """A word's first piece carries the space that WordPiece drops; a text without it there is caught by `tokenize`."""
-    return token.removeprefix("##").encode() if token.startswith("##") else f" {token}".encode()
+    return [(token[2:] if token.startswith("##") else f" {token}").encode() for token in tokens]
 
 
 def _added_bytes(entry: dict[str, Any], family: str, backend: Tokenizer) -> bytes:

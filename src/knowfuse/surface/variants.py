@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-from knowfuse.surface.families import is_byte_fallback
+from knowfuse.surface.families import byte_fallbacks
 
 
 def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> tuple[Tokenizer, dict[str, Any]]:
@@ -25,8 +25,9 @@ def with_text_as_text(tokenizer: Tokenizer, special: set[int]) -> tuple[Tokenize
     if model["type"] == "Unigram" and model["vocab"]:
         lowest = min(score for _, score in model["vocab"])
         contents = {entry["content"] for entry in state["added_tokens"] if entry["special"]}
-        for entry in model["vocab"]:
-            if entry[0] in contents or is_byte_fallback(entry[0]):
+        fallbacks = byte_fallbacks([token for token, _ in model["vocab"]])
+        for i, entry in enumerate(model["vocab"]):
+            if entry[0] in contents or i in fallbacks:
                 entry[1] = lowest * len(entry[0]) - 1.0
     copy = Tokenizer.from_str(json.dumps(state))
     copy.encode_special_tokens = True

@@ -11,15 +11,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from itertools import count
 from pathlib import Path
 from select import select
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
+import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,13 @@ def started(*arguments: str, cache: Path, cwd: Path = ROOT) -> Ended:
     command, environment = [sys.executable, *arguments], environment_with(KNOWFUSE_CACHE=str(cache))
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+Run: TypeAlias = Callable[..., Ended]
+# Of a test that is asked `by` which of the two a command of the user's runs.
+FORKED_AND_STARTED = pytest.mark.parametrize(
+    "by", [ended, pytest.param(started, marks=pytest.mark.long)], ids=["forked", "started"]
+)
 
 
 def environment_with(**more: str) -> dict[str, str]:

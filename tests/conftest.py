@@ -1,7 +1,8 @@
 """What every test shares: few threads, no hub, no cache of the user's, one prepared miniature of the quickstart.
 
 `python -m pytest` gives files of tests to as many worker processes as there are cores, the longest files first; one file
-named on the command line runs in the process itself, and so does everything with `-n 0`. What a test needs to know:
+named on the command line runs in the process itself, and so does everything with `-n 0`. Tests marked `long` are left out;
+`python -m pytest -m long` runs them, `-m ""` all. What a test needs to know:
 
 - A file stays on one worker, so its module fixtures are made once; other files run at the same time.
 - Nothing is written outside `tmp_path`, `tmp_path_factory` and `tiny_cache`, and no port is fixed: a command that starts
@@ -12,11 +13,12 @@ named on the command line runs in the process itself, and so does everything wit
   command of the user's is enough.
 - The workers share what is costly to make, under a lock: see `made_once`.
 
-What a test may cost: all of them have 6 minutes on two cores, 720 seconds of CPU for more than 3,200. So a test takes
-some hundredths of a second, one of a whole command 2 s (`run_python train.py` with `TINY_TRAINING`), and a file of fits,
+What a test may cost: those that are not `long` have 6 minutes on two cores, 720 seconds of CPU for more than 3,900. So a test
+takes some hundredths of a second, one of a whole command 2 s (`run_python train.py` with `TINY_TRAINING`), and a file of fits,
 ranks or servers that takes more than 10 s says in its docstring what for. Before more is spent: a fit or a command that is there
 already and whose output can be read by one more test; a smaller model, text or number of steps, where their size is not what
-is tested. `python -m pytest --durations=40` says where it goes.
+is tested. `python -m pytest --durations=40` says where it goes. `long` is what starts, kills and starts again real programs, and
+further cases of what a quick test shows already: nothing that the project promises has a long test alone, where a quick one can be.
 """
 
 import gc

@@ -85,6 +85,7 @@ def test_a_start_that_opens_what_was_made(
 SHORT = ["trainer.max_steps=1", "trainer.val_check_interval=1"]
 
 
+@pytest.mark.long
 def test_the_gpu_script_runs_its_parts_and_names_those_that_fail(tiny_cache: Path, tmp_path: Path) -> None:
     """On the CPU: a part with its figures; one that cannot be, with its last words, which the exit status says too."""
     path = f"{stand_in().parent}{os.pathsep}{os.environ['PATH']}"
@@ -101,7 +102,9 @@ def test_the_gpu_script_runs_its_parts_and_names_those_that_fail(tiny_cache: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("part", ["steps", "tracing", "attention", "qlora"])
+@pytest.mark.parametrize(
+    "part", ["tracing", *(pytest.param(part, marks=pytest.mark.long) for part in ("steps", "attention", "qlora"))]
+)
 def test_a_part_of_the_gpu_script(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     """On the folder of a model, which is target and source."""
     monkeypatch.setenv("KNOWFUSE_CACHE", str(tiny_cache))

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from commands_for_tests import run_python, start_python
+from commands_for_tests import FORKED_AND_STARTED, Run, run_python
 from experiments_for_tests import TINY_TRAINING, composed, forward_passes, local_llm
 from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
@@ -102,12 +102,14 @@ def test_an_export_that_is_finished_may_be_asked_for_again(
     assert (folder / "README.md").read_text() == "my own card"
 
 
-def test_the_baseline_in_another_dtype_and_as_gguf(run: Path, tiny_cache: Path, tmp_path: Path) -> None:
+@FORKED_AND_STARTED
+def test_the_baseline_in_another_dtype_and_as_gguf(by: Run, run: Path, tiny_cache: Path, tmp_path: Path) -> None:
     """llama.cpp's converter is stood in for."""
     (tmp_path / "there").mkdir()
     (tmp_path / "convert.py").write_text("import sys; open(sys.argv[3], 'w').write(sys.argv[5])")
     more = ["method=clm", "dtype=bfloat16", f"folder={tmp_path / 'there'}", "gguf=q8_0"]
-    start_python("-m", "knowfuse.export", f"run={run}", *more, f"converter={tmp_path / 'convert.py'}", cache=tiny_cache)
+    more += [f"converter={tmp_path / 'convert.py'}"]
+    by("-m", "knowfuse.export", f"run={run}", *more, cache=tiny_cache).well()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "there").dtype == torch.bfloat16
     assert (tmp_path / "there" / "there-q8_0.gguf").read_text() == "q8_0"
     card = (tmp_path / "there" / "README.md").read_text()

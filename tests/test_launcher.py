@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from experiments_for_tests import ROOT, TINY_TRAINING, run_python
 
 
+@pytest.mark.long
 def test_a_job_that_submitit_starts_trains(tiny_cache: Path, tmp_path: Path) -> None:
     short = ["compare_with_clm=false", "trainer.max_steps=1", "trainer.val_check_interval=1"]
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]

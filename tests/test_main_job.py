@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from commands_for_tests import ROOT, SECRET, ended, run_python, start_python
+from commands_for_tests import FORKED_AND_STARTED, ROOT, SECRET, Run, ended, run_python, start_python
 from experiments_for_tests import SOURCES, TINY_TRAINING, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -130,15 +130,17 @@ def test_both_methods_saw_the_same_text(run: Path) -> None:
     assert clm != fused
 
 
-def test_evaluate_finds_the_same_numbers(run: Path, tiny_cache: Path, folder: Path) -> None:
+@FORKED_AND_STARTED
+def test_evaluate_finds_the_same_numbers(by: Run, run: Path, tiny_cache: Path, folder: Path) -> None:
     """From the run's own saved configuration: equal to the last bit; the run itself is left alone."""
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    start_python(EVALUATE, f"run={run}", cache=tiny_cache / "not this one", cwd=folder)
-    (again,) = (folder / "outputs" / "evaluate").iterdir()
+    by(EVALUATE, f"run={run}", cache=tiny_cache / "not this one", cwd=folder).well()
+    again = max((folder / "outputs" / "evaluate").iterdir())
     assert results(again) == results(run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_bit_identical(run: Path, tiny_cache: Path, folder: Path) -> None:
     """SIGKILL three steps before the end of the fused fit, one step after a checkpoint; then `ckpt_path=last`."""
     arguments = [TRAIN, *TINY_TRAINING, "name=killed"]
@@ -245,6 +247,7 @@ def test_a_run_goes_on_with_its_own_settings(run: Path, tiny_cache: Path) -> Non
         train.main(cfg)
 
 
+@pytest.mark.long
 def test_two_processes_share_one_run(tiny_cache: Path, folder: Path) -> None:
     """`trainer=fsdp` on the CPU, both fits: one of the two processes speaks, scores and writes."""
     sharded = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -256,6 +259,7 @@ def test_two_processes_share_one_run(tiny_cache: Path, folder: Path) -> None:
     assert all((run / "fits" / fit["name"] / "best.ckpt").is_dir() for fit in results(run)["fits"].values())
 
 
+@pytest.mark.long
 def test_a_run_in_shards_is_scored_again(tiny_cache: Path, folder: Path, tmp_path: Path) -> None:
     """On two processes as it trained, to the last bit; on one in float32 the same but for what bfloat16 drops, some 1e-3."""
     (run,) = (folder / "outputs" / "two").iterdir()

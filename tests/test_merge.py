@@ -190,6 +190,7 @@ def test_each_run_of_the_line_can_be_made_by_itself(line: Path) -> None:
         assert saved["compare_with_clm"] is compares
 
 
+@pytest.mark.long
 def test_a_line_that_was_killed_goes_on_to_the_same_end(line: Path, tiny_cache: Path) -> None:
     """In its second pair, with half a merge of before beside it: what is finished is found, what is not is made."""
     ends = ("merged/model.safetensors", "merged/README.md", "comparison.json", "comparison.png", "results.json")

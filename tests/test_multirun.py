@@ -20,6 +20,7 @@ def figures(sweep: Path) -> dict[str, float]:
     return {path.parent.name: json.loads(path.read_text())["fits"]["fused"]["best_bits_per_byte"] for path in done}
 
 
+@pytest.mark.long
 def test_a_killed_sweep_goes_on_by_the_same_command(tiny_cache: Path, tmp_path: Path) -> None:
     """Killed in the second of three points, past a checkpoint: the first is left as it is, the second goes on, the third runs."""
     command = [TRAIN, "--multirun", "lm_weight=0.3,0.6,0.9", *TINY, *SHORT]
@@ -50,6 +51,7 @@ def test_a_killed_sweep_goes_on_by_the_same_command(tiny_cache: Path, tmp_path: 
     assert again.count("finished before") == 3, "in the folder of a sweep that is done"
 
 
+@pytest.mark.long
 def test_points_on_several_processes_are_commands_of_their_own(tiny_cache: Path, tmp_path: Path) -> None:
     """Two points, two processes each: what one leaves in its environment does not reach the next."""
     sharded = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "batch_blocks=1", "warmup_steps=0"]
@@ -73,6 +75,7 @@ def test_a_sweep_is_not_for_processes_that_were_started(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_optuna_draws_the_points_of_a_sweep(tiny_cache: Path, tmp_path: Path) -> None:
     """By `conf/sweep/optuna.yaml`; the table has what was drawn, within its bounds."""
     draws = ["hydra.sweeper.n_trials=2", 'hydra.sweeper.params.learning_rates="choice([2e-3])"']

@@ -1,5 +1,6 @@
 """The commands of the README and of the guides, each as it stands there and made small by what follows it."""
 
+import itertools
 import json
 import re
 import shlex
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from experiments_for_tests import ROOT, TINY, TINY_TRAINING, documents, local_llm, run_python
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from knowfuse.runs.described import experiment_of
+from knowfuse.runs.experiment import Experiment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [*sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "docs" / "extending.md"]
@@ -76,12 +82,35 @@ def made_small(program: str, arguments: list[str]) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_runs(command: str, user: Path, tiny_cache: Path, finished: str) -> None:
+def parts_of(command: str, finished: str = "2026-01-01_00-00-00") -> tuple[list[str], list[str], str]:
+    """What starts its program, the program and its arguments, and the program's name."""
     words = shlex.split(command.replace("<date_time>", finished))
     launcher = [] if words[0] == "python" else ["-m", "torch.distributed.run", *words[1:3]]
     arguments = words[1:] if words[0] == "python" else words[3:]
-    program = arguments[1] if arguments[0] == "-m" else arguments[0]
+    return launcher, arguments, arguments[1] if arguments[0] == "-m" else arguments[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_settings_of_a_command_are_there(command: str, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They compose, every point of a sweep, and build the run that they describe; the long tests run it."""
+    _, arguments, program = parts_of(command)
+    name = program.removesuffix(".py").removeprefix("knowfuse.")
+    if name == "report":  # it has no configuration
+        return
+    monkeypatch.syspath_prepend(user)
+    parsed = OverridesParser.create().parse_overrides([a for a in arguments if a not in ("-m", "--multirun", program)])
+    values = [o.sweep_string_iterator() if o.is_sweep_override() else [o.get_value_element_as_str()] for o in parsed]
+    with initialize_config_dir(version_base="1.3", config_dir=str(user / "conf")):
+        for point in itertools.product(*values):
+            cfg = compose(name, [f"{o.get_key_element()}={value}" for o, value in zip(parsed, point, strict=True)])
+            if name in ("train", "plan"):
+                assert isinstance(experiment_of(cfg), Experiment)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command: str, user: Path, tiny_cache: Path, finished: str) -> None:
+    launcher, arguments, program = parts_of(command, finished)
     stated = {argument.split("=")[0] for argument in arguments}
     small = [o for o in made_small(program, arguments) if o.split("=")[0] not in stated]
     run_python(*launcher, *arguments, *small, cache=tiny_cache, cwd=user)

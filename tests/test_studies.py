@@ -30,6 +30,7 @@ OF_LLMS = [o for o in TINY_TRAINING if o.startswith(("sources.", "corpus."))]
 OF_RUNS = [o for o in TINY_TRAINING if o not in OF_LLMS and not o.startswith(("learning_rates", "clm_learning"))]
 
 
+@pytest.mark.long
 def test_specialists_in_miniature(tmp_path: Path) -> None:
     """Everything real: three LLMs of other tokenizers, each tuned on its domain, fused, compared, asked what was forgotten."""
 

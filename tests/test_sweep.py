@@ -17,6 +17,7 @@ from experiments_for_tests import ROOT, SOURCES, TINY_TRAINING
 from test_main_job import KILLED
 from wandb_server_for_tests import WandbState, wandb_server
 
+pytestmark = pytest.mark.long
 SWEEP = yaml.safe_load((ROOT / "conf" / "sweep" / "fusion.yaml").read_text())
 
 

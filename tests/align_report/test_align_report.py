@@ -4,7 +4,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from commands_for_tests import ROOT, start_python
+from commands_for_tests import FORKED_AND_STARTED, ROOT, Run
 from experiments_for_tests import SOURCES, TINY
 from matplotlib.image import imread
 from pages_for_tests import page_of
@@ -17,10 +17,11 @@ from knowfuse.types import MASS_CLASSES
 METHODS = {path.stem for path in (ROOT / "conf" / "alignment").glob("*.yaml")} - {"optimal_transport"}
 
 
-def test_the_command_writes_figures_page_and_picture(tiny_cache: Path, tmp_path: Path) -> None:
+@FORKED_AND_STARTED
+def test_the_command_writes_figures_page_and_picture(by: Run, tiny_cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "report"
-    options = [f"hydra.run.dir={folder}", "num_documents=8"]
-    shown = start_python("-m", "knowfuse.align_report", *TINY, *options, cache=tiny_cache)
+    options = [f"hydra.run.dir={folder}", "num_documents=4"]
+    shown = by("-m", "knowfuse.align_report", *TINY, *options, cache=tiny_cache).well()
     figures = json.loads((folder / "alignment.json").read_text())
     assert set(figures) == set(SOURCES)
     for source, methods in figures.items():

@@ -161,6 +161,13 @@ def on_each_rank(folder: Path) -> None:
     if module.global_rank == 0:
         shutil.copytree(folder / "stopped", folder / "halted")
     learn(folder, "stopped", FSDP2(), ckpt_path=last)
+    learn(folder, "ddp", DDPStrategy())
+    scored(folder, "ddp", DDPStrategy())
+    refused(folder)
+
+
+def further(folder: Path) -> None:
+    """What it runs on two ranks for the long tests, beside the fits of `on_each_rank`."""
     for stop in (PowerCut(), None):
         learn(
             folder,
@@ -173,8 +180,6 @@ def on_each_rank(folder: Path) -> None:
 
     scored(folder, "file", FSDP2())  # whose checkpoint is in one file
 
-    learn(folder, "ddp", DDPStrategy())
-    scored(folder, "ddp", DDPStrategy())
     scored(folder, "whole", DDPStrategy(), "whole by ddp")
     for stop in (PowerCut(), None):
         learn(
@@ -212,7 +217,6 @@ def on_each_rank(folder: Path) -> None:
     assert seen == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)}
     states = module.optimizers().optimizer.state.values()  # type: ignore[union-attr]
     assert {s[key].dtype for s in states for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
-    refused(folder)
 
 
 def refused(folder: Path) -> None:
@@ -254,10 +258,23 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sharded(start: Path) -> Path:
+def two_ranks(start: Path) -> Path:
     """The folder of the fits on two ranks."""
     run_ranks(__file__, str(start), cache=start)
     return start
+
+
+@pytest.fixture(scope="module")
+def all_fits(two_ranks: Path) -> Path:
+    run_ranks(__file__, str(two_ranks), "further", cache=two_ranks)
+    return two_ranks
+
+
+@pytest.fixture
+def sharded(request: pytest.FixtureRequest, two_ranks: Path) -> Path:
+    """The folder of the fits on two ranks; for a long test with those of `further`."""
+    is_long = request.node.get_closest_marker("long") is not None
+    return request.getfixturevalue("all_fits") if is_long else two_ranks
 
 
 def kept(folder: Path, name: str, target: str = "target") -> tuple[Fit, FusionModule]:
@@ -294,7 +311,13 @@ def test_two_ranks_learn_as_one(sharded: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("stopped", "whole"), ("file", "whole"), ("ddp stopped", "ddp"), ("checkpointed", "whole")]
+    ("name", "reference"),
+    [
+        ("stopped", "whole"),
+        pytest.param("file", "whole", marks=pytest.mark.long),
+        pytest.param("ddp stopped", "ddp", marks=pytest.mark.long),
+        pytest.param("checkpointed", "whole", marks=pytest.mark.long),
+    ],
 )
 def test_it_ends_bit_identical(sharded: Path, name: str, reference: str) -> None:
     """Stopped on two ranks and resumed, from a checkpoint in shards or in one file; or with activations made twice."""
@@ -306,7 +329,13 @@ def test_it_ends_bit_identical(sharded: Path, name: str, reference: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [("whole", "whole"), ("file", "whole"), ("ddp", "ddp"), ("whole by ddp", "whole"), ("bfloat16", "bfloat16")],
+    [
+        ("whole", "whole"),
+        ("ddp", "ddp"),
+        pytest.param("file", "whole", marks=pytest.mark.long),
+        pytest.param("whole by ddp", "whole", marks=pytest.mark.long),
+        pytest.param("bfloat16", "bfloat16", marks=pytest.mark.long),
+    ],
 )
 def test_two_ranks_score_as_one(sharded: Path, name: str, reference: str) -> None:
     """Its best checkpoint, the documents shared: the scores of one process on the whole model, on both ranks. In float32 1e-6, a
@@ -324,11 +353,13 @@ def test_two_ranks_score_as_one(sharded: Path, name: str, reference: str) -> Non
     assert one["read"] == other["read"] == (batches + 1) // 2
 
 
+@pytest.mark.long
 def test_tied_weights_stay_tied_and_learn_as_on_one_process(sharded: Path) -> None:
     learn(sharded, "tied one", ranks=1, module=fusion_module(llm(sharded, "tied"), source_names=["neox"]))
     assert_learned_alike(sharded, "tied", "tied one", target="tied")
 
 
+@pytest.mark.long
 def test_bfloat16_on_two_ranks_stays_near_float32_on_one(sharded: Path) -> None:
     """From the same weights; bfloat16 keeps 8 bits, so activations are off by some 1e-3."""
     learn(
@@ -345,6 +376,7 @@ def test_bfloat16_on_two_ranks_stays_near_float32_on_one(sharded: Path) -> None:
     assert two != one
 
 
+@pytest.mark.long
 def test_a_fit_goes_on_with_other_ranks(sharded: Path) -> None:
     """One to two; two to one, in shards; and from one file, with accumulation for the rank that is gone."""
     assert_learned_alike(sharded, "grown", "one")
@@ -373,16 +405,18 @@ def killed(start: Path, name: str, rank: int, launcher: tuple[str, ...] = ()) ->
 
 
 @pytest.fixture(scope="module")
-def gone_on(sharded: Path) -> Path:
+def gone_on(two_ranks: Path) -> Path:
     """Each of three killed fits went on from its last checkpoint."""
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--shutdown-timeout", "5")
-    killed(sharded, "killed by torchrun", 1, torchrun)
-    killed(sharded, "killed child", 1)
-    killed(sharded, "killed while saving", 0)
-    run_ranks(__file__, str(sharded), "killed by torchrun", "killed child", "killed while saving", cache=sharded)
-    return sharded
+    names = ("killed by torchrun", "killed child", "killed while saving")
+    killed(two_ranks, names[0], 1, torchrun)
+    killed(two_ranks, names[1], 1)
+    killed(two_ranks, names[2], 0)
+    run_ranks(__file__, str(two_ranks), *names, cache=two_ranks)
+    return two_ranks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["killed by torchrun", "killed child", "killed while saving"])
 def test_a_fit_with_a_killed_rank_goes_on_bit_identical(gone_on: Path, name: str) -> None:
     """Killed by whoever started it; the last dies when all shards of the sixth step's best checkpoint are written, but not
@@ -429,6 +463,8 @@ def killed_rank(folder: Path, name: str, rank: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         on_each_rank(Path(sys.argv[1]))
+    elif sys.argv[2] == "further":
+        further(Path(sys.argv[1]))
     elif sys.argv[3].isdigit():
         killed_rank(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     else:

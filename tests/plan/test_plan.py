@@ -1,21 +1,23 @@
 """`python -m knowfuse.plan`: what it prints."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands_for_tests import Ended, ended, started
+from commands_for_tests import FORKED_AND_STARTED, Run, ended
 from experiments_for_tests import composed
+from hydra.errors import InstantiationException
 from transformers import LlamaConfig
 
-from knowfuse.plan.__main__ import make_plan
+from knowfuse.plan.__main__ import assumptions, main, make_plan, show
 from knowfuse.plan.advice import candidates
 from knowfuse.plan.settings import training_shape
+from knowfuse.progress import console
+from knowfuse.runs.command import refusal
 from knowfuse.runs.described import experiment_of
 
 
-def printed(*overrides: str, by: Callable[..., Ended] = ended) -> str:
+def printed(*overrides: str, by: Run = ended) -> str:
     done = by("-m", "knowfuse.plan", *overrides, cache=Path("/"))
     return done.stdout + done.stderr
 
@@ -44,34 +46,44 @@ def test_a_line_of_pairs_is_planned(more: list[str], fits: int, sources: int) ->
     assert shape.steps * 128 == pytest.approx(3 * 95_000, rel=1e-3)
 
 
-def test_the_quickstart_is_planned() -> None:
-    out = printed(by=started)
+@FORKED_AND_STARTED
+def test_the_quickstart_is_planned(by: Run) -> None:
+    out = printed(by=by)
     assert "1.24 M parameters" in out
     assert "60,000 bytes of text" in out
     assert "WARNING" not in out
 
 
-def test_what_does_not_fit_is_said_with_what_would() -> None:
-    """Llama-2-7B with Adam on one GPU; sharded over eight it fits."""
-    out = " ".join(printed("experiment=fusellm_7b", "trainer=gpu", "gpu=l40s_48gb").split())
+@pytest.mark.parametrize(
+    "overrides",
+    [["room=0.00035"], pytest.param(["experiment=fusellm_7b", "trainer=gpu", "gpu=l40s_48gb"], marks=pytest.mark.long)],
+    ids=["quickstart", "7b"],
+)
+def test_what_does_not_fit_is_said_with_what_would(overrides: list[str]) -> None:
+    """The quickstart on 28 MB of a GPU; Llama-2-7B with Adam on one: sharded over several they fit."""
+    out = " ".join(printed(*overrides).split())
     assert re.search(
         r"WARNING: the training does not fit: .* usable; with .*trainer=fsdp trainer.devices=\d.* it does", out
     )
 
 
-def test_of_a_served_source_only_disk_is_needed() -> None:
+def test_of_a_served_source_only_disk_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No server is asked; the other sources, and its own traces, are planned as they were."""
     paper = ["experiment=fusellm_7b", "trainer=fsdp", "trainer.devices=8"]
     served = [*paper, "+sources.llama2.server=http://127.0.0.1:9/v1"]
     cfgs = [composed("plan", *overrides) for overrides in (paper, served)]
     config = LlamaConfig(vocab_size=32000, num_hidden_layers=2)
-    here, there = (make_plan(cfg, config, dict.fromkeys(cfg.sources, config)).readings for cfg in cfgs)
+    plans = [make_plan(cfg, config, dict.fromkeys(cfg.sources, config)) for cfg in cfgs]
+    here, there = (plan.readings for plan in plans)
     assert (there["llama2"].parameters, there["llama2"].memory, there["llama2"].flops) == (None, 0, 0.0)
     assert there["llama2"].disk == here["llama2"].disk > 0
     assert there["mpt"] == here["mpt"]
-    out = printed(*served)
-    assert re.search(r"llama2 +│ +on its server │ +0\.00 │ +0\.00 │ +0\.00 │ +\d", out)
-    assert "- served elsewhere, needs nothing here but disk for its traces: llama2" in " ".join(out.split())
+    monkeypatch.setattr(console, "width", 160)
+    show(plans[1])
+    assert re.search(r"llama2 +│ +on its server │ +0\.00 │ +0\.00 │ +0\.00 │ +\d", capsys.readouterr().out)
+    assert "served elsewhere, needs nothing here but disk for its traces: llama2" in assumptions(plans[1], cfgs[1])
 
 
 def test_a_target_that_cannot_train_is_not_planned() -> None:
@@ -117,7 +129,9 @@ def test_settings_that_are_none_are_refused(override: str, message: str) -> None
     ],
 )
 def test_what_train_refuses_is_not_planned(overrides: list[str], message: str) -> None:
-    assert message in " ".join(printed(*overrides).split())
+    with pytest.raises((InstantiationException, ValueError)) as error:
+        main(composed("plan", *overrides))
+    assert message in str(refusal(error.value))
 
 
 def test_all_that_is_advised_trains() -> None:

@@ -95,6 +95,7 @@ def test_an_llm_that_reads_pictures_is_refused(tmp_path: Path) -> None:
         config_of(recipe, 512)
 
 
+@pytest.mark.long
 def test_fusellm_7b_trains_tiny(tiny_cache: Path, tmp_path: Path) -> None:
     """On the quickstart's text, without a weight, a hub or a GPU."""
     text = [override for override in TINY if override.startswith("corpus.")]
@@ -105,6 +106,7 @@ def test_fusellm_7b_trains_tiny(tiny_cache: Path, tmp_path: Path) -> None:
     assert results["rows"]["target fused"]["mean"] < results["rows"]["target before"]["mean"]
 
 
+@pytest.mark.long
 def test_fusechat_7b_trains_tiny_pair_by_pair(tiny_cache: Path, tmp_path: Path) -> None:
     """On conversations, and its targets are merged: a Mistral that learnt from a Mixtral, and from a Llama."""
     rows = [

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands_for_tests import start_python
+from commands_for_tests import FORKED_AND_STARTED, Run
 from tokenizers import normalizers
 from tokenizers_for_tests import gemma, llama, neox, wordpiece
 from transformers import ByT5Tokenizer
@@ -12,11 +12,12 @@ from knowfuse.surface.__main__ import main
 from knowfuse.surface.hard_texts import HARD_TEXTS
 
 
-def test_facts_of_two_tokenizers(tmp_path: Path) -> None:
+@FORKED_AND_STARTED
+def test_facts_of_two_tokenizers(by: Run, tmp_path: Path) -> None:
     """As a user runs it; exit status 0, since every byte is recovered."""
     llama().save_pretrained(tmp_path / "llama")
     neox().save_pretrained(tmp_path / "neox")
-    said = start_python("-m", "knowfuse.surface", str(tmp_path / "llama"), str(tmp_path / "neox"), cache=tmp_path)
+    said = by("-m", "knowfuse.surface", str(tmp_path / "llama"), str(tmp_path / "neox"), cache=tmp_path).well()
     one, other = (" ".join(part.split()) for part in said.split(str(tmp_path / "neox")))
     for fact in (
         "family sentencepiece (BPE)",

@@ -42,7 +42,7 @@ LONG = Document("word after word " * 60, "code", "fusion")
 TEXTS = documents(200)
 CORPUS = Corpus.of("tiny", [*TEXTS, LONG, *documents(6, "validation")])
 
-pytestmark = pytest.mark.skipif(PYTHON is None and os.environ.get("CI") != "true", reason=WHY)
+pytestmark = [pytest.mark.long, pytest.mark.skipif(PYTHON is None and os.environ.get("CI") != "true", reason=WHY)]
 
 
 @contextmanager

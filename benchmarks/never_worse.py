@@ -25,14 +25,14 @@ PLACES = [
     Point("100 kB", {**LARGER, "fusion_share": 0.333333, "trainer.max_steps": 500, "trainer.val_check_interval": 50}),
     Point("300 kB", {**LARGER, "trainer.max_steps": 1500, "trainer.val_check_interval": 150}),
 ]
-HEADROOM = {"lm_weight_schedule": "headroom", "lm_weight_end": 1.0}
+CONSTANT = {"lm_weight_schedule": "constant"}
 BETTER = {"loss.gate": "better"}
-DEFAULT, CLM = "default", "plain CLM"
+DEFAULT, CLM = "headroom", "plain CLM"
 METHODS = [
     Point(DEFAULT),
-    Point("headroom", HEADROOM),
-    Point("headroom, gate=better", {**HEADROOM, **BETTER}),
-    Point("gate=better", BETTER),
+    Point("constant", CONSTANT),
+    Point("headroom, gate=better", BETTER),
+    Point("constant, gate=better", {**CONSTANT, **BETTER}),
 ]
 
 

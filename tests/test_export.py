@@ -172,7 +172,7 @@ def test_the_card_says_what_the_files_of_the_run_say(run: Path) -> None:
     assert mass == {kind: [f"{its[kind]:.1%}" for its in said["mass"].values()] for kind in MASS_CLASSES}
     tokens, bits = fused["history"][-1]
     assert f"{bits:.4f} bits per byte after {tokens:,} training tokens" in card.text
-    assert ["lambda (weight of CLM)", "0.3, constant"] in tables["Recipe"]
+    assert ["lambda (weight of CLM)", "0.3 to 1, headroom"] in tables["Recipe"]
     (command_line,) = re.findall(r"```bash\n(.*)\n```", card.text)
     assert shlex.split(command_line)[2:] == [str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml")]
 

@@ -22,7 +22,7 @@ from knowfuse.runs.probing import Probed, probe
 register_resolvers()
 ANSWERS = {
     "yes": "fusing will pay",
-    "no": "fusing will not pay: plain CLM on this text ends below all that the sources know of it",
+    "no": "fusing has little to give: plain CLM on this text ends below all that the sources know of it",
     "open": "it is open whether fusing will pay: plain CLM on this text ends close to what the sources know of it",
 }
 

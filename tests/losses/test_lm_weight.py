@@ -29,7 +29,8 @@ def test_the_weight_rises_as_the_target_comes_near_the_oracle(now: float | None,
     """Which pays 2: from a tenth above it to it, wherever the step is; before the first validation, as the target was before."""
     left = Headroom(oracle=2.0, before=3.0).left(now)
     for step in (0, 5, 9):
-        assert LmWeight(0.3, "headroom", 1.0).at(step, 10, left) == pytest.approx(weight)
+        assert LmWeight(0.3, "headroom").at(step, 10, left) == pytest.approx(weight)
+        assert LmWeight(0.3, "headroom", 0.3).at(step, 10, left) == pytest.approx(0.3)
     assert Headroom(2.0, 2.1).left(None) == pytest.approx(0.05)
 
 

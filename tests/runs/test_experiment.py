@@ -149,7 +149,7 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
             r"lm_weight_schedule is linear and lm_weight_end is not set: set it to the lm_weight of",
         ),
         (
-            "lm_weight_end=1.0",
+            "lm_weight_schedule=constant lm_weight_end=1.0",
             r"lm_weight_end is 1\.0 and lm_weight_schedule is constant, which has no end: set lm_weight_",
         ),
         ("lm_weight_schedule=cosine lm_weight_end=1.5", r"lm_weight_end .* must lie in \[0, 1\], got 1\.5"),
@@ -211,7 +211,7 @@ def test_both_methods_get_the_same_batches_and_learn_otherwise(tiny_cache: Path,
     assert not clm.train_blocks.sources
     modules = [made.module(prepared, method, 1e-3) for method in ("clm", "fused")]
     assert [module.fusion is None for module in modules] == [True, False]
-    assert [module.lm_weight for module in modules] == [LmWeight(1.0), LmWeight(0.3)]
+    assert [module.lm_weight for module in modules] == [LmWeight(1.0), LmWeight(0.3, "headroom")]
     assert {module.optimizer.keywords["lr"] for module in modules if isinstance(module.optimizer, partial)} == {1e-3}
 
 

@@ -35,4 +35,4 @@ def test_every_method_is_held_against_plain_clm_at_its_place(tmp_path: Path) -> 
         assert line["more_validation"] == pytest.approx(want)
         assert (float(line["more"] or 0) > 0) == is_gated
         assert len(str(line["validations"]).split()) == 3
-    assert {name for name, more in found.items() if more > 0} == {"headroom, gate=better", "gate=better"}
+    assert {name for name, more in found.items() if more > 0} == {"headroom, gate=better", "constant, gate=better"}

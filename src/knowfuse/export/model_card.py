@@ -79,9 +79,10 @@ def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
         "seed": str(s["seed"]),
     }
     if is_fused:
-        end = f" to {s['lm_weight_end']:g}" if s["lm_weight_end"] is not None else ""
+        constant, end = s["lm_weight_schedule"] == "constant", s["lm_weight_end"]
+        to = "" if constant else f" to {1.0 if end is None else end:g}"
         rows = {
-            "lambda (weight of CLM)": f"{s['lm_weight']:g}{end}, {s['lm_weight_schedule']}",
+            "lambda (weight of CLM)": f"{s['lm_weight']:g}{to}, {s['lm_weight_schedule']}",
             "alignment": called(s, "alignment"),
             "fusion": called(s, "fusion"),
             "loss": called(s, "loss"),

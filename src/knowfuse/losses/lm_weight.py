@@ -32,8 +32,8 @@ class LmWeight:
     """The paper's lambda: `start` throughout, or from `start` at the first step to `end` at the last.
 
     `linear` goes there evenly, `cosine` slowly at both ends. `headroom` looks at validation: it is `start` while the target
-    pays more than the oracle over the sources by `AMPLE` of what that pays, and goes evenly to `end`, where it pays no more than the
-    oracle, which then has nothing to teach it. Raises ValueError for a weight outside [0, 1], a schedule without an end, and an
+    pays more than the oracle over the sources by `AMPLE` of what that pays, and goes evenly to `end` (None: 1, plain CLM), where it
+    pays no more than the oracle, which then has nothing to teach it. Raises ValueError for a weight outside [0, 1], a schedule without an end, and an
     end without a schedule.
     """
 
@@ -53,7 +53,7 @@ class LmWeight:
                 f"lm_weight_end is {self.end} and lm_weight_schedule is constant, which has no end: set lm_weight_schedule to "
                 "headroom, linear or cosine, or set lm_weight_end to null"
             )
-        if self.schedule != "constant" and self.end is None:
+        if self.schedule in ("linear", "cosine") and self.end is None:
             raise ValueError(
                 f"lm_weight_schedule is {self.schedule} and lm_weight_end is not set: set it to the lm_weight of the last step"
             )
@@ -63,7 +63,7 @@ class LmWeight:
 
         `left` is the `Headroom.left` of the last validation: ValueError where `headroom` is to go by it and it is None.
         """
-        if self.end is None:
+        if self.schedule == "constant":
             return self.start
         if self.schedule == "headroom":
             if left is None:
@@ -73,7 +73,7 @@ class LmWeight:
             done = min(step / max(max_steps - 1, 1), 1.0)
         if self.schedule == "cosine":
             done = (1.0 - math.cos(math.pi * done)) / 2.0
-        return (1.0 - done) * self.start + done * self.end
+        return (1.0 - done) * self.start + done * (1.0 if self.end is None else self.end)
 
 
 def by_domain(

@@ -83,7 +83,7 @@ class Experiment:
     top_k: int
     lm_weight: float
     lm_weight_schedule: WeightSchedule
-    lm_weight_end: float | None  # at the last step; None: there is no schedule
+    lm_weight_end: float | None  # at the last step, or at the oracle; None: there is no schedule, or 1
     learning_rates: Sequence[float]
     clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
     schedule: Schedule

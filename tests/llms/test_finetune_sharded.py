@@ -56,25 +56,29 @@ def learn(
     return module
 
 
-def on_each_rank(folder: Path) -> None:
+def on_each_rank(folder: Path, method: str) -> None:
     """What the command below runs, on two ranks."""
-    for method in METHODS:
-        module = learn(folder, method, "whole", ranks=2)
-        assert all(isinstance(p, DTensor) and p.to_local().numel() < p.numel() for p in module.parameters())
-        with contextlib.suppress(RuntimeError):
-            learn(folder, method, "stopped", ranks=2, stop=True)
-        learn(folder, method, "stopped", ranks=2, ckpt_path=folder / method / "stopped" / "last.ckpt")
+    module = learn(folder, method, "whole", ranks=2)
+    assert all(isinstance(p, DTensor) and p.to_local().numel() < p.numel() for p in module.parameters())
+    with contextlib.suppress(RuntimeError):
+        learn(folder, method, "stopped", ranks=2, stop=True)
+    learn(folder, method, "stopped", ranks=2, ckpt_path=folder / method / "stopped" / "last.ckpt")
     with pytest.raises(ValueError, match=r"optimizer AdamW8bit of bitsandbytes cannot update .*: set optimizer=adamw"):
-        learn(folder, "lora", "8bit", ranks=2)
+        learn(folder, method, "8bit", ranks=2)
+
+
+@pytest.fixture(scope="module", params=["lora", pytest.param("qlora", marks=pytest.mark.long)])
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sharded(method: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the fits on two ranks: every parameter, frozen, in 4 bits or trained, was in shards."""
     folder = tmp_path_factory.mktemp("sharded")
     local_llm(folder / "target", width=64)
     readers(folder / "traces", documents(30), ["neox"])
-    run_ranks(__file__, str(folder), cache=folder)
+    run_ranks(__file__, str(folder), method, cache=folder)
     return folder
 
 
@@ -84,7 +88,6 @@ def kept(folder: Path, method: str, name: str) -> tuple[Fit, dict[str, torch.Ten
     return found, load_best(module_of(folder, method), folder / method / name, found).state_dict()
 
 
-@pytest.mark.parametrize("method", list(METHODS))
 def test_two_ranks_learn_as_one(sharded: Path, method: str) -> None:
     """The same adapters at the start and the same blocks a step; what differs is the order of float32 sums, which Adam's first
     steps, nearly signs, enlarge where a gradient is all but zero."""
@@ -98,7 +101,6 @@ def test_two_ranks_learn_as_one(sharded: Path, method: str) -> None:
     torch.testing.assert_close(its, mine, rtol=1e-2, atol=5e-3)  # half of one step of Adam's
 
 
-@pytest.mark.parametrize("method", list(METHODS))
 def test_a_stopped_fit_on_two_ranks_ends_bit_identical(sharded: Path, method: str) -> None:
     (whole, its), (resumed, mine) = (kept(sharded, method, name) for name in ("whole", "stopped"))
     assert resumed.history == whole.history
@@ -107,4 +109,4 @@ def test_a_stopped_fit_on_two_ranks_ends_bit_identical(sharded: Path, method: st
 
 
 if __name__ == "__main__":
-    on_each_rank(Path(sys.argv[1]))
+    on_each_rank(Path(sys.argv[1]), sys.argv[2])

@@ -165,12 +165,21 @@ def planned(config: PretrainedConfig, shape: TrainingShape) -> Memory:
     return training(config, shape).memory()
 
 
-@pytest.mark.parametrize("dtypes", DTYPES)
-@pytest.mark.parametrize("is_checkpointed", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_the_plan_is_what_a_training_takes(architecture: str, is_checkpointed: bool, dtypes: str, traces: Path) -> None:
+# Half of them are long: every pair of an architecture, a dtype and of whether it is checkpointed is among the others.
+TRAININGS = [
+    pytest.param(*case, id="-".join(case), marks=[pytest.mark.long] * (n % 2))
+    for i, architecture in enumerate(CONFIGS)
+    for j, dtypes in enumerate(DTYPES)
+    for n, kept in ((i + j, "kept"), (i + j + 1, "checkpointed"))
+    for case in [(architecture, kept, dtypes)]
+]
+
+
+@pytest.mark.parametrize(("architecture", "kept", "dtypes"), TRAININGS)
+def test_the_plan_is_what_a_training_takes(architecture: str, kept: str, dtypes: str, traces: Path) -> None:
     """Weights, gradients and optimizer to the byte; all within 15 %, and within 15 % what comes on top of weights and states."""
     weights, compute = DTYPES[dtypes]
+    is_checkpointed = kept == "checkpointed"
     shape = replace(FULL, weights=weights, trained=weights, compute=compute, is_checkpointed=is_checkpointed)
     real, plan = measured(CONFIGS[architecture], shape, traces), planned(CONFIGS[architecture], shape)
     print(

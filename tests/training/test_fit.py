@@ -116,6 +116,7 @@ def assert_identical(one: Path, other: Path) -> None:
 )
 def test_a_stopped_fit_ends_bit_identical(
     target: LocalLLM,
+    whole: Path,
     tmp_path: Path,
     architecture: str,
     num_workers: int,
@@ -126,7 +127,8 @@ def test_a_stopped_fit_ends_bit_identical(
     assert stop % 2 == 1, "checkpoints are at even steps: something must be lost"
     assert STEPS > 2 * BATCHES > 2, "the fit sees its data more than twice"
     job = Job(target, tmp_path / "traces", num_workers, architecture)
-    whole = job.run(tmp_path / "whole")
+    ran = whole if (architecture, num_workers) == ("llama", 0) else tmp_path / "whole"
+    through = Fit.from_json(json.loads((ran / "fit.json").read_text())) if ran == whole else job.run(ran)
     with pytest.raises((error, SystemExit)):
         job.run(tmp_path / "stopped", stop=PowerCut(stop, error))
     assert not (tmp_path / "stopped" / "fit.json").exists()
@@ -134,10 +136,10 @@ def test_a_stopped_fit_ends_bit_identical(
     assert last["global_step"] == stop - 1
     torch.rand(5), random.random(), np.random.rand()  # whatever happened in between
     resumed = job.run(tmp_path / "stopped", tmp_path / "stopped" / "last.ckpt")
-    assert resumed.history == whole.history
-    assert [tokens for tokens, _ in whole.history] == sorted({tokens for tokens, _ in whole.history})
-    assert len(whole.history) == STEPS // 2
-    assert_identical(tmp_path / "whole", tmp_path / "stopped")
+    assert resumed.history == through.history
+    assert [tokens for tokens, _ in through.history] == sorted({tokens for tokens, _ in through.history})
+    assert len(through.history) == STEPS // 2
+    assert_identical(ran, tmp_path / "stopped")
 
 
 def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, tmp_path: Path) -> None:

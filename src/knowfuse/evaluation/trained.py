@@ -23,6 +23,7 @@ from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
 from knowfuse.training.module import FusionModule
+from knowfuse.training.stopping import StopsWhenTold
 from knowfuse.training.weights import load_weights
 
 
@@ -90,7 +91,7 @@ def _read(
     *callbacks: L.Callback,
 ) -> _Read:
     runner = trainer(
-        callbacks=[_Loads(checkpoint, tokens.name, tokens.largest_id), *callbacks],
+        callbacks=[_Loads(checkpoint, tokens.name, tokens.largest_id), StopsWhenTold(), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

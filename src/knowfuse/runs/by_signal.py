@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 
-STOPPED = 128 + signal.SIGTERM  # the exit status of a fit that was told to stop
+from knowfuse.training.stopping import STOPPED
 
 
 def ending_as_told(environment: Mapping[str, str]) -> Callable[[object], None]:

@@ -24,6 +24,7 @@ from knowfuse.ranks import ranks
 from knowfuse.runs.folder import PARTS, RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
 from knowfuse.runs.left_over import made_for_a_sweep
 from knowfuse.text.quoting import literal
+from knowfuse.training.stopping import STOPPED
 
 ASKED = "sweep.json"  # what a sweep was asked for, and whether all its points are done
 _held: list[FileLock] = []  # of the sweep of this process, until it ends
@@ -156,7 +157,7 @@ def by_itself(point: Path, ckpt_path: str | None) -> float:
             status = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
-    if status == 128 + signal.SIGTERM:
+    if status == STOPPED:
         raise SystemExit(status)
     if status != 0:
         raise RuntimeError(f"run {point} failed with exit status {status}, see above; by itself: {shlex.join(command)}")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -19,7 +18,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
@@ -30,6 +28,7 @@ from knowfuse.training.module import FusionModule
 from knowfuse.training.other_settings import KeepsSettings
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
 from knowfuse.training.said import SourcesSaid
+from knowfuse.training.stopping import StopsWhenTold
 from knowfuse.training.weights import load_weights
 
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
@@ -131,6 +130,7 @@ def fit(
             history,
             said,
             FitProgress(name),
+            StopsWhenTold(),
             keep,
         ],
         logger=[*loggers(), Curves(folder)],
@@ -214,8 +214,6 @@ def _failing(name: str, loggers: Iterable[Logger]) -> Iterator[None]:
         if isinstance(error, Exception):
             raise
         say(f"{name}: stopped; the same command with ckpt_path=last goes on from the last validation")
-        if isinstance(error, SIGTERMException):
-            raise SystemExit(128 + signal.SIGTERM) from error
         raise
 
 

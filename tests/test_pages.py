@@ -9,6 +9,7 @@ import yaml
 from experiments_for_tests import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
+import pictures  # pyright: ignore[reportMissingImports]
 import written  # pyright: ignore[reportMissingImports]
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,6 +50,19 @@ def test_the_reference_is_what_the_settings_say() -> None:
     assert page == written.reference()
     for setting in ("`lm_weight`", "`fusion.granularity`", "`trainer.max_steps`", "`corpus.files`", "`tracing.place`"):
         assert f"| {setting} |" in page
+
+
+@pytest.mark.long
+def test_the_pictures_of_the_ideas_are_drawn_by_the_code(tmp_path: Path) -> None:
+    """Each that the page shows, and no other. The files are written by `python docs/pictures.py`."""
+    drawn = pictures.pictures()
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\(pictures/(.*)\.svg\)", page)) == sorted(drawn)
+    assert sorted(path.stem for path in (ROOT / "docs" / "pictures").glob("*.svg")) == sorted(drawn)
+    heights: dict[float, float] = {}
+    for bar in drawn["mass"].axes[0].patches:
+        heights[bar.get_x()] = heights.get(bar.get_x(), 0.0) + bar.get_height()
+    assert list(heights.values()) == pytest.approx([1.0] * len(heights), abs=1e-5)
 
 
 def test_licences_are_listed() -> None:

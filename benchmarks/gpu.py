@@ -47,7 +47,8 @@ class Asked:
     def settings(self, *more: str) -> DictConfig:
         """Those of train.py; a model is both the target and, in bfloat16, the one source."""
         with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            cfg = compose("train", [f"trainer={self.accelerator}", *self.overrides, *more])
+            constant = "lm_weight_schedule=constant"  # the steps that are timed validate nothing
+            cfg = compose("train", [f"trainer={self.accelerator}", constant, *self.overrides, *more])
         if self.model is not None:
             OmegaConf.set_struct(cfg, False)
             spec = {"_target_": "knowfuse.types.LLMSpec", "path": self.model}

@@ -9,7 +9,7 @@ which, in code the one, in docstrings the other.
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,8 @@ from knowfuse.llms.recipes import make_tokenizer
 from knowfuse.losses import Headroom, LmWeight
 from knowfuse.surface import Surface, surface_of
 from knowfuse.text.document import Document
+from knowfuse.training.blocks import stacked
 from knowfuse.types import (
-    EMPTY,
     MASS_CLASSES,
     AlignedSource,
     AlignedSources,
@@ -205,23 +205,7 @@ def fused(shown: Shown) -> Figure:
 
 def batch(shown: Shown) -> tuple[AlignedSources, torch.Tensor, torch.Tensor]:
     """The two sources side by side, as a batch of one block has them."""
-    its = list(shown.aligned.values())
-    width = max(one.topk.ids.shape[1] for one in its)
-
-    def padded(array: np.ndarray, fill: float) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
-
-    def stacked(field: Callable[[AlignedSource], np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([field(one) for one in its]))[None]
-
-    topk = TopK(stacked(lambda one: padded(one.topk.ids, 0)), stacked(lambda one: padded(one.topk.log_probs, EMPTY)))
-    sources = AlignedSources(
-        topk,
-        stacked(lambda one: one.tail),
-        stacked(lambda one: one.nll),
-        stacked(lambda one: one.source_tokens),
-        stacked(lambda one: one.is_aligned),
-    )
+    sources = stacked([[(0, its)] for its in shown.aligned.values()], len(shown.tokens.ends))
     label_bytes = np.append(np.diff(shown.tokens.ends), 0)
     return sources, torch.ones(1, len(label_bytes), dtype=torch.long), torch.from_numpy(label_bytes)[None].long()
 
@@ -230,9 +214,8 @@ def most_disputed(shown: Shown) -> int:
     """The row, not at the text's beginning, on which the sources give the most different probabilities to the true next token."""
     labels = np.append(shown.tokens.input_ids[1:], -1)[:, None]
     one, other = (np.exp(its.topk.log_probs).sum(-1, where=its.topk.ids == labels) for its in shown.aligned.values())
-    differ = np.where(
-        np.maximum(one, other) < 0.8, np.abs(one - other), 0.0
-    )  # where one is certain there is little to see
+    is_open = np.maximum(one, other) < 0.8  # where one is certain there is little to see
+    differ = np.where(is_open, np.abs(one - other), 0.0)
     return int(np.argmax(differ[3:])) + 3
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of `byte_exact`, a row of the target after the other: who is asked, what it gives to whom, the gold chain."""
+"""The arithmetic of `byte_exact`, a row of the target after the other: who is asked, what it gives to whom."""
 
 from typing import NamedTuple, no_type_check
 
@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.gold_chain import chain
 from knowfuse.alignment.look_ahead import keep_what_stays, look_ahead, new_seen
 from knowfuse.alignment.own_cuts import OwnCuts
 from knowfuse.alignment.row_classes import serving_rows
-from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
-from knowfuse.alignment.spent import has_eos, paid_up_to
+from knowfuse.alignment.said import AMBIGUOUS, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
+from knowfuse.alignment.spent import has_eos
 from knowfuse.alignment.texts import Texts
 from knowfuse.compiled import compiled
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
@@ -120,7 +121,7 @@ def _align(said, read, tokens, roles, texts, to, longer, known):
             rows = serving_rows(its.ends, its_read.ends)
             divisors, gold_went = _give_to_first_tokens(its, its_read, rows, tokens, roles, its_rows, longer, known)
             if longer is None:
-                _chain(its, its_read, rows, divisors, gold_went, its_rows)
+                chain(its, its_read, rows, divisors, gold_went, its_rows)
 
 
 @compiled
@@ -277,35 +278,3 @@ def _starting_with(at, data, tokens, alive, num_alive):
             alive.ids[count], alive.weights[count] = alive.ids[c], alive.weights[c]
             count += 1
     return count
-
-
-@compiled
-@no_type_check
-def _chain(said, read, rows, divisors, gold_went, to):
-    """Where the true next target token runs on beyond the gold token: the product of what the source gave along it.
-
-    Where its end lies within a source token, the product includes what the target's next row was divided by.
-    """
-    paid, read_has_eos = paid_up_to(said.nll), has_eos(read.ends)
-    ends = said.ends[: len(said.ends) - has_eos(said.ends)]
-    boundaries = np.searchsorted(ends, read.ends[1:], side="right") - 1  # the last to end with the true one or before
-    for t in range(len(read.ids) - 1):
-        row, next_end = rows[t], read.ends[t + 1]
-        predicts_eos = read_has_eos and t == len(read.ids) - 2
-        if not to.is_aligned[t] or predicts_eos or said.ends[row + 1] >= next_end:
-            continue
-        slot, kind, count = gold_went[t]
-        owed = divisors[t + 1] if next_end > said.ends[boundaries[t]] else 1.0
-        chained = np.exp(paid[row] - paid[boundaries[t]]) * owed / divisors[t]
-        # It is taken off the shorter piece that the gold token was mapped to.
-        chained = min(chained, said.gold_probs[row] / divisors[t])
-        to.budget[t, kind] = max(to.budget[t, kind] - chained, 0.0)
-        if slot >= 0:
-            to.probs[t, slot] = max(to.probs[t, slot] - chained, 0.0)
-        to.budget[t, CHAINED] = chained
-        label_slot = count
-        for s in range(count):
-            if to.ids[t, s] == read.ids[t + 1]:
-                label_slot = s
-        to.ids[t, label_slot] = read.ids[t + 1]
-        to.probs[t, label_slot] += chained

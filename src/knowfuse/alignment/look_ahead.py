@@ -98,9 +98,8 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, 
             seen.became[c] = went
             if went == NONE:
                 went = stays
-            if is_end and went == truth:
-                staying += p
             if went == truth:
+                staying += p * is_end
                 to_truth += mass * p
                 continue
             if went < 0 or mass * p < LEAST or count >= len(to.ids[t]) - 1:

@@ -8,6 +8,7 @@ from typing import Any
 from knowfuse.evaluation import baseline_of
 from knowfuse.export.sections import CITATION, PAPER, called, llms, metadata, text, use
 from knowfuse.llms.licences import shown_name
+from knowfuse.losses import LmWeight
 from knowfuse.pages import MASS_MEANING
 from knowfuse.report.compared import markdown as with_intervals
 from knowfuse.report.left import Left
@@ -79,10 +80,10 @@ def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
         "seed": str(s["seed"]),
     }
     if is_fused:
-        constant, end = s["lm_weight_schedule"] == "constant", s["lm_weight_end"]
-        to = "" if constant else f" to {1.0 if end is None else end:g}"
+        lm_weight = LmWeight(s["lm_weight"], s["lm_weight_schedule"], s["lm_weight_end"])
+        to = "" if lm_weight.schedule == "constant" else f" to {lm_weight.last:g}"
         rows = {
-            "lambda (weight of CLM)": f"{s['lm_weight']:g}{to}, {s['lm_weight_schedule']}",
+            "lambda (weight of CLM)": f"{lm_weight.start:g}{to}, {lm_weight.schedule}",
             "alignment": called(s, "alignment"),
             "fusion": called(s, "fusion"),
             "loss": called(s, "loss"),

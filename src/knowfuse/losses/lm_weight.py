@@ -73,7 +73,14 @@ class LmWeight:
             done = min(step / max(max_steps - 1, 1), 1.0)
         if self.schedule == "cosine":
             done = (1.0 - math.cos(math.pi * done)) / 2.0
-        return (1.0 - done) * self.start + done * (1.0 if self.end is None else self.end)
+        return (1.0 - done) * self.start + done * self.last
+
+    @property
+    def last(self) -> float:
+        """Where it goes, from `start`."""
+        if self.end is not None:
+            return self.end
+        return 1.0 if self.schedule == "headroom" else self.start
 
 
 def by_domain(

@@ -50,9 +50,8 @@ class NothingLeft(Callback):
             return
         folder = Path(config.hydra.runtime.output_dir)
         if self.is_new:
-            if not is_running(
-                folder
-            ):  # of two that started at once the other may have it, and not have made anything yet
+            # Of two that started at once the other may have it, and not have made anything yet.
+            if not is_running(folder):
                 remove_unused(folder)
         else:
             for path, content in self.before.items():

@@ -157,11 +157,11 @@ class PackedBlocks(Dataset[FusionBatch]):
             document_ids=torch.from_numpy(rows["documents"])[None],
             label_bytes=torch.from_numpy(rows["bytes"])[None],
             domains=torch.from_numpy(rows["domains"])[None],
-            sources=_stack(said, length, self._is_drawn) if self.sources else None,
+            sources=stacked(said, length, self._is_drawn) if self.sources else None,
         )
 
 
-def _stack(
+def stacked(
     said: list[list[tuple[int, AlignedSource | None]]], block_tokens: int, is_drawn: bool = False
 ) -> AlignedSources:
     """The words of S sources on the documents of one block; rows that nobody spoke of are not aligned. [1, S, T, K]."""

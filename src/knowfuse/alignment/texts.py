@@ -1,11 +1,12 @@
 """Where do several texts begin that are aligned in one call, as the messages of a conversation are?"""
 
+import inspect
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from knowfuse.types import AlignedSource, SourceTrace, TokenizedDocument
+from knowfuse.types import AlignedSource, Aligner, SourceTrace, TokenizedDocument
 
 
 class Texts(NamedTuple):
@@ -30,3 +31,8 @@ class TextsAligner(Protocol):
     def __call__(
         self, trace: SourceTrace, target: TokenizedDocument, data: bytes, texts: Texts | None = None
     ) -> AlignedSource: ...
+
+
+def takes_texts(align: Aligner) -> bool:
+    """Whether it is a `TextsAligner`, as its signature says."""
+    return "texts" in inspect.signature(align).parameters

@@ -13,14 +13,11 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Int
 
-from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.texts import Texts
+from knowfuse.alignment.texts import Texts, takes_texts
 from knowfuse.surface.cutting import Marks
 from knowfuse.surface.turns import same_turns
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK, Turn
-
-TOGETHER = (byte_exact,)  # methods whose aligners are `TextsAligner`s
 
 
 def aligner(method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair) -> Aligner:
@@ -30,8 +27,7 @@ def aligner(method: Callable[[TokenizerPair], Aligner], pair: TokenizerPair) -> 
         return align
     sizes = np.array([len(piece or b"") for piece in pair.target.token_bytes], dtype=np.int64)
     lead = _Lead(pair.target.lead, sizes)
-    together = getattr(method, "func", method) in TOGETHER
-    return partial(align_turns, align=align, source=pair.source.marks, target_lead=lead, together=together)
+    return partial(align_turns, align=align, source=pair.source.marks, target_lead=lead, together=takes_texts(align))
 
 
 @dataclass(frozen=True)

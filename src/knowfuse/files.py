@@ -1,13 +1,13 @@
 """How are files kept by name, whole or not at all, on this machine or behind a URL?"""
 
+import csv
 import hashlib
+import io
 import json
 import os
-import re
-import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,9 @@ import numpy as np
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
+
+from knowfuse.unfinished import beside, remove, remove_left
+from knowfuse.unwritable import naming
 
 DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, EOFError, LookupError, TypeError, AttributeError)
 WORTH_REMEMBERING = 2**20  # bytes of a file from which looking its checksum up is faster than reading it
@@ -182,9 +185,7 @@ def make_folder_once(path: Path, fill: Callable[[Path], object]) -> bool:
     """`make_once` of a folder, whole or not at all: `fill` gets an empty one beside the place. What a kill left is removed."""
 
     def make() -> None:
-        for left in path.parent.iterdir():
-            if re.fullmatch(rf"{re.escape(path.name)}\.\d+\.part", left.name):
-                shutil.rmtree(left)
+        remove_left(path, is_alone=True)
         with whole_folder(path) as unfinished:
             fill(unfinished)
 
@@ -197,18 +198,25 @@ def write_whole(path: Path, data: bytes) -> None:
     write_through(path, lambda file: file.write(data))
 
 
+def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> None:
+    """`write_whole` of lines of cells; None is an empty cell."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    write_whole(path, text.getvalue().encode())
+
+
 def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """`write_whole` of what `write` writes. OSError where it cannot, and what was there stays."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with naming(path), beside(path, Path.touch) as unfinished:
+        try:
+            with unfinished.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            remove(unfinished)
+            raise
 
 
 @contextmanager
@@ -217,27 +225,33 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Its files are as readable as the umask says, whoever wrote them: safetensors keeps its own from all others.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.mkdir(parents=True)
-        mode = stat.S_IMODE(unfinished.stat().st_mode) & 0o666  # what the umask left of a folder's
-        yield unfinished
-        for file in unfinished.rglob("*"):
-            if file.is_file() and not file.is_symlink():
-                file.chmod(mode)
-        os.replace(unfinished, path)  # an empty folder gives way
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path, Path.mkdir) as unfinished:
+            try:
+                mode = stat.S_IMODE(unfinished.stat().st_mode) & 0o666  # what the umask left of a folder's
+                yield unfinished
+                for file in unfinished.rglob("*"):
+                    if file.is_file() and not file.is_symlink():
+                        file.chmod(mode)
+                os.replace(unfinished, path)  # an empty folder gives way
+            finally:
+                remove(unfinished)
 
 
 def swap(new: Path, path: Path) -> None:
     """Put the folder `new` in the place of `path`, whatever is there; `restored` finds the old one after a kill in between."""
-    old = path.with_name(f"{path.name}.old")
-    _remove(old)
+    old = replaced(path)
+    remove(old)
     if path.exists():
         os.replace(path, old)
     os.replace(new, path)
-    _remove(old)
+    remove(old)
+
+
+def replaced(path: Path) -> Path:
+    """Where a `swap` keeps what was in this place until the new is there."""
+    return path.with_name(f"{path.name}.old")
 
 
 def restored(path: Path) -> Path:
@@ -245,7 +259,7 @@ def restored(path: Path) -> Path:
 
     Where it cannot be moved back, in a folder that is only to be read, the place where it is.
     """
-    old = path.with_name(f"{path.name}.old")
+    old = replaced(path)
     if not path.exists() and old.exists():
         try:
             os.replace(old, path)
@@ -254,7 +268,3 @@ def restored(path: Path) -> Path:
         except OSError:
             return old
     return path
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disk_for_tests import no_file_beyond
 from omegaconf import OmegaConf
 
 from knowfuse.runs.folder import (
@@ -101,6 +102,18 @@ def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Pat
         str(refused.value),
     )
     require_writable(folder / "new")
+
+
+def test_a_run_folder_without_room_is_refused_before_hydra_writes_there(tmp_path: Path) -> None:
+    with (
+        no_file_beyond(1000),
+        pytest.raises(
+            SystemExit, match=r"'/.*new' cannot be written \(File too large\): make room in '/.*', or take another"
+        ),
+    ):
+        require_writable(tmp_path / "new")
+    require_writable(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

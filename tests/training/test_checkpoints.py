@@ -1,17 +1,16 @@
 """A checkpoint that cannot be written, or read: the one before it is gone on from, and a line says so."""
 
 import json
-import resource
-import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from disk_for_tests import no_file_beyond
 from experiments_for_tests import PowerCut, data_module, fusion_module, local_llm, trainer
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
@@ -52,21 +51,16 @@ def assert_identical(one: Path, other: Path) -> None:
 @contextmanager
 def full_disk(at: int) -> Iterator[L.Callback]:
     """From this step on no file grows beyond 4 kB."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with ExitStack() as full:
 
-    class Fills(L.Callback):
-        def on_train_batch_end(
-            self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            if trainer.global_step == at:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        class Fills(L.Callback):
+            def on_train_batch_end(
+                self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+            ) -> None:
+                if trainer.global_step == at:
+                    full.enter_context(no_file_beyond(4096))
 
-    try:
         yield Fills()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
@@ -75,7 +69,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(target: LocalLLM, wh
         full_disk(3) as fills,
         pytest.raises(
             OSError,
-            match=r"\.ckpt' could not be written \(.*File too large.*\): once there is room, the same command with "
+            match=r"\.ckpt' could not be written \(File too large\): once there is room, the same command with "
             r"ckpt_path=last goes on from last\.ckpt, which is as it was",
         ),
     ):
@@ -90,6 +84,24 @@ def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(target: LocalLLM, wh
 def test_a_disk_that_is_full_from_the_first(target: LocalLLM, tmp_path: Path) -> None:
     with full_disk(1) as fills, pytest.raises(OSError, match=r"ckpt_path=last goes on from the beginning"):
         run(target, tmp_path, fills)
+
+
+def test_what_a_kill_left_of_the_first_checkpoint_goes_at_the_next_start(
+    target: LocalLLM, whole: Path, tmp_path: Path
+) -> None:
+    """A file, a folder of shards, and what they were to take the place of; before this fit needs the room."""
+    (tmp_path / "last.ckpt.12ab34cd.part").write_bytes(b"half")
+    (tmp_path / "best.ckpt.part").mkdir()
+    (tmp_path / "best.ckpt.part" / "__0_0.distcp").write_bytes(b"half")
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    (tmp_path / "last.ckpt.old").mkdir()
+
+    class Looks(L.Callback):
+        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            assert sorted(path.name for path in tmp_path.glob("*.ckpt*")) == ["last.ckpt"]
+
+    run(target, tmp_path, Looks())
+    assert_identical(tmp_path, whole)
 
 
 def test_no_folder_for_temporary_files_is_needed(

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import hydra
-import matplotlib
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
@@ -22,6 +21,8 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
+from knowfuse.files import write_whole
+from knowfuse.pages import write_png
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.runs.command import command
 from knowfuse.runs.folder import register_resolvers
@@ -31,7 +32,6 @@ from knowfuse.surface import UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.types import Aligner
 
-matplotlib.use("Agg")
 register_resolvers()
 
 
@@ -103,9 +103,9 @@ def main(cfg: DictConfig) -> None:
     show(qualities)
     folder = Path(HydraConfig.get().runtime.output_dir)
     figures = {name: {method: asdict(q) for method, q in by.items()} for name, by in qualities.items()}
-    (folder / "alignment.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    (folder / "alignment.html").write_text(alignment_page(qualities, examples), encoding="utf-8")
-    picture(qualities, examples).savefig(folder / "alignment.png", dpi=120)
+    write_whole(folder / "alignment.json", json.dumps(figures, indent=1).encode())
+    write_whole(folder / "alignment.html", alignment_page(qualities, examples).encode())
+    write_png(folder / "alignment.png", picture(qualities, examples))
     say(f"{folder}: alignment.html, alignment.png, alignment.json")
 
 

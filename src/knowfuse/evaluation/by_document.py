@@ -1,7 +1,6 @@
 """What do named LLMs pay on each document? The figures that every comparison is made of, as a file that anyone reads."""
 
 import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from knowfuse.files import undamaged, write_whole
+from knowfuse.files import undamaged, write_csv
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 
@@ -59,13 +58,9 @@ def by_document(nats: Mapping[str, Mapping[str, float]], documents: Sequence[Doc
 
 def write_by_document(path: Path, scores: ByDocument) -> None:
     """A CSV file: `document`, `domain`, `bytes`, and the nats of each LLM under its name, to the last digit; none: empty."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([*COLUMNS, *scores.nats])
     nats = [["" if math.isnan(n) else repr(n) for n in paid.tolist()] for paid in scores.nats.values()]
     columns = [scores.ids, scores.domains, scores.num_bytes.tolist(), *nats]
-    writer.writerows(zip(*columns, strict=True))
-    write_whole(path, text.getvalue().encode())
+    write_csv(path, [[*COLUMNS, *scores.nats], *zip(*columns, strict=True)])
 
 
 def read_by_document(path: Path) -> ByDocument:

@@ -18,6 +18,7 @@ from knowfuse.llms.gguf_parts import join, part_names, require_whole, stem
 from knowfuse.progress import counting
 from knowfuse.surface.loading import reason
 from knowfuse.types import LLMSpec
+from knowfuse.unwritable import as_os_error
 
 FORMAT_VERSION = 1  # of what is made; another makes every folder again
 
@@ -66,7 +67,7 @@ def _convert(name: str, spec: LLMSpec, parts: list[Path], folder: Path) -> None:
                 require_whole(whole)
             _save(whole, spec, folder, partial(advance, size))
         except Exception as error:  # whatever the libraries raise over files
-            if isinstance(error, OSError) and error.errno is not None:  # a full disk, for example
+            if (found := as_os_error(error)) is not None and found.errno is not None:  # a full disk, for example
                 raise
             files = ", ".join(part.name for part in parts)
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from knowfuse.pages.bars import Part, bars, key
 from knowfuse.pages.charts import Dot, Line, areas, dots, lines
+from knowfuse.pages.drawn import write_png
 from knowfuse.pages.page import Section, figure, grid, page, paragraph
 from knowfuse.pages.style import MARKER_COLOUR, MASS_COLOURS, MASS_MEANING, SERIES
 from knowfuse.pages.tables import table
@@ -25,4 +26,5 @@ __all__ = [
     "page",
     "paragraph",
     "table",
+    "write_png",
 ]

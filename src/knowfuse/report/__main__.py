@@ -18,6 +18,7 @@ from knowfuse.progress import quiet_libraries
 from knowfuse.report.left import left_by
 from knowfuse.report.results import markdown
 from knowfuse.report.written import write_page
+from knowfuse.runs.command import told
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.sampled import sampled
 from knowfuse.text.quoting import path_override
@@ -38,9 +39,10 @@ def main() -> None:
         left = left_by(run)
     except FileNotFoundError as error:
         parser.error(str(error))
-    if left.results is not None:
-        print(markdown(left.results))
-    write_page(run, None if asked.samples is None else ask(run, asked.samples))
+    with told("Make room there, or copy the run to a folder that you may write to"):
+        if left.results is not None:
+            print(markdown(left.results))
+        write_page(run, None if asked.samples is None else ask(run, asked.samples))
 
 
 def ask(run: Path, number: int) -> Samples | None:

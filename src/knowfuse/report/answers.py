@@ -1,16 +1,15 @@
 """What did LLMs answer? A table on the screen, and as CSV, JSON and Markdown."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from knowfuse.evaluation import Answers
-from knowfuse.files import write_whole
+from knowfuse.files import write_csv, write_whole
 from knowfuse.progress import console
 from knowfuse.report.tables import markdown_table
 
@@ -31,16 +30,14 @@ def write_answers(folder: Path, table: AnswersOfAll) -> None:
     everything = {name: {task: asdict(answers) for task, answers in tasks.items()} for name, tasks in table.items()}
     write_whole(folder / "answers.json", json.dumps(everything, indent=1).encode())
     write_whole(folder / "answers.md", f"{markdown_table(['task', 'figure', *table], _lines(table))}\n".encode())
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["model", "task", "figure", "value", "standard_error", "questions"])
+    lines: list[list[Any]] = [["model", "task", "figure", "value", "standard_error", "questions"]]
     for name, tasks in table.items():
         for task, a in tasks.items():
             for figure, value in a.metrics.items():
-                writer.writerow([name, task, figure, value, a.errors.get(figure), a.questions])
+                lines.append([name, task, figure, value, a.errors.get(figure), a.questions])
             if a.gold_bits_per_byte is not None:
-                writer.writerow([name, task, GOLD, a.gold_bits_per_byte, None, a.questions])
-    write_whole(folder / "answers.csv", text.getvalue().encode())
+                lines.append([name, task, GOLD, a.gold_bits_per_byte, None, a.questions])
+    write_csv(folder / "answers.csv", lines)
 
 
 def _lines(table: AnswersOfAll) -> list[list[str]]:

@@ -1,23 +1,21 @@
 """How do several LLMs compare? The table on the screen, and as CSV, JSON, Markdown and a picture."""
 
-import csv
-import io
 import json
 import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from knowfuse.evaluation import Interval
-from knowfuse.files import write_whole
+from knowfuse.files import write_csv, write_whole
+from knowfuse.pages import write_png
 from knowfuse.progress import console
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
-
-matplotlib.use("Agg")
 
 COLUMNS = ["model", "domain", "bits_per_byte", "low", "high", "more_than_baseline", "more_low", "more_high", "seeds"]
 
@@ -35,10 +33,10 @@ def show_comparison(table: Comparison) -> None:
 
 def write_comparison(folder: Path, table: Comparison) -> None:
     """`comparison.csv`, `.json`, `.md` and `.png`."""
-    write_whole(folder / "comparison.csv", _as_csv(table).encode())
+    write_csv(folder / "comparison.csv", [COLUMNS, *_figures(table)])
     write_whole(folder / "comparison.md", markdown(table).encode())
     write_whole(folder / "comparison.json", json.dumps(asdict(table), indent=1).encode())
-    _picture(table).savefig(folder / "comparison.png", dpi=120)
+    write_png(folder / "comparison.png", _picture(table))
 
 
 def markdown(table: Comparison) -> str:
@@ -67,16 +65,11 @@ def _caption(table: Comparison) -> str:
     return said if not table.left_out else f"{said}; {table.left_out:,} that some of them cannot read are left out"
 
 
-def _as_csv(table: Comparison) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+def _figures(table: Comparison) -> Iterator[list[Any]]:
     for name, row in table.rows.items():
         for domain, bits in row.bits_per_byte.items():
             more = row.more_than_baseline[domain]
-            figures = [bits.value, bits.low, bits.high, more.value, more.low, more.high]
-            writer.writerow([name, domain, *figures, row.seeds])
-    return text.getvalue()
+            yield [name, domain, bits.value, bits.low, bits.high, more.value, more.low, more.high, row.seeds]
 
 
 def _picture(table: Comparison) -> Figure:

@@ -1,24 +1,21 @@
 """What came out of one run: its table on the screen and in Markdown, its files and pictures."""
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
-from knowfuse.files import write_whole
+from knowfuse.files import write_csv, write_whole
+from knowfuse.pages import write_png
 from knowfuse.progress import console
 from knowfuse.report.picture import results_picture
 from knowfuse.report.tables import markdown_table
 from knowfuse.training.fit import Fit
-
-matplotlib.use("Agg")
 
 
 def show(title: str, table: ScoreTable) -> None:
@@ -69,14 +66,13 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: 
         "fits": {method: asdict(fit) for method, fit in fits.items()},
         "tokens_to_clm_final": tokens_to_clm_final(fits),
     }
-    with (run / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", *table.domains, "mean", "eos_nats", "first_token_nats"])
-        for name, row in rows.items():
-            writer.writerow([name, *row.values(), table.eos_nats.get(name), table.first_nats.get(name)])
+    lines: list[list[Any]] = [["model", *table.domains, "mean", "eos_nats", "first_token_nats"]]
+    for name, row in rows.items():
+        lines.append([name, *row.values(), table.eos_nats.get(name), table.first_nats.get(name)])
+    write_csv(run / "results.csv", lines)
     write_by_document(run / DOCUMENTS, table.by_document)
-    _losses_picture(fits).savefig(run / "losses.png", dpi=120)
-    results_picture(table, where).savefig(run / "results.png", dpi=120)
+    write_png(run / "losses.png", _losses_picture(fits))
+    write_png(run / "results.png", results_picture(table, where))
     write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished
 
 

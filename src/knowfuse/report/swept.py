@@ -1,13 +1,10 @@
 """What came of the points of a sweep? `sweep.csv` and `sweep.png` in its folder, written again as each of them ends."""
 
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -15,10 +12,10 @@ from hydra.types import RunMode
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from knowfuse.files import undamaged, write_whole
+from knowfuse.files import undamaged, write_csv, write_whole
+from knowfuse.pages import write_png
 from knowfuse.progress import say
 
-matplotlib.use("Agg")
 CAME = "point.json"  # in the folder of a point: what came of it
 BEST, OTHER, FAILED = "#1f6feb", "#9aa1a9", "#b3261e"
 
@@ -79,16 +76,11 @@ def write_sweep(sweep: Path) -> None:
     """The table of all points, and a picture of them, the best on top; a point that failed is named in both."""
     came = points_of(sweep)
     varied = _varied(came)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["point", *varied, "bits_per_byte", "failed"])
+    lines: list[list[Any]] = [["point", *varied, "bits_per_byte", "failed"]]
     for one in came:
-        figure = "" if one.bits_per_byte is None else one.bits_per_byte
-        writer.writerow([one.point, *(one.settings.get(key, "") for key in varied), figure, one.failed or ""])
-    write_whole(sweep / "sweep.csv", text.getvalue().encode())
-    picture = io.BytesIO()
-    _picture(came, varied).savefig(picture, dpi=120, format="png")
-    write_whole(sweep / "sweep.png", picture.getvalue())
+        lines.append([one.point, *(one.settings.get(key) for key in varied), one.bits_per_byte, one.failed])
+    write_csv(sweep / "sweep.csv", lines)
+    write_png(sweep / "sweep.png", _picture(came, varied))
 
 
 def _varied(came: list[Came]) -> list[str]:

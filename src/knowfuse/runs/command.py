@@ -1,11 +1,11 @@
 """How does a command start, and how does it refuse? One paragraph that says what to do, and nothing left on disk."""
 
-import errno
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,12 @@ from knowfuse.runs.left_over import remove_unused_sweep
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
 from knowfuse.runs.words import answer, unknown_setting
+from knowfuse.unwritable import no_place, why
 
-PLACES = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-}  # where nothing can be written
+PLACES = (
+    "Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in hydra.run.dir=, temporary files in TMPDIR: set the one that this is "
+    "of to a folder with room, which you may write to"
+)
 OURS = ("knowfuse", "__main__", "train", "evaluate")  # modules whose ValueErrors are written for the user
 
 
@@ -87,8 +84,25 @@ def command(
     return decorate
 
 
-def refusal(error: Exception) -> str | None:
-    """What to tell the user, where it is the user who can set it right; None for a fault of the program."""
+@contextmanager
+def told(places: str) -> Iterator[None]:
+    """The same of a program that has no configuration: what a user can set right ends it in a sentence.
+
+    `places` says what to do where nothing can be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if "HYDRA_FULL_ERROR" in os.environ or (said := refusal(error, places)) is None:
+            raise
+        raise SystemExit(said) from error
+
+
+def refusal(error: Exception, places: str = PLACES) -> str | None:
+    """What to tell the user, where it is the user who can set it right; None for a fault of the program.
+
+    `places` says what to do where nothing can be written.
+    """
     if isinstance(
         error, InstantiationException
     ):  # what it was raised from says why, without the names of our functions
@@ -100,11 +114,10 @@ def refusal(error: Exception) -> str | None:
         return f"{error.full_key} refers to {named[1]}, and there is no such setting: set {error.full_key} as well"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return str(error).partition("\n")[0] if isinstance(error, OmegaConfBaseException) else str(error)
-    if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
-        return (
-            f"{str(error.filename)!r}: {str(error.strerror).lower()}. Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in "
-            "hydra.run.dir=: set the one that this is of to a folder with room, which you may write to"
-        )
+    says_where = isinstance(error, OSError) and error.errno is None  # one of ours
+    if not says_where and (unwritable := no_place(error)) is not None:
+        place = "a file cannot be written" if unwritable.filename is None else repr(str(unwritable.filename))
+        return f"{place}: {why(unwritable).lower()}. {places}"
     is_of_the_user = isinstance(error, ValueError | OSError | ImportError) and _raised_in(error).startswith(OURS)
     return str(error) if is_of_the_user else None
 

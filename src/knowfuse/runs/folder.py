@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -20,11 +21,13 @@ from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
 from knowfuse.training.fit import Fit
 from knowfuse.training.other_settings import differing
+from knowfuse.unwritable import why
 
 RUNNING = ".running.lock"  # held by the process whose run it is
 PARTS = "parts"  # in results.json: the runs that the folder holds, where it is of several
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
+OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
     f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
 }
@@ -106,13 +109,22 @@ class Writable(Callback):
 
 
 def require_writable(folder: Path) -> None:
-    """Ends the process where nothing can be written there."""
+    """Ends the process where nothing can be written there, or there is no room for what a start writes."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SystemExit(
             f"run folder {str(folder)!r} cannot be written, {str(there)!r} is only to be read: take another with "
             "hydra.run.dir=<folder>; ckpt_path=<file> goes on there from a checkpoint that is only to be read"
         )
+    try:
+        with TemporaryFile(dir=there) as file:
+            file.write(bytes(OF_A_START))
+            file.flush()
+    except OSError as error:
+        raise SystemExit(
+            f"run folder {str(folder)!r} cannot be written ({why(error)}): make room in {str(there)!r}, or take another with "
+            "hydra.run.dir=<folder>"
+        ) from error
 
 
 def require_complete(cfg: DictConfig) -> DictConfig:

@@ -7,6 +7,7 @@ python -m knowfuse.study docs/results.md
 import argparse
 from pathlib import Path
 
+from knowfuse.runs.command import told
 from knowfuse.study.page import printed, write_tables
 
 
@@ -18,10 +19,11 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.file.exists() or asked.file.suffix not in (".csv", ".md"):
         parser.error(f"{str(asked.file)!r} is no .csv or .md file that is there: give one of docs/results")
-    if asked.file.suffix == ".md":
-        write_tables(asked.file)
-    else:
-        print(printed(asked.file, asked.columns))
+    with told("Make room there, or copy the page to a folder that you may write to"):
+        if asked.file.suffix == ".md":
+            write_tables(asked.file)
+        else:
+            print(printed(asked.file, asked.columns))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from knowfuse.files import Folder
 from knowfuse.ids import id_array
 from knowfuse.traces import index
 from knowfuse.traces.index import Shard
+from knowfuse.unwritable import why
 
 
 def upgrade(folder: Folder, name: str, manifest: dict[str, Any], new: str) -> None:
@@ -32,6 +33,6 @@ def upgrade(folder: Folder, name: str, manifest: dict[str, Any], new: str) -> No
     except OSError as error:
         raise OSError(
             f"the traces in {str(folder)!r} have a manifest that lists all documents, as they were written before; it has to "
-            f"become an index a shard, and that cannot be written ({error}): run python -m knowfuse.prepare once as a user "
+            f"become an index a shard, and that cannot be written ({why(error)}): run python -m knowfuse.prepare once as a user "
             "who may write there"
         ) from error

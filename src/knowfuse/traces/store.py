@@ -27,6 +27,7 @@ from knowfuse.traces.codec import Layout
 from knowfuse.traces.index import Shard
 from knowfuse.traces.second_format import upgrade
 from knowfuse.types import Kept, SourceTrace
+from knowfuse.unwritable import why
 
 FORMAT_VERSION = 2  # of the shards
 MANIFEST = "manifest.json"
@@ -300,7 +301,7 @@ class TraceStore:
         except OSError as error:
             shards = self._shards.values()
             raise OSError(
-                f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({error}): the "
+                f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({why(error)}): the "
                 f"{sum(len(s.ids) for s in shards)} documents in {len(shards)} shards written before stay valid. "
                 "Make room there or set another folder, and run the same command again: it goes on from them"
             ) from error

@@ -10,8 +10,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from knowfuse.files import restored, write_through
+from knowfuse.files import replaced, restored, write_through
 from knowfuse.progress import say
+from knowfuse.unfinished import remove, remove_left
+from knowfuse.unwritable import why
 
 SHARDED = "meta.pt"  # Lightning's name of what is not in shards, in the folder of a sharded checkpoint
 KEPT = ("last.ckpt", "best.ckpt")  # of a fit, the later one first; a fit can go on from either
@@ -47,16 +49,16 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, CheckpointException) as error:
         left = next((name for name in KEPT if restored(path.parent / name).exists()), None)
         raise OSError(
-            f"checkpoint {str(path)!r} could not be written ({_reason(error)}): once there is room, the same command with "
+            f"checkpoint {str(path)!r} could not be written ({_of_first_rank(error)}): once there is room, the same command with "
             f"ckpt_path=last goes on from {f'{left}, which is as it was' if left else 'the beginning'}"
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what an error says; of one of several ranks, the first rank's."""
+def _of_first_rank(error: BaseException) -> str:
+    """Why, of one of several ranks; of several the first one's."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return why(error)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -67,7 +69,7 @@ def damage(checkpoint: Path) -> str | None:
         if checkpoint.is_dir():
             _require_shards(checkpoint)
     except Exception as error:  # torch, zipfile and pickle each raise their own
-        return _reason(error)
+        return why(error)
     return None
 
 
@@ -90,9 +92,10 @@ def _require_shards(checkpoint: Path) -> None:
 
 def remove_unfinished(fit: Path) -> None:
     """Remove what a kill left of checkpoints that it stopped, whose process is gone; each is as large as a whole one."""
-    for name in KEPT:
-        for left in fit.glob(f"{name}.*.part"):
-            left.unlink(missing_ok=True)
+    for path in (restored(fit / name) for name in KEPT):
+        remove_left(path, is_alone=True)
+        if path.exists():
+            remove(replaced(path))
 
 
 def last_whole(fit: Path) -> Path | None:

@@ -142,10 +142,11 @@ def fit(
     )
     require_validations({name: getattr(runner, name) for name in COUNTS})
     runner.strategy.checkpoint_io = WholeFiles()
+    if runner.is_global_zero:
+        remove_unfinished(folder)
     if ckpt_path is not None:
         require_resumable(ckpt_path, runner, data, settings)
         if runner.is_global_zero:
-            remove_unfinished(folder)
             _take_best_along(ckpt_path.parent, folder)
     with _failing(name, runner.loggers):
         runner.fit(module, data, ckpt_path=ckpt_path)

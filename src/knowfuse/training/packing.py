@@ -69,8 +69,8 @@ def kept_blocks(
 
     def fill(unfinished: Path) -> None:
         blocks = make()
-        blocks.offsets.tofile(unfinished / OFFSETS)
-        blocks.places.tofile(unfinished / PLACES)
+        for file, array in ((OFFSETS, blocks.offsets), (PLACES, blocks.places)):
+            (unfinished / file).write_bytes(array.data)
 
     make_folder_once(place, fill)
     return _mapped(place)

@@ -5,7 +5,8 @@
     python benchmarks/resume.py --round 0     # a seventh of it: all stops of all numbers of processes, every kind once or twice
 
 One process, two in DDP, two in FSDP2 (on the CPU), each with every kind of fit, each stopped by SIGTERM, SIGKILL and an exception
-one step past a checkpoint; where torchrun starts the ranks, SIGTERM reaches all of them and the others one. Every fit is that of
+one step past a checkpoint, and by SIGTERM at any time, drawn by `--seed` from the CPU time of the fit, from the making of its first
+batch to its last file; where torchrun starts the ranks, SIGTERM reaches all of them and the others one. Every fit is that of
 `train.py`'s settings in miniature, from its prepared cache, through its run folder. Compared are all tensors of the last and
 of the best checkpoint (weights, moments, random states), and what the fit says of itself. Combinations that a run refuses are named:
 an 8-bit optimizer of parameters in shards is the one that is to be.
@@ -14,8 +15,12 @@ an 8-bit optimizer of parameters in shards is the one that is to be.
 import argparse
 import json
 import os
+import random
+import shutil
 import signal
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +28,7 @@ from typing import Any
 
 import hydra
 import torch
-from disturbed import ROOT, SHORT, SMALL, Command, in_processes, run, same
+from disturbed import ROOT, SHORT, SMALL, Command, Ended, in_processes, run, same
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
@@ -52,7 +57,11 @@ KINDS = {
     "adamw_8bit": ["optimizer=adamw_8bit"],
     "inside validation": [],
 }
-STOPS = ("SIGTERM", "SIGKILL", "exception")
+ANY_TIME = "SIGTERM at any time"
+STOPS = ("SIGTERM", "SIGKILL", "exception", ANY_TIME)
+SPENT = "cpu_seconds"  # file of an undisturbed run: of its fit
+MOST_DRAWS = 5
+LOOK_S = 0.002  # between two looks at the CPU time of this process
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,26 @@ def composed(overrides: list[str]) -> DictConfig:
         return compose("train", overrides)
 
 
-def one_fit(case: Case, where: Path, folder: Path, ckpt_path: str | None, stop: str | None, rank: int) -> None:
+@dataclass(frozen=True)
+class Stop:
+    """How a fit is stopped; at any time: which rank, after so many seconds of CPU time."""
+
+    by: str
+    rank: int = 0
+    after_s: float = 0.0
+
+    @classmethod
+    def drawn(cls, by: str, world: int, whole: Path, draw: random.Random) -> "Stop":
+        """One of the times that the undisturbed fit took."""
+        if by != ANY_TIME:
+            return cls(by)
+        return cls(by, draw.randrange(world), draw.uniform(0.0, float((whole / SPENT).read_text())))
+
+    def __str__(self) -> str:
+        return f"{self.by}, rank {self.rank} after {self.after_s:.3f} s" if self.by == ANY_TIME else self.by
+
+
+def one_fit(case: Case, where: Path, folder: Path, ckpt_path: str | None, stop: Stop | None, rank: int) -> None:
     """As `train.py` does it, up to the end of the fit."""
     quiet_libraries()
     cfg = composed(case.overrides(where))
@@ -91,19 +119,26 @@ def one_fit(case: Case, where: Path, folder: Path, ckpt_path: str | None, stop: 
         prepared = experiment.prepare()
         if stop is not None:
             _stop_at(case, stop, rank)
+        began = time.process_time()
         experiment.train(prepared, "fused", run_folder, resume)
+        if stop is None and rank == 0:
+            (folder / SPENT).write_text(str(time.process_time() - began))
 
 
-def _stop_at(case: Case, stop: str, rank: int) -> None:
-    """At the end of an optimizer step, or in the forward pass of the validation that follows the next one."""
-    if stop != "SIGTERM" and rank != case.world - 1:
+def _stop_at(case: Case, stop: Stop, rank: int) -> None:
+    """At the end of an optimizer step, or in the forward pass of the validation that follows the next one; or by the clock."""
+    if stop.by == ANY_TIME:
+        if rank == stop.rank:
+            threading.Thread(target=_stop_after, args=(time.process_time() + stop.after_s,), daemon=True).start()
+        return
+    if stop.by != "SIGTERM" and rank != case.world - 1:
         return
     steps = [0]
 
     def end() -> None:
-        if stop == "exception":
+        if stop.by == "exception":
             raise RuntimeError("stopped by the benchmark")
-        os.kill(os.getpid(), getattr(signal, stop))
+        os.kill(os.getpid(), getattr(signal, stop.by))
 
     def step(*_: Any) -> None:
         steps[0] += 1
@@ -118,6 +153,12 @@ def _stop_at(case: Case, stop: str, rank: int) -> None:
     register_optimizer_step_post_hook(step)
     if case.kind == "inside validation":
         torch.nn.modules.module.register_module_forward_pre_hook(forward)
+
+
+def _stop_after(cpu_seconds: float) -> None:
+    while time.process_time() < cpu_seconds:
+        time.sleep(LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def loaded(checkpoint: Path) -> Any:
@@ -145,7 +186,7 @@ def differing(one: Path, other: Path) -> list[str]:
     return [*found, *(n for n in ("fit.json", "curves.json") if (mine / n).read_bytes() != (its / n).read_bytes())]
 
 
-def tried(case: Case, where: Path, stops: list[str], console: Console) -> list[dict[str, Any]]:
+def tried(case: Case, where: Path, stops: list[str], draw: random.Random, console: Console) -> list[dict[str, Any]]:
     """One fit undisturbed, and one stopped in each of these ways that goes on."""
     place = where / f"{case.processes} {case.kind}"
     whole = in_processes(partial(one_fit, case, where, place / "whole", None, None), case.world, where)
@@ -156,15 +197,27 @@ def tried(case: Case, where: Path, stops: list[str], console: Console) -> list[d
         console.print(f"{case.processes}, {case.kind}: refused, {refused.removeprefix('ValueError: ')}")
         return [{"processes": case.processes, "kind": case.kind, "refused": refused}]
     found = []
-    for stop in stops:
-        folder = place / stop
-        first = in_processes(partial(one_fit, case, where, folder, None, stop), case.world, where)
+    for by in stops:
+        folder = place / by
+        stop, first = _stopped(case, where, place, by, draw)
         again = in_processes(partial(one_fit, case, where, folder, "last", None), case.world, where)
         other = ["it was not stopped"] if first.is_well else []
         other += differing(place / "whole", folder) if again.is_well else [again.said[-2000:]]
-        found.append({"processes": case.processes, "kind": case.kind, "stop": stop, "differs": other})
+        found.append({"processes": case.processes, "kind": case.kind, "stop": str(stop), "differs": other})
         console.print(f"{case.processes}, {case.kind}, {stop}: {other or 'identical'}")
     return found
+
+
+def _stopped(case: Case, where: Path, place: Path, by: str, draw: random.Random) -> tuple[Stop, Ended]:
+    """How a fit was stopped, and ended; at a time that comes after its end another is drawn."""
+    draws = MOST_DRAWS if by == ANY_TIME else 1
+    while True:
+        shutil.rmtree(place / by, ignore_errors=True)
+        stop = Stop.drawn(by, case.world, place / "whole", draw)
+        first = in_processes(partial(one_fit, case, where, place / by, None, stop), case.world, where)
+        draws -= 1
+        if not first.is_well or not draws:
+            return stop, first
 
 
 def with_dropout(where: Path) -> None:
@@ -182,9 +235,10 @@ def main() -> None:
     parser.add_argument("--processes", nargs="*", choices=list(PROCESSES), default=list(PROCESSES))
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--stops", nargs="*", choices=STOPS, default=list(STOPS))
-    parser.add_argument("--round", type=int, choices=range(len(KINDS)), help="of these, nine; 0 to 6 are all of them")
+    parser.add_argument("--round", type=int, choices=range(len(KINDS)), help="of these, twelve; 0 to 6 are all of them")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of SIGTERM at any time")
     arguments = parser.parse_args()
-    console = Console(width=200)
+    console, draw = Console(width=200), random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         prepared = run(Command("-m knowfuse.prepare", tuple(SMALL)), where)
@@ -195,7 +249,7 @@ def main() -> None:
         found = []
         for case in cases:
             if stops := [stop for stop in arguments.stops if arguments.round in (None, round_of(case, stop))]:
-                found += tried(case, where, stops, console)
+                found += tried(case, where, stops, draw, console)
     stopped = [one for one in found if "refused" not in one]
     refused = [f"{one['processes']}, {one['kind']}" for one in found if "refused" in one]
     figures = {"cases": len(stopped), "identical": sum(not one["differs"] for one in stopped), "refused": refused}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.pair import Arrays, TokenizerPair
@@ -22,25 +22,29 @@ class Longer(NamedTuple):
     """The target's tokens as a trie of bytes, and how often it ends a token where a source token ends.
 
     Node 0 stands for no bytes; the nodes one byte longer than node n are those from `children[n]` to `children[n + 1]`, in the order
-    of that byte, `byte`; `token[n]` is the token that is those bytes (`NONE`: none is; `UNUSABLE`: the LLM has no row for it), and
-    `node[i]` where token i is. A token begins at node `begins[0]`, the first of a text at `begins[1]`, behind what it carries.
+    of that byte, `byte`, and `depth[n]` is how many bytes it stands for; `token[n]` is the token that is those bytes (`NONE`: none is;
+    `UNUSABLE`: the LLM has no row for it), and `node[i]` where token i is. A token begins at node `begins[0]`, the first of a text at
+    `begins[1]`, behind what it carries.
 
     Of the places in `COUNTED` documents of the training text where the target has read all of a source token's bytes before `p` (`FirstTokens.pieces`)
-    and its next token takes all the others, `stays[p]` is the share where that token ends there.
+    and its next token takes all the others, `stays[p]` is the share where that token ends there. Of those where a token that began before
+    source token i takes all of it, `ends[i]` is the share where it ends with it.
     """
 
     children: Int32[np.ndarray, " nodes_1"]
     byte: UInt8[np.ndarray, " nodes"]
+    depth: Int32[np.ndarray, " nodes"]
     token: Int32[np.ndarray, " nodes"]
     node: Int32[np.ndarray, " V"]
     begins: Int32[np.ndarray, "2"]
     stays: Float32[np.ndarray, " source_bytes"]
+    ends: Float32[np.ndarray, " source_V"]
 
 
 def longer(pair: TokenizerPair, tokens: FirstTokens) -> Longer:
     """The tables of a pair of tokenizers and its training text, found again where they were made before."""
     key = Documents.of(pair.documents).key
-    return Longer(**pair.kept("longer-tokens-1", lambda: _make(pair, tokens), key))
+    return Longer(**pair.kept("longer-tokens-2", lambda: _make(pair, tokens), key))
 
 
 def _make(pair: TokenizerPair, tokens: FirstTokens) -> Arrays:
@@ -49,41 +53,51 @@ def _make(pair: TokenizerPair, tokens: FirstTokens) -> Arrays:
     alone = target.first_tokens(spelled[: target.usable], at_start=False)
     # Of two with the same bytes, the one that the tokenizer makes of them.
     made = np.array([i for i, b in enumerate(spelled) if b and (i >= len(alone) or alone[i] == i)], dtype=np.int64)
-    children, byte, at = _trie([*(spelled[i] for i in made), target.lead])
+    children, byte, depth, at = _trie([*(spelled[i] for i in made), target.lead])
     token, node = np.full(len(byte), NONE, dtype=np.int32), np.zeros(target.vocabulary_size, dtype=np.int32)
     token[at[:-1]], node[made] = np.where(made < target.usable, made, UNUSABLE), at[:-1]
     begins = np.array([0, at[-1]], dtype=np.int32)
-    stays = _stays(pair, tokens)
-    return {"children": children, "byte": byte, "token": token, "node": node, "begins": begins, "stays": stays}
+    trie = {"children": children, "byte": byte, "depth": depth, "token": token, "node": node, "begins": begins}
+    return {**trie, **_counted(pair, tokens)}
 
 
 def _trie(
     pieces: Sequence[bytes],
-) -> tuple[Int32[np.ndarray, " nodes_1"], UInt8[np.ndarray, " nodes"], Int64[np.ndarray, " N"]]:
-    """`children` and `byte` of a trie, and the node of each piece.
+) -> tuple[
+    Int32[np.ndarray, " nodes_1"], UInt8[np.ndarray, " nodes"], Int32[np.ndarray, " nodes"], Int64[np.ndarray, " N"]
+]:
+    """`children`, `byte` and `depth` of a trie, and the node of each piece.
 
     Depth by depth: the nodes of one are the pairs of a node of the depth before and a byte, in order.
     """
     data, lengths = np.frombuffer(b"".join(pieces), dtype=np.uint8), np.array([len(piece) for piece in pieces])
     starts, at = np.cumsum(lengths) - lengths, np.zeros(len(pieces), dtype=np.int64)
-    parents, read, size, depth = [np.empty(0, np.int64)], [np.zeros(1, np.uint8)], 1, 0
+    parents, read, sizes, depth = [np.empty(0, np.int64)], [np.zeros(1, np.uint8)], [1], 0
     while len(rest := np.flatnonzero(lengths > depth)):
         pairs, which = np.unique(at[rest] * 256 + data[starts[rest] + depth], return_inverse=True)
-        at[rest] = size + which
+        at[rest] = sum(sizes) + which
         parents.append(pairs // 256)
         read.append((pairs % 256).astype(np.uint8))
-        size, depth = size + len(pairs), depth + 1
-    children = 1 + np.searchsorted(np.concatenate(parents), np.arange(size + 1))
-    return children.astype(np.int32), np.concatenate(read), at
+        sizes, depth = [*sizes, len(pairs)], depth + 1
+    children = 1 + np.searchsorted(np.concatenate(parents), np.arange(sum(sizes) + 1))
+    depths = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return children.astype(np.int32), np.concatenate(read), depths, at
 
 
-def _stays(pair: TokenizerPair, tokens: FirstTokens) -> Float32[np.ndarray, " source_bytes"]:
-    """The shares, counted in the training text; where it says little, near that of all places."""
-    counts = np.zeros((2, int(tokens.starts[-1])))
+def _counted(pair: TokenizerPair, tokens: FirstTokens) -> Arrays:
+    """`stays` and `ends`, counted in the training text; where it says little, near those of all places."""
+    stays, ends = np.zeros((2, int(tokens.starts[-1]))), np.zeros((2, len(tokens.starts) - 1))
     for source, target in pair.cut(pair.documents[:: max(1, -(-len(pair.documents) // COUNTED))]):
         if len(source.ends) > 1:
-            ends_there, places = _places(source, target, tokens)
-            np.add.at(counts, (ends_there.astype(int), places), 1)
+            for counts, (ends_there, places) in (
+                (stays, _places(source, target, tokens)),
+                (ends, _within(source, target)),
+            ):
+                np.add.at(counts, (ends_there.astype(int), places), 1)
+    return {"stays": _shares(stays), "ends": _shares(ends)}
+
+
+def _shares(counts: Float64[np.ndarray, "2 N"]) -> Float32[np.ndarray, " N"]:
     overall = counts[1].sum() / counts.sum() if counts.any() else 1.0
     return ((counts[1] + overall) / (counts.sum(0) + 1)).astype(np.float32)
 
@@ -98,6 +112,16 @@ def _places(
     places = tokens.starts[gold + 1] - remaining
     counted = (remaining > 0) & (ends >= gold_ends) & (places >= tokens.starts[gold])
     return (ends == gold_ends)[counted], places[counted]
+
+
+def _within(
+    source: TokenizedDocument, target: TokenizedDocument
+) -> tuple[Bool[np.ndarray, " places"], Int64[np.ndarray, " places"]]:
+    """Each source token that a target token takes all of, which began before it, and whether that ends with it."""
+    begins, ends = source.ends[:-1], source.ends[1:]
+    at = np.searchsorted(target.ends, ends)  # the target token that takes its last byte
+    is_within = (ends > begins) & (at > 0) & (target.ends[at - 1] < begins)
+    return (target.ends[at] == ends)[is_within], source.input_ids[1:][is_within].astype(np.int64)
 
 
 @compiled

@@ -75,6 +75,17 @@ def becomes(longer, known, tokens, token, node, p):
 
 @compiled
 @no_type_check
+def ends_with(longer, tokens, token, node, became):
+    """The share of the places where what the target's token at a node became, and takes all of a source token, ends with it."""
+    if became < 0:
+        return 1.0
+    at, length = longer.node[became], tokens.starts[token + 1] - tokens.starts[token]
+    is_whole = longer.depth[at] == longer.depth[node] + length
+    return longer.ends[token] if is_whole and may_go_on(longer, at) else 1.0
+
+
+@compiled
+@no_type_check
 def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, table, count, to):
     """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
     truth, next_end = read.ids[t + 1], read.ends[t + 1]
@@ -96,8 +107,9 @@ def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, 
                 continue
             went = NONE if node == NOWHERE else becomes(longer, known, tokens, candidate, node, p)
             seen.became[c] = went
-            if went == NONE:
-                went = stays
+            ends = p * ends_with(longer, tokens, candidate, node, went)
+            to.budget[t, AMBIGUOUS] += mass * (p - ends)
+            p, went = ends, stays if went == NONE else went
             if went == truth:
                 staying += p * is_end
                 to_truth += mass * p

@@ -1,5 +1,7 @@
 """Runs of a study: each once, whoever asks, and on from where it was stopped."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,6 +98,19 @@ def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeError, match=r"python train\.py lm_weight=0\.5 seed=0 .*ended with exit status 3"):
         Runs(root=tmp_path).run(Point("", {"lm_weight": 0.5}))
     assert (tmp_path / "said").read_text() == "lm_weight=0.5"
+
+
+def test_a_script_that_would_begin_itself_again_is_told(tmp_path: Path) -> None:
+    """Its first line is read again by the process that it starts, which would wait for the run that it was started for."""
+    (tmp_path / "train.py").write_text("raise SystemExit('never started')")
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "mine.py").write_text(
+        "from knowfuse.runs import starting\nfrom knowfuse.study import Point, Runs\nstarting.IMPORTED = []\nRuns().run(Point(''))"
+    )
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert 'put what it does under `if __name__ == "__main__":`' in done.stderr
+    assert "never started" not in done.stderr
 
 
 def test_the_better_half_goes_on_by_validation_alone(tmp_path: Path) -> None:

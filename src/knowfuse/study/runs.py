@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,14 @@ class Runs:
     root: Path = field(default_factory=Path.cwd)
     cache: Path | None = None
     start: Callable[[str, Sequence[str], Path], object] = start
+
+    def __post_init__(self) -> None:
+        """RuntimeError in a process that only reads the script by which it was started: both would wait for each other."""
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(
+                "the script of this study begins it again in each process that it starts, which reads the script first: put what it "
+                'does under `if __name__ == "__main__":`'
+            )
 
     def place(self, point: Point, seed: int) -> Path:
         """The folder of its run, whether it is there or not; settings that change no figure do not change it.

@@ -15,19 +15,14 @@ It goes on where it was stopped; its tables are `<experiment>.csv` and `<experim
 """
 
 import argparse
-import hashlib
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from specialist_texts import quickstart_texts, split_texts, texts_of, tuning_corpus
+from specialist_llms import Cast, cast
 
-from knowfuse.files import write_whole
-from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import quiet_libraries
 from knowfuse.report.results import tokens_to_clm_final
 from knowfuse.runs.compared import judged
@@ -35,77 +30,17 @@ from knowfuse.study import (
     Finished,
     Point,
     Runs,
-    as_settings,
     axis,
     intervals,
     lines_of,
     lines_of_intervals,
-    specialist,
     trained,
     write_lines,
 )
-from knowfuse.text.corpus import Corpus
-from knowfuse.training.materialise import materialise
-from knowfuse.types import LLMSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERAL = "all"  # the one domain of what the LLMs in miniature learn from before they are tuned
 CLM, FUSED = "plain CLM", "fused"
 METHODS = ("clm", "fused", "before")
-
-
-@dataclass
-class Cast:
-    """The LLMs and texts of the study."""
-
-    point: Point  # the settings of every run
-    target: LocalLLM
-    specialists: dict[str, LocalLLM]  # by domain
-    forgetting: Path  # text that the target knew
-
-
-def cast(runs: Runs, asked: argparse.Namespace) -> Cast:
-    """Made or found; ValueError for texts and LLMs that cannot be had."""
-    quickstart = hydra.utils.instantiate(runs.composed(Point.of(asked.quickstart), 0), _convert_="all")
-    cache = Path(quickstart.cache).expanduser()
-    given = (
-        texts_of(asked.texts, asked.fields) if asked.texts else quickstart_texts(quickstart.corpus(cache=str(cache)))
-    )
-    sizes = [asked.fusion_bytes, asked.specialist_bytes]
-    state = json.dumps([{domain: sorted(texts) for domain, texts in given.items()}, sizes])
-    folder = cache / "specialists" / hashlib.sha256(state.encode()).hexdigest()[:12]
-    files = split_texts(given, folder, *sizes)
-    point = Point.of([f"experiment={asked.experiment}", *asked.overrides])
-    point = point.plus({"corpus.files": {domain: [file] for domain, file in files["fusion"].items()}})
-    cfg = runs.composed(point, 0)
-    fusion = hydra.utils.instantiate(cfg.corpus, _convert_="all")(cache=str(cache))
-
-    def text(name: str, domains: Sequence[str]) -> Corpus:
-        return tuning_corpus(files["specialist"], domains, name, fusion, cfg.corpus.max_document_bytes, cache)
-
-    domains = list(given)
-    if asked.llms:
-        llms = {domain: localize(domain, LLMSpec(path=asked.llms[domain]), cache) for domain in domains}
-        target = localize("target", LLMSpec(path=asked.target), cache)
-    else:
-        learnt = [replace(d, split="sources") if d.split == "fusion" else d for d in text(GENERAL, domains).documents]
-        specs = zip(domains, quickstart.sources.values(), strict=True)
-        recipes = {domain: replace(spec, recipe=replace(spec.recipe, domain=GENERAL)) for domain, spec in specs}
-        llms = {d: materialise(f"general-{d}", spec, Corpus.of(GENERAL, learnt), cache) for d, spec in recipes.items()}
-        target = llms[domains[0]]
-    how = point.plus({"trainer.max_steps": asked.specialist_steps, "learning_rates": [asked.specialist_rate]})
-    how = how.plus({"trainer.val_check_interval": max(1, asked.specialist_steps // 4)})
-    tuned = {domain: specialist(runs, domain, llms[domain], text(domain, [domain]), how) for domain in domains}
-    return Cast(point.plus(as_settings(target, tuned)), target, tuned, forgetting(asked, folder, files["specialist"]))
-
-
-def forgetting(asked: argparse.Namespace, folder: Path, learnt: Mapping[str, str]) -> Path:
-    """The user's, or in miniature the beginning of the text that the target learnt first."""
-    if asked.forget:
-        return Path(asked.forget)
-    some = [line for file in learnt.values() for line in Path(file).read_text(encoding="utf-8").splitlines()[:50]]
-    write_whole(folder / "forgetting.jsonl", "\n".join(some).encode())
-    return folder / "forgetting.jsonl"
 
 
 def tuned(runs: Runs, ours: Cast, rates: Sequence[float], gates: Sequence[str]) -> Point:

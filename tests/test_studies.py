@@ -1,11 +1,13 @@
 """The studies of `benchmarks/`, made small: what they print, and what they refuse."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import specialists
 import study
+import teachers
 from commands_for_tests import ROOT, run_python
 from experiments_for_tests import TINY_TRAINING
 from specialist_texts import split_texts
@@ -58,6 +60,27 @@ def test_specialists_in_miniature(tmp_path: Path) -> None:
     assert by_row["fused"]["more"] == pytest.approx(-figures["gain_bits_per_byte"], rel=1e-5)
     _, lines = read_lines(tmp_path / "specialists.csv")
     assert {line["loss.gate"] for line in lines} == {"better"}
+
+
+@pytest.mark.long
+def test_teachers_in_miniature(tmp_path: Path) -> None:
+    """Every teacher of two domains, each of which learnt more than it knew, and what stands in the table is what is printed."""
+
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
+        run_python(program, *overrides, cache=tmp_path / "cache", cwd=root)
+
+    line = [*SMALL, "--quickstart", *OF_LLMS, "--", *OF_RUNS, "corpus.max_document_bytes=120"]
+    asked = argparse.Namespace(seeds=1, steps=4, rates=[1e-2], miniature=line)
+    found = teachers.lines(Runs(tmp_path / "runs", ROOT, tmp_path / "cache", start), asked)
+    assert [(x["domain"], x["teacher"]) for x in found] == [
+        (domain, teacher)
+        for domain in ("docs", "prose")
+        for teacher in ("before", "plain CLM", teachers.OWN, teachers.SAME, teachers.OTHER)
+    ]
+    mean = {(x["domain"], x["teacher"]): x["mean"] for x in found}
+    more = teachers.figures(found)["more_than_clm"]["docs"][teachers.SAME]
+    assert more == pytest.approx(mean["docs", teachers.SAME] - mean["docs", "plain CLM"], abs=1e-4)
+    assert len({x["its_own"] for x in found if x["its_own"]}) == 6
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from knowfuse.progress import quiet_libraries
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.text.document import Document, Message, Role
-from knowfuse.traces.store import MapStore, TraceStore
+from knowfuse.traces.maps import MapStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents
 from knowfuse.types import Aligner, LLMSpec, SourceTrace, TokenizedDocument, TopK
 

@@ -31,7 +31,8 @@ from knowfuse.losses import fused_linear_loss
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.document import Document, cut
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.manifest import TraceKey
+from knowfuse.traces.store import TraceStore
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.types import FusionBatch, Recipe

@@ -26,9 +26,10 @@ from pathlib import Path
 from safetensors import safe_open
 
 from knowfuse.ids import hex_names
-from knowfuse.rollouts import Asked, Sampling, rollouts_of, trained_of
+from knowfuse.rollouts import Asked, Sampling, rollouts_of
 from knowfuse.rollouts.writing import DOCUMENTS
 from knowfuse.rounds import Writing, round_sampling, rounds
+from knowfuse.runs.trained import trained_of
 from knowfuse.study import Line, Point, Runs, read_lines
 from knowfuse.traces.index import from_bytes
 
@@ -87,7 +88,7 @@ def same_again(runs: Runs, point: Point, writing: Writing, work: Path) -> bool:
     first, second = (run for run, _ in rounds(runs, point, 2, writing))
     trained = trained_of(first.folder, "fused")
     kept = rollouts_of(trained, round_sampling(writing, 1), writing.asked).folder
-    fresh = rollouts_of(replace(trained, cache=work / "fresh"), round_sampling(writing, 1), writing.asked).folder
+    fresh = rollouts_of(trained, round_sampling(writing, 1), writing.asked, work / "fresh").folder
     whole = replace(runs, folder=Path("outputs/whole")).run(second.point, second.seed)
     is_same = whole.fits["fused"].history == second.fits["fused"].history
     is_same &= whole.results["rows"] == second.results["rows"]

@@ -34,7 +34,7 @@ from knowfuse.runs.prepared import prepare
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Corpus, Texts, build_corpus
 from knowfuse.text.document import RawDocument, Split
-from knowfuse.traces.store import TraceKey
+from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule

@@ -26,8 +26,9 @@ from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import quiet_libraries
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.document import Document, cut
+from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.reading import trace_documents
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.types import SourceTrace, TopK
 
 PUBLISHED_BYTES = 253  # per token and source at K = 10, as our issue states it; not measured here

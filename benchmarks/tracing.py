@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.reading import trace_documents
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.types import TokenizedDocument
 
 VOCABULARIES = (49_152, 262_144)

@@ -26,7 +26,8 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.text.document import Document, Split, cut
 from knowfuse.text.documents import Documents
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.manifest import TraceKey
+from knowfuse.traces.store import TraceStore
 from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule

@@ -20,10 +20,11 @@ from server_for_tests import Answer, serving
 from transformers import GenerationConfig
 
 from knowfuse.ids import hex_names
-from knowfuse.rollouts import Asked, Sampling, rollouts_of, trained_of
+from knowfuse.rollouts import Asked, Sampling, rollouts_of, saved_target
 from knowfuse.rollouts import __main__ as command
 from knowfuse.rollouts.going_on import sayable
 from knowfuse.rounds import Writing, rounds
+from knowfuse.runs.trained import trained_of
 from knowfuse.study import Finished, Line, Point, Runs
 from knowfuse.traces.index import from_bytes
 
@@ -143,9 +144,9 @@ def test_what_cannot_be_written_is_refused(
 
 def test_a_served_target_writes_by_a_seed_of_each_document(line: list[tuple[Finished, Line]], tmp_path: Path) -> None:
     """A stand-in of vLLM that draws by the seed it is sent; what it is asked leaves it no habit of its own."""
-    trained = replace(trained_of(line[0][0].folder, "fused"), cache=tmp_path)
-    surface = trained.target.surface()
-    model = trained.target.load()
+    trained = trained_of(line[0][0].folder, "fused")
+    target = saved_target(trained)
+    surface, model = target.surface(), target.load()
     bodies = list[dict[str, Any]]()
 
     def instead(path: str, body: Any) -> Answer | None:
@@ -162,11 +163,13 @@ def test_a_served_target_writes_by_a_seed_of_each_document(line: list[tuple[Fini
         return 200, {"choices": [{"token_ids": said, "finish_reason": "stop" if ends else "length"}]}
 
     asked = Asked(most_prompts=5, batch_documents=1)
-    with serving(model, instead=instead, max_model_len=160, root=str(trained.target.folder)) as tiny:
+    with serving(model, instead=instead, max_model_len=160, root=str(target.folder)) as tiny:
         asked = replace(asked, server=tiny.address)
-        first = rollouts_of(trained, SAMPLING, asked)
-        assert rollouts_of(trained, SAMPLING, asked).folder == first.folder
-    assert rollouts_of(trained, SAMPLING, asked).about == first.about, "all is written, so the server may be gone"
+        first = rollouts_of(trained, SAMPLING, asked, tmp_path)
+        assert rollouts_of(trained, SAMPLING, asked, tmp_path).folder == first.folder
+    assert rollouts_of(trained, SAMPLING, asked, tmp_path).about == first.about, (
+        "all is written, so the server may be gone"
+    )
     assert len(bodies) == 5 == len({body["seed"] for body in bodies})
     body = bodies[0]
     assert {key: body[key] for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")} == {
@@ -177,6 +180,6 @@ def test_a_served_target_writes_by_a_seed_of_each_document(line: list[tuple[Fini
         "repetition_penalty": 1.0,
     }
     assert {int(i) for i in body["logit_bias"]} == {i for i, may in enumerate(sayable(surface)) if not may}
-    assert rollouts_of(trained, SAMPLING, replace(asked, server=None)).folder != first.folder, (
+    assert rollouts_of(trained, SAMPLING, replace(asked, server=None), tmp_path).folder != first.folder, (
         "who drew is part of its name"
     )

@@ -16,7 +16,7 @@ from knowfuse.alignment.mapping_statistics import mapping_statistics, most_match
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import UnspellableDocument
 from knowfuse.text.document import Document
-from knowfuse.traces.store import MapStore
+from knowfuse.traces.maps import MapStore
 
 
 def written(*texts: str) -> list[Document]:

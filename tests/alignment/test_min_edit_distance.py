@@ -17,7 +17,7 @@ from tokenizers_for_tests import FAMILIES, LOSSLESS, random_trace, surface, toy_
 from knowfuse.alignment.exact_match import exact_match
 from knowfuse.alignment.min_edit_distance import min_edit_distance
 from knowfuse.alignment.pair import Arrays, TokenizerPair
-from knowfuse.traces.store import MapStore
+from knowfuse.traces.maps import MapStore
 from knowfuse.types import AlignedSource, Aligner, SourceTrace, TopK
 
 TEXT = "def wrap (text, width=70): Reformat the single paragraph in text so it fits in lines of no more than 70."

@@ -16,7 +16,8 @@ from knowfuse.export.trace_card import trace_card
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
 from knowfuse.traces.drawing import drawn_trace
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.manifest import TraceKey
+from knowfuse.traces.store import TraceStore
 from knowfuse.types import LLMSpec, TokenizedDocument
 
 TEXTS = documents(12)

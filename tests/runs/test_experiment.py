@@ -21,7 +21,7 @@ from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import open_run
 from knowfuse.runs.headroom import headroom
 from knowfuse.settings import require_choices
-from knowfuse.training.module import FusionModule
+from knowfuse.training.target import TargetModule
 from knowfuse.types import LLMSpec, Recipe
 
 
@@ -263,9 +263,9 @@ def test_each_fit_and_each_score_begins_without_the_llm_of_the_last(
     made, prepared, run = prepared_by(tiny_cache, tmp_path, "learning_rates=[1e-3,2e-3]", "trainer.max_steps=2")
     loaded: list[weakref.ref[PreTrainedModel]] = []
     alive: list[int] = []
-    build = FusionModule.configure_model
+    build = TargetModule.configure_model
 
-    def watch(module: FusionModule) -> None:
+    def watch(module: TargetModule) -> None:
         if module.model is not None:
             return
         alive.append(sum(llm() is not None for llm in loaded))
@@ -275,7 +275,7 @@ def test_each_fit_and_each_score_begins_without_the_llm_of_the_last(
     # At its first import bitsandbytes logs what it lacks with the frames of whoever asked, and pytest keeps what is logged.
     from transformers import get_scheduler as get_scheduler
 
-    monkeypatch.setattr(FusionModule, "configure_model", watch)
+    monkeypatch.setattr(TargetModule, "configure_model", watch)
     gc.collect()
     gc.disable()
     try:

@@ -15,8 +15,9 @@ from tokenizers_for_tests import surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces import codec, drawn_codec
 from knowfuse.traces.drawing import MOST_DRAWS, draw_, uniforms
+from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.reading import trace_documents
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.types import EMPTY, SourceTrace
 
 GRID = 500  # random numbers at even distances: a count's mean over them is within 1 / GRID of its integral

@@ -12,7 +12,8 @@ from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.turns import aligner
 from knowfuse.fusion.cross_entropy import cross_entropy
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.manifest import TraceKey
+from knowfuse.traces.store import TraceStore
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.types import IGNORE
 

@@ -76,8 +76,8 @@ class Job:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
         rising = LmWeight(0.1, "cosine" if self.num_workers else "headroom", 0.9)
-        module = fusion_module(self.target, build=self.build, packing=self.packing, lm_weight=rising)
-        module.headroom = Headroom(oracle=4.7, before=5.1)  # near enough that every validation moves the weight
+        near = Headroom(oracle=4.7, before=5.1)  # enough that every validation moves the weight
+        module = fusion_module(self.target, build=self.build, packing=self.packing, lm_weight=rising, headroom=near)
         make = trainer(STEPS, also=[stop] if stop else [], **options)
         return fit("job", folder, module, data, make, 2e-3, loggers, ckpt_path)
 

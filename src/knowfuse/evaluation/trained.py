@@ -22,14 +22,14 @@ from knowfuse.ranks import ALONE
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Document
-from knowfuse.training.module import FusionModule
 from knowfuse.training.stopping import StopsWhenTold
+from knowfuse.training.target import TargetModule
 from knowfuse.training.weights import load_weights
 
 
 def score_trained(
     trainer: Callable[..., L.Trainer],
-    module: FusionModule,
+    module: TargetModule,
     checkpoint: Path,
     surface: Surface,
     documents: Sequence[Document],
@@ -54,7 +54,7 @@ def score_trained(
 
 def tell_trained(
     trainer: Callable[..., L.Trainer],
-    module: FusionModule,
+    module: TargetModule,
     checkpoint: Path,
     tokens: TokenizedDocuments,
     beginnings: Beginnings,
@@ -84,7 +84,7 @@ class _Read:
 
 def _read(
     trainer: Callable[..., L.Trainer],
-    module: FusionModule,
+    module: TargetModule,
     checkpoint: Path,
     tokens: TokenizedDocuments,
     batch_tokens: int,
@@ -111,7 +111,7 @@ class _Loads(L.Callback):
         self.checkpoint, self.name, self.largest_id = checkpoint, name, largest_id
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, FusionModule)
+        assert isinstance(pl_module, TargetModule)
         require_embedded(pl_module.network, self.name, self.largest_id)
         load_weights(pl_module, self.checkpoint)
 
@@ -124,7 +124,7 @@ class _GoesOn(L.Callback):
         self.went_on: dict[str, list[int]] = {}
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, FusionModule)
+        assert isinstance(pl_module, TargetModule)
         llm = RowLogits(pl_module.network, pl_module.head)
         with trainer.precision_plugin.predict_step_context():
             self.went_on = go_on(llm, self.beginnings, pl_module.device)

@@ -68,7 +68,7 @@ def target(cfg: DictConfig) -> None:
         _push(folder, name, "model")
         return
     prepared = experiment.prepare()
-    model = experiment.trained(prepared, cfg.method, kept, run, cfg.merge)
+    model = experiment.trained(prepared, kept, run, cfg.merge)
     if not cfg.merge and not adapters(model):
         raise ValueError(
             f"merge is false, and run {str(run)!r} trained its target whole: it has no adapters, leave merge out"

@@ -7,10 +7,10 @@ from typing import Any
 from knowfuse.export.sections import CITATION, PAPER, llms, metadata, text, use
 from knowfuse.llms.licences import shown_name
 from knowfuse.llms.merging import Merging
-from knowfuse.merge.targets import Trained
 from knowfuse.report.compared import markdown
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
+from knowfuse.runs.trained import Trained
 
 FUSECHAT = "https://arxiv.org/abs/2402.16107"
 

@@ -2,58 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import hydra
-from transformers import PreTrainedModel
 
 from knowfuse.llms.licences import shown_name
 from knowfuse.llms.local import LocalLLM
-from knowfuse.runs.compared import Judged, judged
-from knowfuse.runs.experiment import Experiment
-from knowfuse.runs.folder import load_fit
-from knowfuse.runs.prepared import Prepared
-from knowfuse.training.fit import Fit, best_checkpoint
-
-
-@dataclass
-class Trained:
-    """The target of a finished run, as one method trained it."""
-
-    run: Path
-    method: str
-    settings: dict[str, Any]  # of the run
-    fit: Fit  # that was kept
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        return hydra.utils.instantiate(self.settings, _convert_="all")
-
-    @cached_property
-    def prepared(self) -> Prepared:
-        """Its text, and the LLM that it was trained from."""
-        return self.experiment.prepare_target()
-
-    @cached_property
-    def judged(self) -> Judged:
-        """What every LLM of its run pays on each document."""
-        return judged(str(self.run))
-
-    @property
-    def checkpoint(self) -> Path:
-        """That was kept; ValueError where it is gone."""
-        return best_checkpoint(self.run / "fits" / self.fit.name, self.fit)
-
-    @property
-    def base(self) -> LocalLLM:
-        return self.prepared.target
-
-    def load(self) -> PreTrainedModel:
-        """Its best checkpoint, whole, on the CPU."""
-        return self.experiment.trained(self.prepared, self.method, self.fit, self.run)
+from knowfuse.runs.trained import Trained, trained_of
 
 
 def trained_by(runs: Sequence[str], method: str) -> dict[str, Trained]:
@@ -63,11 +16,8 @@ def trained_by(runs: Sequence[str], method: str) -> dict[str, Trained]:
     """
     if twice := next((run for run, count in Counter(map(_place, runs)).items() if count > 1), None):
         raise ValueError(f"run {str(twice)!r} is given twice: give each run once")
-    found = {}
-    for name, place in zip(_names([_place(run) for run in runs]), runs, strict=True):
-        run, settings, fit = load_fit(place, method)
-        found[name] = Trained(run, method, settings, fit)
-    return found
+    names = _names([_place(run) for run in runs])
+    return {name: trained_of(place, method) for name, place in zip(names, runs, strict=True)}
 
 
 def _place(run: str) -> Path:

@@ -1,7 +1,7 @@
 """What does one pass of an LLM hold in memory and compute? Its own code runs on tensors that have shapes and no data."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,20 +175,14 @@ def training_pass(
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter) if keeps_gradients else None
-    shape = (blocks, tokens) if packing == "blocks" else (blocks * max(1, tokens // document_tokens), document_tokens)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    lengths = [min(document_tokens, tokens - start) for start in range(0, tokens, document_tokens)] * blocks
+    ids, lengths = _documents(packing, blocks, tokens, document_tokens)
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained if p.grad is not None), ids]
     alive = Alive(iter(known))
     hooks = [p.register_post_accumulate_grad_hook(alive.is_gradient) for p in trained]
     with alive:
         # As Lightning does: its autocast keeps no copies of weights beyond their use.
         with torch.autocast("cpu", autocast, enabled=autocast is not None, cache_enabled=False):
-            probed = OutputHead(head, None, 1.0, 0)
-            if packing == "blocks":
-                hidden = packed_hidden_states(model, probed, ids, ids, ids, lengths).flatten(0, 1)
-            else:
-                hidden = hidden_states(model, probed, ids).flatten(0, 1)
+            hidden = _up_to_head(model, head, packing, ids, lengths)
             at_loss, forward_peak, forward_flops = alive.now, alive.peak, alive.flops
         at_backward = alive.now
         alive.start_again()
@@ -211,6 +205,23 @@ def training_pass(
         forward_flops=forward_flops,
         flops=alive.flops,
     )
+
+
+def _documents(packing: Packing, blocks: int, tokens: int, document_tokens: int) -> tuple[Tensor, list[int]]:
+    """Ids of rows of blocks or of documents, and how long each document of the blocks is."""
+    shape = (blocks, tokens) if packing == "blocks" else (blocks * max(1, tokens // document_tokens), document_tokens)
+    lengths = [min(document_tokens, tokens - start) for start in range(0, tokens, document_tokens)] * blocks
+    return torch.zeros(shape, dtype=torch.int64), lengths
+
+
+def _up_to_head(
+    model: PreTrainedModel, head: nn.Linear, packing: Packing, ids: Tensor, lengths: Sequence[int]
+) -> Tensor:
+    """The hidden states of all rows, one after another."""
+    probed = OutputHead(head, None, 1.0, 0)
+    if packing == "blocks":
+        return packed_hidden_states(model, probed, ids, ids, ids, lengths).flatten(0, 1)
+    return hidden_states(model, probed, ids).flatten(0, 1)
 
 
 def reading_pass(model: PreTrainedModel, documents: int, tokens: int) -> PassUse:

@@ -16,7 +16,7 @@ from knowfuse.files import undamaged
 from knowfuse.runs.compared import EVALUATED
 from knowfuse.runs.folder import require_one_run, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
-from knowfuse.training.fit import Fit
+from knowfuse.training.fit import DONE, Fit
 
 HEADROOM = "headroom.json"
 OLDER = "older versions did not write it"
@@ -109,8 +109,8 @@ def _list(path: Path) -> list[str]:
 def _add_fits(left: Left) -> None:
     """Those of the folder, and which of them were kept: of an unfinished run the best so far of each method."""
     for place in sorted(path for path in left.folder.glob("fits/*") if path.is_dir()):
-        if (place / "fit.json").exists():
-            left.all_fits[place.name] = Fit.from_json(_json(place / "fit.json"))
+        if (place / DONE).exists():
+            left.all_fits[place.name] = Fit.from_json(_json(place / DONE))
         if rows := _way(place):
             left.curves[place.name] = rows
     if left.results is not None:

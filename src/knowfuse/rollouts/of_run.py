@@ -1,21 +1,17 @@
 """What does the target of a finished run write? The run says target, text and cache; the rest is asked for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import hydra
 
 from knowfuse.llms.local import LocalLLM
 from knowfuse.progress import say
 from knowfuse.rollouts.going_on import answering, elsewhere, here
 from knowfuse.rollouts.prompts import prompts_in, prompts_of, spread
 from knowfuse.rollouts.sampling import Sampling
-from knowfuse.rollouts.target import NAME, trained_target
+from knowfuse.rollouts.target import NAME, saved_target
 from knowfuse.rollouts.writing import Rollouts, write_rollouts
-from knowfuse.runs.folder import load_fit
-from knowfuse.text.corpus import Corpus
-from knowfuse.text.own import Own
+from knowfuse.runs.trained import Trained
 from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.types import LLMSpec
 
@@ -32,29 +28,12 @@ class Asked:
     server_key: str | None = None
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The target of a finished run, as one of its methods trained it, and what of the run it writes by."""
+def rollouts_of(trained: Trained, sampling: Sampling, asked: Asked, cache: Path | None = None) -> Rollouts:
+    """What it wrote, here or where it is served; made where `cache` (None: the run's) has it not.
 
-    run: Path
-    method: str
-    target: LocalLLM
-    corpus: Corpus
-    cache: Path
-
-
-def trained_of(place: str | Path, method: str) -> Trained:
-    """Of this run; ValueError for what is no finished run, and for a method that it did not train its target by."""
-    run, settings, fit = load_fit(place, method)
-    experiment = replace(hydra.utils.instantiate(settings, _convert_="all"), own=Own())  # prompts are of the given text
-    prepared = experiment.prepare_target()
-    target = trained_target(run, settings, experiment, prepared, fit, method)
-    return Trained(run, method, target, prepared.corpus, prepared.cache)
-
-
-def rollouts_of(trained: Trained, sampling: Sampling, asked: Asked) -> Rollouts:
-    """What it wrote, here or where it is served; made where it is not there. ValueError for prompts as `prompts` says."""
-    target, corpus, cache = trained.target, trained.corpus, trained.cache
+    ValueError for prompts as `prompts` says.
+    """
+    target, corpus, cache = saved_target(trained), trained.prepared.corpus, cache or trained.prepared.cache
     served = None if asked.server is None else _served(target, asked, cache)
     surface, most = target.surface(corpus.is_chat), (served or target).context_length()
     if asked.prompts is None:

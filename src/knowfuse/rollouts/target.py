@@ -2,36 +2,30 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from knowfuse.files import make_folder_once, sha256_of
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.saved import save
-from knowfuse.runs.experiment import Experiment
-from knowfuse.runs.prepared import Prepared
-from knowfuse.training.fit import Fit, best_checkpoint
+from knowfuse.runs.trained import Trained
 
 TARGETS = "targets"  # in the cache
 NAME = "target"
 
 
-def trained_target(
-    run: Path, settings: Mapping[str, Any], experiment: Experiment, prepared: Prepared, kept: Fit, method: str
-) -> LocalLLM:
-    """The target as this kept fit left it, whole, adapters merged; saved once, and found again.
+def saved_target(trained: Trained) -> LocalLLM:
+    """The target as its kept fit left it, whole, adapters merged; saved once, and found again.
 
     It is known by the LLM that it was, how that learnt, and the content of the checkpoint.
     """
-    cache, before = prepared.cache, prepared.target
-    checkpoint = _checksums(best_checkpoint(run / "fits" / kept.name, kept), cache / "checksums")
-    state = json.dumps([before.fingerprint, settings["finetune"], checkpoint], sort_keys=True)
+    cache, before = trained.prepared.cache, trained.base
+    checkpoint = _checksums(trained.checkpoint, cache / "checksums")
+    state = json.dumps([before.fingerprint, trained.settings["finetune"], checkpoint], sort_keys=True)
     folder = cache / TARGETS / f"{before.name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
     def fill(unfinished: Path) -> None:
-        save(experiment.trained(prepared, method, kept, run), before, unfinished)
+        save(trained.load(), before, unfinished)
 
     make_folder_once(folder, fill)
     spec = replace(before.spec, path=str(folder), quantization=None, tokenizer=None, revision=None)

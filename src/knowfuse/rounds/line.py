@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from knowfuse.progress import say
-from knowfuse.rollouts import Asked, Sampling, Trained, rollouts_of, trained_of
+from knowfuse.rollouts import Asked, Sampling, rollouts_of, saved_target
+from knowfuse.runs.trained import Trained, trained_of
 from knowfuse.study import Finished, Line, Point, Runs
 
 METHOD = "fused"
@@ -64,7 +65,7 @@ def _target(runs: Runs, point: Point, seed: int, trained: Trained) -> dict[str, 
     """The settings of the target, whatever they were, from now on: the same but for where its weights are."""
     before: Any = OmegaConf.to_container(runs.composed(point, seed).target, resolve=True)
     own = dict.fromkeys(("recipe", "gguf_file", "tokenizer", "revision"))
-    return {**before, **own, "path": str(trained.target.folder)}
+    return {**before, **own, "path": str(saved_target(trained).folder)}
 
 
 def _line(number: int, run: Finished) -> Line:

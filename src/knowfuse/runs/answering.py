@@ -27,7 +27,7 @@ def llms_of(experiment: Experiment, prepared: Prepared, fits: Mapping[str, Fit],
     with prepared.target.to_read(prepared.cache) as model:
         yield "target before", prepared.target, model
     for method, kept in fits.items():
-        model = experiment.trained(prepared, method, kept, run)
+        model = experiment.trained(prepared, kept, run)
         if torch.cuda.is_available():
             model = model.to(torch.device("cuda"))  # pyright: ignore[reportArgumentType]  (its wrapper hides self)
         yield f"target {method}", prepared.target, model

@@ -3,185 +3,46 @@
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from knowfuse.alignment.pair import TokenizerPair
-from knowfuse.alignment.slots import needs_own, require_slots
+from knowfuse.alignment.slots import needs_own
 from knowfuse.alignment.turns import aligner
 from knowfuse.evaluation import BATCH_TOKENS, ScoreTable, score_table, score_trained
-from knowfuse.llms.attention import ELSEWHERE, require_attention
-from knowfuse.llms.finetune import merged, require_finetune
-from knowfuse.llms.isolation import Packing, length_borders
-from knowfuse.llms.learnable import require_learnable
-from knowfuse.llms.local import LocalLLM
-from knowfuse.llms.merging import Merging
-from knowfuse.llms.sharding import FSDP2
-from knowfuse.losses import LmWeight, WeightSchedule, completions
-from knowfuse.runs.alone import alone, require_exact
+from knowfuse.llms.finetune import merged
+from knowfuse.llms.isolation import length_borders
+from knowfuse.losses import LmWeight, completions
 from knowfuse.runs.folder import flat, saved_settings
 from knowfuse.runs.headroom import validation_headroom
-from knowfuse.runs.logged import logger_of, require_uploadable
-from knowfuse.runs.prepared import Prepared, prepare, prepare_target, require_here
-from knowfuse.runs.refusals import (
-    fit_name,
-    require_answers,
-    require_bytes,
-    require_groups,
-    require_least,
-    require_llms,
-    require_once,
-    require_own,
-    require_pairs,
-    require_rates,
-    require_training,
-)
-from knowfuse.runs.unbiased import require_drawable, require_unbiased
-from knowfuse.settings import require_choices, require_types
+from knowfuse.runs.logged import logger_of
+from knowfuse.runs.prepared import Prepared, prepare, prepare_target
+from knowfuse.runs.refusals import fit_name
+from knowfuse.runs.schema import Settings
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
-from knowfuse.text.own import Own
-from knowfuse.traces.tracing import Tracing, report_set_aside
+from knowfuse.traces.tracing import report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best, require_devices
-from knowfuse.training.module import Fusion, FusionModule, Schedule
-from knowfuse.types import Aligner, Kept, LLMSpec
-
-METHODS = ("clm", "fused")  # the baseline and the point
+from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best
+from knowfuse.training.module import FusionModule
+from knowfuse.training.target import TargetModule
 
 
-@dataclass
-class Experiment:
-    """The settings of a run, as the root of the configuration gives them; its fields are the schema.
-
-    Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best
-    checkpoint on validation is kept. With `debug: self` the target is its only source (`runs.itself`).
+class Experiment(Settings):
+    """Both methods train on the same documents in the same order, from the same seed; of each method the fit with the best
+    checkpoint on validation is kept.
     """
-
-    name: str
-    seed: int
-    cache: str  # folder of corpora, recipes, traces and scores, shared by all runs
-    ckpt_path: str | None  # null | last | the path of a checkpoint; auto is one of these by now
-    target: LLMSpec
-    sources: Mapping[str, LLMSpec]
-    tracing: Tracing
-    corpus: Callable[..., Corpus]
-    alignment: Callable[[TokenizerPair], Aligner]
-    fusion: Fusion
-    loss: Callable[..., Any]
-    finetune: Callable[[LocalLLM], PreTrainedModel]
-    optimizer: Callable[..., Any]
-    trainer: Callable[..., L.Trainer]
-    logger: Callable[..., Logger]
-    top_k: int
-    lm_weight: float
-    lm_weight_schedule: WeightSchedule
-    lm_weight_end: float | None  # at the last step, or at the oracle; None: there is no schedule, or 1
-    learning_rates: Sequence[float]
-    clm_learning_rates: Sequence[float] | None  # of plain CLM; None: the same
-    schedule: Schedule
-    warmup_steps: int
-    weight_decay: float
-    router_loss: float | None  # weight of the balance of experts; None: the LLM's configuration says
-    activation_checkpointing: bool
-    block_tokens: int
-    batch_blocks: int
-    packing: Packing
-    num_workers: int
-    prefetch_batches: int  # per worker
-    compare_with_clm: bool
-    compare_with_direct: bool = True  # where targets of pairs are merged; the runs of before had no pairs
-    pairwise: Merging | None = None  # how they are merged; None: all sources are fused at once
-    debug: Literal["self"] | None = None  # the runs of before had none
-    fusion_share: float = 1.0  # of the fusion text; nor this
-    samples: int = 0  # documents of each kind that are kept with their text; the runs of before kept none
-    traces: Kept = "topk"  # nor this
-    own: Own = field(default_factory=Own)  # nor this
-
-    def __post_init__(self) -> None:
-        require_types(type(self), vars(self))
-        require_choices(type(self), vars(self))
-        lm_weight = self._fused_lm_weight()
-        require_least(vars(self))
-        require_rates("learning_rates", self.learning_rates)
-        if self.clm_learning_rates is not None:
-            require_rates("clm_learning_rates", self.clm_learning_rates)
-        require_llms(self.target, self.sources)
-        require_here(self.target)
-        require_slots(self.alignment, self.top_k)
-        require_own(self.alignment, self.target, {"itself": self.target} if self.debug == "self" else self.sources)
-        require_drawable(self.traces, self.top_k, self.sources)
-        if self.pairwise is not None and self.debug is None:
-            require_pairs(self.target, self.sources)
-        if self.traces == "sampled":
-            require_unbiased(self.alignment, self.loss, self.debug)
-        if self.debug == "self":
-            its_own = next((name for name, spec in self.sources.items() if spec == self.target), "itself")
-            self.sources = {its_own: self.target}
-            self.fusion = alone(self.fusion, its_own)
-            require_exact(self.loss)
-        require_groups(alignment=self.alignment, fusion=self.fusion, loss=self.loss, finetune=self.finetune)
-        require_groups(optimizer=self.optimizer, logger=self.logger, trainer=self.trainer)
-        require_once(self.loss, self.optimizer)
-        require_finetune(self.finetune, self.target, "target")
-        require_training(self.trainer, self.optimizer)
-        require_answers(self.loss, self.fusion, lm_weight.start, len(self.sources))
-        if self._completes_sets:
-            require_bytes(self.alignment)
-
-    def require_machine(self) -> None:
-        """ValueError where this machine lacks what the Trainer asks for, or rules out by which kernel an LLM is to attend.
-
-        So where the logger is to upload checkpoints that it cannot.
-        """
-        require_devices(self.trainer)
-        trainer = self.trainer.keywords if isinstance(self.trainer, partial) else {}
-        strategy = trainer.get("strategy")
-        require_uploadable(self.logger, isinstance(strategy, FSDP2) and strategy.writes_shards)
-        self.require_attention("cpu" if trainer.get("accelerator") == "cpu" else None)
-
-    def require_attention(self, device: str | None) -> None:
-        """ValueError for a kernel by which an LLM cannot attend: the target on this device, sources on the best of its machine."""
-        strategy = self.trainer.keywords.get("strategy") if isinstance(self.trainer, partial) else None
-        gathered = strategy.compute_dtype if isinstance(strategy, FSDP2) else None
-        require_attention("target", self.target, is_trained=True, device=device, gathered=gathered)
-        for name, spec in self.sources.items():
-            require_attention(name, spec, device=ELSEWHERE if device == ELSEWHERE else None)
-
-    def require_learnable(self, target: PretrainedConfig) -> None:
-        """ValueError where a target of this configuration cannot learn as the settings say."""
-        require_learnable(target, "target", self.finetune, self.router_loss, self.target.trust_remote_code)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return METHODS if self.compare_with_clm else METHODS[1:]
-
-    @property
-    def fit_names(self) -> list[str]:
-        return [fit_name(method, rate) for method in self.methods for rate in self._rates(method)]
-
-    def _rates(self, method: str) -> Sequence[float]:
-        return self.learning_rates if method == "fused" else self.clm_learning_rates or self.learning_rates
-
-    @property
-    def _completes_sets(self) -> bool:
-        return isinstance(self.loss, partial) and self.loss.keywords.get("completion") == "set"
 
     def _fused_loss(self, prepared: Prepared) -> Callable[..., Any]:
         """With the bytes of the target's tokens, where it asks which of them begin with others."""
-        if not self._completes_sets:
+        if not self.completes_sets:
             return self.loss
         return partial(self.loss, sets=completions(prepared.target_surface.token_bytes))
-
-    def _fused_lm_weight(self) -> LmWeight:
-        return LmWeight(self.lm_weight, self.lm_weight_schedule, self.lm_weight_end)
 
     def text(self) -> Corpus:
         """The corpus, with the share of its fusion side that the run is to have, and what its target wrote before."""
@@ -206,15 +67,23 @@ class Experiment:
         """The corpus and the target, without the sources."""
         return prepare_target(self.text(), self.target, self.sources, Path(self.cache).expanduser())
 
+    def target_module(self, prepared: Prepared) -> TargetModule:
+        """The target LLM, for what a fit kept of it."""
+        return TargetModule(
+            prepared.target, partial(self.finetune, prepared.target), prepared.target_surface.usable, self.packing
+        )
+
     def module(self, prepared: Prepared, method: str, learning_rate: float) -> FusionModule:
-        """The target LLM and how it learns by this method."""
+        """The target LLM and how it learns by this method; the sources are asked what room is left, where lambda goes by it."""
         is_fused = method == "fused"
+        lm_weight = self.fused_lm_weight() if is_fused else LmWeight(1.0)
         return FusionModule(
             prepared.target,
             fusion=self.fusion if is_fused else None,
             loss=self._fused_loss(prepared) if is_fused else self.loss,
             optimizer=partial(self.optimizer, lr=learning_rate),
-            lm_weight=self._fused_lm_weight() if is_fused else LmWeight(1.0),
+            lm_weight=lm_weight,
+            headroom=validation_headroom(prepared) if lm_weight.schedule == "headroom" else None,
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             weight_decay=self.weight_decay,
@@ -273,7 +142,7 @@ class Experiment:
         """
         data = self.data(prepared, method)
         fits = []
-        for learning_rate in self._rates(method):
+        for learning_rate in self.rates(method):
             fits.append(self._fit(prepared, method, learning_rate, data, run, resume))
             _let_go(data)
         return min(fits, key=lambda f: f.best_bits_per_byte)
@@ -293,14 +162,12 @@ class Experiment:
         settings = saved_settings(run)
         loggers = partial(self._loggers, folder, {**settings, "fit": name})
         module = self.module(prepared, method, learning_rate)
-        if module.lm_weight.schedule == "headroom":
-            module.headroom = validation_headroom(prepared)
         trainer = deepcopy(self.trainer)  # a strategy, which it may hold, serves one Trainer
         return fit(name, folder, module, data, trainer, learning_rate, loggers, resume.get(name), flat(settings))
 
-    def trained(self, prepared: Prepared, method: str, kept: Fit, run: Path, is_merged: bool = True) -> PreTrainedModel:
-        """The target as this method's kept fit left it, whole, on the CPU; adapters merged, or beside their base."""
-        module = load_best(self.module(prepared, method, kept.learning_rate), run / "fits" / kept.name, kept)
+    def trained(self, prepared: Prepared, kept: Fit, run: Path, is_merged: bool = True) -> PreTrainedModel:
+        """The target as a kept fit left it, whole, on the CPU; adapters merged, or beside their base."""
+        module = load_best(self.target_module(prepared), run / "fits" / kept.name, kept)
         return (merged(prepared.target, module.network) if is_merged else module.network).eval()
 
     def _loggers(self, folder: Path, hyperparameters: dict[str, Any]) -> list[Logger]:
@@ -325,7 +192,7 @@ class Experiment:
         for method, kept in fits.items():
             scores[f"target {method}"] = score_trained(
                 deepcopy(self.trainer),
-                self.module(prepared, method, kept.learning_rate),
+                self.target_module(prepared),
                 best_checkpoint(run / "fits" / kept.name, kept),
                 prepared.target_surface,
                 documents,

@@ -19,7 +19,7 @@ from knowfuse.progress import is_first_rank, say
 from knowfuse.runs.requeued import slurm_job
 from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
-from knowfuse.training.fit import Fit
+from knowfuse.training.fit import DONE, Fit
 from knowfuse.training.other_settings import differing
 from knowfuse.unwritable import why
 
@@ -53,6 +53,11 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
         unfinished = [path for path in started if not (path / "results.json").exists()]
         if ckpt_path == "auto" and _processes() == 1:  # else the first of them may have it already
             unfinished = [path for path in unfinished if not is_running(path)]
+        if len(unfinished) > 1:  # of which a clock that was set back may have started a later one
+            say(
+                f"run {unfinished[-1]}: the last by its name of {len(unfinished)} that are not finished; another one goes on with "
+                f"{path_override('hydra.run.dir', unfinished[-2])}"
+            )
         if unfinished:
             return str(unfinished[-1])
     return new_folder(root)
@@ -185,7 +190,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py {path_override('run', run)}"
             )
-        stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / "fit.json").exists()]
+        stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / DONE).exists()]
         if stopped and is_first_rank() and cfg.ckpt_path != "last":
             raise ValueError(
                 f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
@@ -266,7 +271,7 @@ def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[
         return {}
     if ckpt_path == "last":
         started = {path.parent: path for path in _last_checkpoints(run)}
-        found = {fit.name: path if (fit / "fit.json").exists() else last_whole(fit) for fit, path in started.items()}
+        found = {fit.name: path if (fit / DONE).exists() else last_whole(fit) for fit, path in started.items()}
         if not found:
             say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
         return {fit: path for fit, path in found.items() if path is not None}

@@ -14,8 +14,9 @@ from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.document import Document, Split
+from knowfuse.traces.maps import MapStore
 from knowfuse.traces.served import ServedLLM, connect
-from knowfuse.traces.store import MapStore, TraceStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
 from knowfuse.training.materialise import materialise
 from knowfuse.types import Kept, LLMSpec

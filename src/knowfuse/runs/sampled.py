@@ -66,7 +66,7 @@ def sampled(
     for method, kept in fits.items():
         told[f"target {method}"] = tell_trained(
             deepcopy(experiment.trainer),
-            experiment.module(prepared, method, kept.learning_rate),
+            experiment.target_module(prepared),
             best_checkpoint(run / "fits" / kept.name, kept),
             tokens,
             beginnings,

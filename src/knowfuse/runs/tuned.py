@@ -23,6 +23,6 @@ def tuned(experiment: Experiment, llm: LocalLLM, corpus: Corpus, run: Path, fold
         prepared = Prepared(corpus, llm, llm.surface(corpus.is_chat), {}, Path(experiment.cache).expanduser())
         fit = experiment.train(prepared, "clm", run, checkpoints_to_resume(run, "last", experiment.fit_names))
         say(f"{llm.name}: {fit.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
-        save(experiment.trained(prepared, "clm", fit, run), llm, unfinished)
+        save(experiment.trained(prepared, fit, run), llm, unfinished)
 
     return make_folder_once(folder, fill)

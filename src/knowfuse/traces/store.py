@@ -9,8 +9,8 @@ only added, each moved to its place when whole: a shard counts once its index is
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -18,41 +18,18 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from knowfuse.files import Folder, make_once, sha256_of, undamaged, write_whole
+from knowfuse.files import Folder, sha256_of, undamaged
 from knowfuse.ids import ID, IdIndex, hex_names, id_array
 from knowfuse.traces import codec, drawn_codec, index
 from knowfuse.traces.codec import Layout
 from knowfuse.traces.index import Shard
-from knowfuse.traces.second_format import upgrade
-from knowfuse.types import Kept, SourceTrace
+from knowfuse.traces.manifest import MANIFEST, TraceKey, manifest_of, read_manifest
+from knowfuse.types import SourceTrace
 from knowfuse.unwritable import why
 
-FORMAT_VERSION = 2  # of the shards
-MANIFEST = "manifest.json"
 READ_AGAIN = "remove it and run python -m knowfuse.prepare with this run's settings, which reads its documents again"
-
-
-@dataclass(frozen=True)
-class TraceKey:
-    """Everything the traces of a source depend on, but the documents, which are named by their content."""
-
-    source: str
-    llm: str  # fingerprint of weights, configuration, dtype, quantisation
-    tokenizer: str  # fingerprint of the surface
-    top_k: int
-    format_version: int = FORMAT_VERSION
-    kept: Kept = "topk"
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What a manifest says; of the most probable tokens as it was before there were others."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("kept", "topk")}
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.source}-{hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()[:12]}"
 
 
 @dataclass
@@ -98,7 +75,8 @@ class TraceStore:
             for name in sorted(
                 self.folder.names("manifest*.json"), key=lambda name: name != MANIFEST
             ):  # that one first
-                self._read_manifest(name)
+                read_manifest(self.folder, name, self.key, self.codec_name)
+                self._has_manifest = True
         names = self.folder.names("*")
         there = [name for name in names if name.endswith(index.SUFFIX)]
         self._shards = {name: self._shards[name] for name in there if name in self._shards}
@@ -272,27 +250,10 @@ class TraceStore:
         self._verified.add(shard.sha256)
         return None
 
-    def _read_manifest(self, name: str) -> None:
-        with undamaged(f"{self.folder}/{name}"):
-            found = json.loads(self.folder.read(name))
-            self._require_made_as_asked({**found["key"], "codec": found.get("codec")})
-            if "shards" in found:
-                upgrade(self.folder, name, found, MANIFEST)
-        self._has_manifest = True
-
-    def _require_made_as_asked(self, made: dict[str, Any]) -> None:
-        asked = {**self.key.parts, "codec": self._codec.NAME}
-        for part in asked:
-            if made.get(part) != asked[part]:
-                raise ValueError(
-                    f"the traces in {str(self.folder)!r} were made with {part}={made.get(part)!r}, this run wants "
-                    f"{asked[part]!r}: move that folder away and run python -m knowfuse.prepare with this run's settings"
-                )
-
     def _write_manifest(self) -> None:
         """Say what the traces depend on; the same whoever writes it, and once."""
         if not self._has_manifest:
-            self._put(MANIFEST, json.dumps({"key": self.key.parts, "codec": self._codec.NAME}, indent=1).encode())
+            self._put(MANIFEST, manifest_of(self.key, self.codec_name))
             self._has_manifest = True
 
     def _put(self, file: str, data: bytes) -> None:
@@ -305,21 +266,3 @@ class TraceStore:
                 f"{sum(len(s.ids) for s in shards)} documents in {len(shards)} shards written before stay valid. "
                 "Make room there or set another folder, and run the same command again: it goes on from them"
             ) from error
-
-
-@dataclass(frozen=True)
-class MapStore:
-    """Maps between two tokenizers, made once per machine: one safetensors file a name."""
-
-    folder: Path
-
-    def __call__(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of this name; where they are not there yet, `make` is called and they are kept."""
-        path = self.folder / f"{name}.safetensors"
-
-        def write() -> None:
-            write_whole(path, save({key: np.ascontiguousarray(array) for key, array in make().items()}))
-
-        make_once(path, write)
-        with undamaged(path):
-            return load_file(path)

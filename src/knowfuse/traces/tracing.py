@@ -23,9 +23,10 @@ from knowfuse.surface.unspellable import by_kind
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.traces.asking import trace_served
+from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
-from knowfuse.traces.store import TraceKey, TraceStore
+from knowfuse.traces.store import TraceStore
 from knowfuse.types import Kept, SourceTrace
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written

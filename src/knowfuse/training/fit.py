@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
@@ -29,9 +30,12 @@ from knowfuse.training.other_settings import KeepsSettings
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
 from knowfuse.training.said import SourcesSaid
 from knowfuse.training.stopping import StopsWhenTold
+from knowfuse.training.target import TargetModule
 from knowfuse.training.weights import load_weights
 
+DONE = "fit.json"  # in the folder of a fit that has ended
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
+FEW = 4  # processes that a machine of fewer cores has room for
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
 
 
@@ -113,10 +117,7 @@ def fit(
 
     `settings`, flat, are those of the run; they are in the checkpoints, and compared with those of `ckpt_path`. A fit that is finished there is returned as it is.
     """
-    done = folder / "fit.json"
-    if done.exists():
-        with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):
-            finished = Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
+    if (finished := _finished(folder)) is not None:
         say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
         return finished
     history, said = History(), SourcesSaid()
@@ -157,14 +158,23 @@ def fit(
     if runner.is_global_zero:
         for logger in runner.loggers:
             _close(logger, result, runner.global_step)
-        write_whole(done, json.dumps(asdict(result), indent=1).encode())  # last: a kill before it logs again
+        # Last: a kill before it logs again.
+        write_whole(folder / DONE, json.dumps(asdict(result), indent=1).encode())
     return result
+
+
+def _finished(folder: Path) -> Fit | None:
+    """The fit of this folder, if it has ended."""
+    if not (done := folder / DONE).exists():
+        return None
+    with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):
+        return Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
 
 
 def require_devices(trainer: Callable[..., L.Trainer]) -> None:
     """ValueError where the machine lacks what the Trainer asks for; it says what there is."""
     try:
-        deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
+        made = deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         settings = trainer.keywords if isinstance(trainer, partial) else {}
         given = {key: settings[key] for key in DEVICES if key in settings}
@@ -179,6 +189,12 @@ def require_devices(trainer: Callable[..., L.Trainer]) -> None:
                 else "trainer=cpu, or trainer.accelerator=cpu with trainer.devices=1"
             )
         ) from error
+    cores = os.cpu_count() or 1
+    if isinstance(made.accelerator, CPUAccelerator) and made.num_devices > (most := max(cores, FEW)):
+        raise ValueError(
+            f"trainer.devices is {made.num_devices}, and on the CPU each is a process that reads all anew: this machine has {cores} "
+            f"CPU cores; set trainer.devices to at most {most}"
+        )
 
 
 def require_validations(trainer: Mapping[str, Any]) -> None:
@@ -239,7 +255,7 @@ def _take_best_along(start: Path, folder: Path) -> None:
             shutil.copyfile(best, folder / best.name)
 
 
-def load_best(module: FusionModule, folder: Path, fit: Fit) -> FusionModule:
+def load_best(module: TargetModule, folder: Path, fit: Fit) -> TargetModule:
     """The module with the weights of the fit's best checkpoint, whole and on the CPU."""
     module.configure_model()
     load_weights(module, best_checkpoint(folder, fit))

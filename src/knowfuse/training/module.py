@@ -3,13 +3,12 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -22,16 +21,15 @@ from transformers import PreTrainedModel
 from knowfuse.alignment.hybrid import resolution
 from knowfuse.fusion.shares import SourceSums, source_sums
 from knowfuse.llms.checks import require_embedded
-from knowfuse.llms.finetune import adapters, finetune_of, full, what_learns
-from knowfuse.llms.head import OutputHead, RowLogits, hidden_states, output_head, packed_hidden_states
+from knowfuse.llms.finetune import finetune_of, full, what_learns
 from knowfuse.llms.isolation import Packing, require_read_alone
-from knowfuse.llms.local import LocalLLM, checkpoint_activations
-from knowfuse.llms.routers import Routers, routers_of
-from knowfuse.llms.sharding import FSDP2, require_shardable, shard
-from knowfuse.losses import FusedLoss, Headroom, LinearHead, LmWeight, by_domain, linear_token_nll
+from knowfuse.llms.local import LocalLLM
+from knowfuse.llms.sharding import require_shardable
+from knowfuse.losses import FusedLoss, Headroom, LmWeight, by_domain, linear_token_nll
 from knowfuse.progress import say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.metrics import dear_metrics, source_metrics
+from knowfuse.training.target import TargetModule
 from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
 
 LOG_SOURCES_EVERY = 20  # steps, what costs one more mixture
@@ -42,20 +40,14 @@ Schedule = Literal[
 Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
 
 
-class FusionModule(L.LightningModule):
+class FusionModule(TargetModule):
     """A target LLM and its training: `fusion` makes one target of the sources, `loss` compares, `optimizer` moves.
 
     Without `fusion` it is plain causal language modelling on the same batches. `lm_weight` goes over `trainer.max_steps`, or by the
-    `headroom` that is set before training. `llm` is loaded in `configure_model`,
-    so that a strategy may shard it, by `build`: in full, with adapters, or from nothing. Beside adapters the rest of the LLM is
-    no part of `state_dict`, nor so of a checkpoint. `vocabulary_size` is the tokenizer's: what the LLM has beyond it is padding.
+    `headroom`, without which it cannot.
     `eos_id` is the label that ends a document: it is learnt, and validation counts it apart, since the text alone decides. Of
     conversations (`is_chat`) all that takes no bytes is.
-    `packing` is that of the batches: `blocks` of documents one after another, or `one_document` a row.
-    `router_loss` is the weight of what an uneven use of the experts of a mixture costs, of the tokens of a batch; None: what the
-    LLM's configuration says.
     `domain_lm_weights` are those of the rows of some domains, in place of `lm_weight`.
-    With `activation_checkpointing` each decoder layer runs a second time in the backward pass instead of keeping its activations.
     """
 
     def __init__(
@@ -77,21 +69,21 @@ class FusionModule(L.LightningModule):
         packing: Packing = "blocks",
         router_loss: float | None = None,
         domain_lm_weights: Mapping[str, float] = MappingProxyType({}),
+        headroom: Headroom | None = None,
     ) -> None:
-        super().__init__()
-        self.llm, self.fusion, self.loss, self.optimizer, self.lm_weight = llm, fusion, loss, optimizer, lm_weight
+        super().__init__(
+            llm, build or partial(full, llm), vocabulary_size, packing, router_loss, activation_checkpointing
+        )
+        if lm_weight.schedule == "headroom" and headroom is None:
+            raise ValueError(
+                "lm_weight_schedule=headroom goes by the oracle over the sources, and none was given: give headroom="
+            )
+        self.fusion, self.loss, self.optimizer = fusion, loss, optimizer
+        self.lm_weight, self.headroom, self.domain_lm_weights = lm_weight, headroom, domain_lm_weights
         self.schedule, self.warmup_steps, self.weight_decay = schedule, warmup_steps, weight_decay
         self.source_names = list(source_names)
-        self.build = build or partial(full, llm)
-        self.vocabulary_size, self.eos_id, self.is_chat = vocabulary_size, eos_id, is_chat
-        self.activation_checkpointing = activation_checkpointing
-        self.packing: Packing = packing
-        self.router_loss, self.domain_lm_weights = router_loss, domain_lm_weights
-        self.routers: Routers | None = None
-        self.model: PreTrainedModel | None = None
-        self.head: OutputHead | None = None
+        self.eos_id, self.is_chat = eos_id, is_chat
         self.tokens_seen = 0
-        self.headroom: Headroom | None = None  # of a fit whose lm_weight goes by it
         self.validated: float | None = None  # bits per byte of the last validation
         self.dear: dict[str, Tensor | float] = {}  # what was last seen of `dear_metrics`, logged until the next
         self.source_sums: SourceSums | None = None  # since somebody took them; of this rank
@@ -99,54 +91,9 @@ class FusionModule(L.LightningModule):
         self.validation_eos_nats = MeanMetric()  # per document that has one
 
     @property
-    def network(self) -> PreTrainedModel:
-        """The target LLM, once `configure_model` has built it."""
-        assert self.model is not None
-        return self.model
-
-    @property
     def domains(self) -> list[str]:
         """Of the data module: what the numbers in a batch's `domains` stand for; empty where it does not say."""
         return getattr(getattr(self.trainer, "datamodule", None), "domains", [])
-
-    def configure_model(self) -> None:
-        if self.model is None:
-            self.model = self.build().train()
-            with self._named():
-                self.head = output_head(self.model, self.vocabulary_size)
-                self.routers = routers_of(self.model, self.router_loss)
-                if self.activation_checkpointing:
-                    checkpoint_activations(self.model)
-                if (mesh := self.device_mesh) is not None:
-                    if not isinstance(strategy := self.trainer.strategy, FSDP2):
-                        raise ValueError(
-                            f"trainer.strategy is Lightning's {type(strategy).__name__}: use knowfuse.llms.sharding.FSDP2, as "
-                            "trainer=fsdp does"
-                        )
-                    shard(self.model, mesh["data_parallel"], strategy.compute_dtype)
-
-    def state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """All weights of an LLM that is trained in full; beside adapters, theirs alone."""
-        state = super().state_dict(*arguments, **options)
-        if self.model is None or not adapters(self.model):
-            return state
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in state.items() if name in trained}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """The inverse of `state_dict`; ValueError for weights that are not those of this module's adapters."""
-        if self.model is None or not adapters(self.model):
-            return super().load_state_dict(state_dict, strict, assign)
-        self.require_weights(state_dict.keys())
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def require_weights(self, names: Iterable[str]) -> None:
-        """ValueError unless these are the names of `state_dict`."""
-        if other := sorted(set(names) ^ self.state_dict().keys()):
-            raise ValueError(
-                f"these weights are not those that {finetune_of(self.network)} trains: {len(other)} are on one side only, the "
-                f"first {other[0]!r}; give the checkpoint of a run with these settings"
-            )
 
     def on_fit_start(self) -> None:
         """ValueError for a target that reads documents otherwise beside others, or not all tokens of the data module."""
@@ -171,13 +118,6 @@ class FusionModule(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         block_tokens, longest = getattr(data, "block_tokens", 64), getattr(data, "longest_document", 32)
         require_read_alone(self.network, self.head, self.packing, block_tokens, longest)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"LLM {self.llm.name!r}: {error}") from error
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
         with self.routers.recording() if self.routers else nullcontext([]) as said:
@@ -226,16 +166,6 @@ class FusionModule(L.LightningModule):
             return data.labels_of_step(self.global_step, batches)
         return labelled * batches
 
-    def hidden_states(self, batch: FusionBatch) -> tuple[Tensor, LinearHead]:
-        """[B * T, H], and the head that was whole for them."""
-        assert self.head is not None
-        if self.packing == "one_document":
-            hidden = hidden_states(self.network, self.head, batch.input_ids)
-        else:
-            rows = (batch.input_ids, batch.position_ids, batch.document_ids)
-            hidden = packed_hidden_states(self.network, self.head, *rows)
-        return hidden.flatten(0, 1), self.head.linear()
-
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)
         is_eos = batch.labels == self.eos_id if self.eos_id is not None else torch.zeros_like(batch.labels).bool()
@@ -244,10 +174,6 @@ class FusionModule(L.LightningModule):
         num_bytes, num_eos = batch.label_bytes.sum(), is_eos.sum()
         self.validation_nats.update(nats[~is_eos].sum() / num_bytes.clamp(min=1), weight=num_bytes)
         self.validation_eos_nats.update(nats[is_eos].sum() / num_eos.clamp(min=1), weight=num_eos)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Nats of each label [B, T] of documents that stand in rows, one in each; 0 where there is none."""
-        return RowLogits(self.network, self.head).label_nll(*batch)
 
     def on_validation_epoch_end(self) -> None:
         self.validated = float(self.validation_nats.compute() / math.log(2))

@@ -9,12 +9,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.fsdp import FSDPModule
 
-from knowfuse.training.module import FusionModule
+from knowfuse.training.target import TargetModule
 
 PREFIX = "state_dict."  # of the weights among all that a checkpoint in shards holds
 
 
-def load_weights(module: FusionModule, checkpoint: Path) -> None:
+def load_weights(module: TargetModule, checkpoint: Path) -> None:
     """From one file, or from the shards of any number of ranks; without another copy of the weights in memory.
 
     The model must be there, whole or in shards; in shards, all ranks call this together. ValueError for weights that are
@@ -30,7 +30,7 @@ def load_weights(module: FusionModule, checkpoint: Path) -> None:
         module.load_state_dict(saved)
 
 
-def _load_shards(module: FusionModule, checkpoint: Path) -> None:
+def _load_shards(module: TargetModule, checkpoint: Path) -> None:
     reader = FileSystemReader(checkpoint)
     names = reader.read_metadata().state_dict_metadata
     module.require_weights(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))

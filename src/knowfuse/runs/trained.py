@@ -1,0 +1,59 @@
+"""What did a finished run train its target to be, and from what? Read from its folder, put together as it is asked for."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hydra
+from transformers import PreTrainedModel
+
+from knowfuse.llms.local import LocalLLM
+from knowfuse.runs.compared import Judged, judged
+from knowfuse.runs.experiment import Experiment
+from knowfuse.runs.folder import load_fit
+from knowfuse.runs.prepared import Prepared
+from knowfuse.text.own import Own
+from knowfuse.training.fit import Fit, best_checkpoint
+
+
+@dataclass
+class Trained:
+    """The target of a finished run, as one method trained it."""
+
+    run: Path
+    method: str
+    settings: dict[str, Any]  # of the run
+    fit: Fit  # that was kept
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return hydra.utils.instantiate(self.settings, _convert_="all")
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Its text as it was given, without what a target wrote, and the LLM that it was trained from."""
+        return replace(self.experiment, own=Own()).prepare_target()
+
+    @cached_property
+    def judged(self) -> Judged:
+        """What every LLM of its run pays on each document."""
+        return judged(str(self.run))
+
+    @property
+    def checkpoint(self) -> Path:
+        """That was kept; ValueError where it is gone."""
+        return best_checkpoint(self.run / "fits" / self.fit.name, self.fit)
+
+    @property
+    def base(self) -> LocalLLM:
+        return self.prepared.target
+
+    def load(self) -> PreTrainedModel:
+        """Its best checkpoint, whole, on the CPU."""
+        return self.experiment.trained(self.prepared, self.fit, self.run)
+
+
+def trained_of(place: str | Path, method: str) -> Trained:
+    """Of this run; ValueError for what is no finished run, and for a method that it did not train its target by."""
+    return Trained(Path(place), method, *load_fit(place, method)[1:])

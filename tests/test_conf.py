@@ -57,6 +57,13 @@ def built(*overrides: str) -> Experiment:
     return hydra.utils.instantiate(composed("train", *overrides), _convert_="all")
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate", "align_report"])
+def test_a_program_with_a_folder_refuses_one_without_room_and_leaves_nothing(program: str) -> None:
+    callbacks = yaml.safe_load((CONF / f"{program}.yaml").read_text())["hydra"]["callbacks"]
+    for name in ("Writable", "NothingLeft"):
+        assert name in {callback["_target_"].rsplit(".", 1)[-1] for callback in callbacks.values()}
+
+
 def test_every_folder_is_a_group_we_know() -> None:
     """`sweep` is read by wandb, `llm_configs` by the plan, the others by Hydra; a group has two living choices, or `+` before it."""
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == {
@@ -160,6 +167,14 @@ def test_no_devices_at_all_are_refused() -> None:
         ValueError, match=r"cannot give trainer\.accelerator=cpu, trainer\.devices=0.* \(.*not a valid input"
     ):
         require_devices(built("trainer.devices=0").trainer)
+
+
+def test_more_processes_than_the_machine_has_cores_are_refused_before_they_start() -> None:
+    with pytest.raises(
+        ValueError, match=r"trainer\.devices is 400, and on the CPU .* set trainer\.devices to at most \d+"
+    ):
+        require_devices(built("trainer.devices=400").trainer)
+    require_devices(built("trainer.devices=4").trainer)
 
 
 def test_a_compute_dtype_that_is_none_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from experiments_for_tests import ROOT
@@ -44,6 +45,16 @@ def meant(*words: str) -> list[str]:
 def test_the_command_that_was_meant(typed: list[str], right: list[str]) -> None:
     assert meant(*typed) == right
     OverridesParser.create().parse_overrides([word for word in right if word != "--multirun"])
+
+
+def test_a_folder_alone_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m knowfuse.report` takes it; of a command that asks for none, and what is not there, it is nothing."""
+    monkeypatch.chdir(tmp_path)
+    Path("outputs/a").mkdir(parents=True)
+    said = answer(["evaluate.py", "outputs/a", "split=validation"], CONF, "evaluate", None)
+    assert shlex.split(said.partition("Did you mean: ")[2])[2:] == ["run=outputs/a", "split=validation"]
+    assert answer(["evaluate.py", "outputs/b"], CONF, "evaluate", None) == ""
+    assert meant("outputs/a") == []
 
 
 @pytest.mark.parametrize(

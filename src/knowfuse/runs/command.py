@@ -24,8 +24,8 @@ from knowfuse.runs.words import answer, unknown_setting
 from knowfuse.unwritable import no_place, why
 
 PLACES = (
-    "Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in hydra.run.dir=, temporary files in TMPDIR: set the one that this is "
-    "of to a folder with room, which you may write to"
+    "Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in hydra.run.dir=, exports in folder=, temporary files in TMPDIR: set "
+    "the one that this is of to a folder with room, which you may write to"
 )
 OURS = ("knowfuse", "__main__", "train", "evaluate")  # modules whose ValueErrors are written for the user
 

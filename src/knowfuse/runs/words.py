@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.runs.folder import flat
 from knowfuse.settings import LIKE, no_such
-from knowfuse.text.quoting import override
+from knowfuse.text.quoting import literal, override
 
 PATHS = ("run", "ckpt_path", "model", "cache", "folder", "hydra.run.dir")  # whose commas are those of one value
 
@@ -112,6 +112,8 @@ def _all_of(composed: DictConfig) -> Mapping[str, Any]:
 def _known(word: str, conf: Path, settings: Mapping[str, Any]) -> str:
     """The word with the nearest setting, or choice, that exists."""
     setting, equals, text = word.partition("=")
+    if not equals and "run" in settings and Path(word).is_dir():  # as python -m knowfuse.report takes it
+        return f"run={literal(word)}"
     prefix = setting[: len(setting) - len(setting.lstrip("+~"))]
     name = setting.lstrip("+~").partition("@")[0]
     if not equals or prefix or word.startswith("-"):

@@ -10,6 +10,7 @@ import pytest
 from numba.core import config
 
 import knowfuse
+from knowfuse.compiled import compiled, compiled_part
 
 CALLER = """
 import constants_of_a_copy
@@ -115,3 +116,11 @@ def test_all_compiled_functions_of_the_package_are_kept_so() -> None:
     own = Path(package) / "compiled.py"
     using = [file for file in Path(package).rglob("*.py") if re.search(r"\bnumba\b.*\bn?jit\b", file.read_text())]
     assert using == [own]
+
+
+def test_a_part_that_python_calls_is_refused() -> None:
+    """It would have no way in: numba itself ends the process."""
+    part = compiled_part(lambda x: x + 1.0)
+    assert compiled(lambda x: part(x) * 2.0)(1.0) == 4.0
+    with pytest.raises(TypeError, match=r"<lambda> is called by compiled functions alone: make it `compiled`"):
+        part(1.0)

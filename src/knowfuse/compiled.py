@@ -15,7 +15,10 @@ import numpy as np
 from numba import njit
 from numba.core.caching import FunctionCache
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import CPUDispatcher
 
+OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}  # nobody passes a compiled function on
+OF_A_PART: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True}
 CONSTANTS = (bool, int, float, complex, str, bytes, np.generic)
 
 
@@ -26,7 +29,26 @@ def compiled(function: Callable | None = None, *, inline: Literal["never", "alwa
     """
     if function is None:
         return lambda function: compiled(function, inline=inline)
-    made: Any = njit(nogil=True, inline=inline)(function)
+    return _kept(njit(**OPTIONS, inline=inline)(function), function)
+
+
+def compiled_part(function: Callable) -> Any:
+    """The same of what only compiled functions call. TypeError where Python does.
+
+    What Python would call it by is not compiled, which of a few lines that take in many arrays is most of the time.
+    """
+    made: Any = njit(**OF_A_PART)(function)
+    if made is not function:
+        made.__class__ = _Part
+    return _kept(made, function)
+
+
+class _Part(CPUDispatcher):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.py_func.__name__} is called by compiled functions alone: make it `compiled`")
+
+
+def _kept(made: Any, function: Callable) -> Any:
     if made is not function:  # as it is where NUMBA_DISABLE_JIT is set
         try:
             made._cache = _Cache(function)

@@ -14,10 +14,11 @@ from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.said import AMBIGUOUS, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
 from knowfuse.alignment.spent import has_eos
 from knowfuse.alignment.texts import Texts
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 LOOKED_AHEAD = 16  # slots for the tokens that the gold one may begin
+NONE_YET = np.int64(0)  # of a literal 0 numba would compile all that is given the count a second time
 ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
 
 
@@ -84,7 +85,7 @@ def aligned_rows(
     said = Said(
         trace.input_ids,
         trace.ends,
-        trace.topk.ids,
+        np.ascontiguousarray(trace.topk.ids),
         np.exp(trace.topk.log_probs, dtype=np.float64),
         np.exp(-trace.nll, dtype=np.float64),
         trace.nll,
@@ -124,7 +125,7 @@ def _align(said, read, tokens, roles, texts, to, longer, known):
                 chain(its, its_read, rows, divisors, gold_went, its_rows)
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
     """Each candidate to the first target token of what remains of it; `rows` [T] are the source rows that serve the target's.
@@ -136,7 +137,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive = Alive(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64))
-    num_alive, table, seen = 0, new_table(to.ids.shape[1]), new_seen(k)
+    num_alive, table, seen = NONE_YET, new_table(to.ids.shape[1]), new_seen(k)
     for t in range(num_rows - 1):
         predicts_eos = read_has_eos and t == num_rows - 2
         if predicts_eos and not said_has_eos:
@@ -144,7 +145,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
         at = _place(said, read, rows, tokens, t, predicts_eos)
         num_alive, staying = _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_alive)
         table[:] = -1
-        count, total, gold_slot, gold_class, gold_weight = 0, 0.0, -1, UNMAPPED, 0.0
+        count, total, gold_slot, gold_class, gold_weight = NONE_YET, 0.0, -1, UNMAPPED, 0.0
         looks_ahead = longer is not None and at.is_text and at.gold_end <= read.ends[t + 1]
         for c in range(num_alive):
             candidate, p = alive.ids[c], alive.weights[c]
@@ -170,12 +171,12 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
             count = look_ahead(
                 said, read, t, at.row, at.residual, gold_weight, tokens, longer, known, seen, table, count, to
             )
-        gold_went[t] = gold_slot, gold_class, count
+        gold_went[t, 0], gold_went[t, 1], gold_went[t, 2] = gold_slot, gold_class, count
         divisors[t] = _divide(to, t, count, total, staying, at.is_conditioned)
     return divisors, gold_went
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _place(said, read, rows, tokens, t, predicts_eos):
     row, end = rows[t], read.ends[t]
@@ -191,7 +192,7 @@ def _place(said, read, rows, tokens, t, predicts_eos):
     return Place(t, row, gold, begin, gold_end, lead, residual, is_text, is_conditioned)
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_alive):
     """Keeps the candidates that go on as the target has read on, and the gold one. How many, and what share of the mass of a boundary's."""
@@ -210,7 +211,7 @@ def _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_al
     return num_alive, staying
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _first_token(candidate, code, at, read, roles):
     """The target token that what remains of a candidate begins with (-1: none), the class of its mass, whether it is guessed."""
@@ -223,7 +224,7 @@ def _first_token(candidate, code, at, read, roles):
     return code >> 1, EXACT if code & 1 else PREFIX, True
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _divide(to, t, count, total, staying, is_conditioned):
     """Makes a row's mass 1, where it has some; what it was divided by."""
@@ -233,12 +234,14 @@ def _divide(to, t, count, total, staying, is_conditioned):
     if divisor > 0.0:
         to.is_aligned[t] = True
         to.budget[t, TAIL] = tail
-        to.probs[t, :count] /= divisor
-        to.budget[t] /= divisor
+        for slot in range(count):  # numba takes seconds to compile what an array operation says of wrong shapes
+            to.probs[t, slot] /= divisor
+        for kind in range(to.budget.shape[1]):
+            to.budget[t, kind] /= divisor
     return divisor
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _code(candidate, residual, is_first, tokens):
     """`FirstTokens` of what remains of a candidate; ENDS_HERE: nothing does."""
@@ -250,7 +253,7 @@ def _code(candidate, residual, is_first, tokens):
     return ENDS_HERE if residual > 0 else -1
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _cut_so(read, gold, alive, num_alive):
     """Keeps those candidates whose next token, as the target cuts them, is the one that it has read, and the gold one."""
@@ -262,7 +265,7 @@ def _cut_so(read, gold, alive, num_alive):
     return count
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _starting_with(at, data, tokens, alive, num_alive):
     """Keeps those candidates that begin with `lead` spaces and the text from `begin` on, `residual` bytes in all."""

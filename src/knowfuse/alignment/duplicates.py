@@ -5,7 +5,7 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.types import TopK
 
 
@@ -69,7 +69,7 @@ def _drop(ids, mass):
     return kept
 
 
-@compiled
+@compiled_part
 @no_type_check
 def new_table(width):
     """An open-address hash table with room for `width` ids; -1 everywhere is empty."""
@@ -79,7 +79,7 @@ def new_table(width):
     return np.empty(size, dtype=np.int16)
 
 
-@compiled
+@compiled_part
 @no_type_check
 def slot_of(table, ids, count, wanted):
     """The slot of an id among the `count` ids so far; `count`, where it is then put, if it is new."""

@@ -13,7 +13,7 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 
 WORD = 64  # characters of the pattern that fit one machine word
 ZERO, ONE, ALL = np.uint64(0), np.uint64(1), np.uint64(2**64 - 1)
@@ -70,7 +70,7 @@ def _distance_table(codes, offsets, rows, columns, alphabet_size):
     return table
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _by_letter(codes, offsets, columns):
     """Letter i of every text that has so many, [L, C], and how many have: the first `active[i]`, for they are sorted."""
@@ -84,7 +84,7 @@ def _by_letter(codes, offsets, columns):
     return letters, active
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _marked_distances(positions, length, letters, active, scratch, edits):
     """`marked_distance` from all texts at once: a step of each, then the next, so that the compiler takes many a time."""
@@ -105,7 +105,7 @@ def _marked_distances(positions, length, letters, active, scratch, edits):
             minus[c] = right_plus & diagonal
 
 
-@compiled
+@compiled_part
 @no_type_check
 def distance(a, b, positions):
     """The distance of two code arrays; `positions` is all zeros, before and after."""
@@ -121,7 +121,7 @@ def distance(a, b, positions):
     return edits
 
 
-@compiled
+@compiled_part
 @no_type_check
 def mark_positions(pattern, positions):
     """Bit i of `positions[c]` is set where character i of the pattern is c."""
@@ -129,7 +129,7 @@ def mark_positions(pattern, positions):
         positions[pattern[i]] |= ONE << np.uint64(i)
 
 
-@compiled
+@compiled_part
 @no_type_check
 def clear_positions(pattern, positions):
     """Undo what marking a pattern of characters did to the table of positions, so that it serves the next one."""
@@ -137,7 +137,7 @@ def clear_positions(pattern, positions):
         positions[pattern[i]] = ZERO
 
 
-@compiled
+@compiled_part
 @no_type_check
 def marked_distance(positions, length, text):
     """The distance of a text from the marked pattern of 1 to 64 characters; one step a character of the text.
@@ -158,7 +158,7 @@ def marked_distance(positions, length, text):
     return edits
 
 
-@compiled
+@compiled_part
 @no_type_check
 def plain_distance(a, b):
     """The usual dynamic programming, one row at a time: for two strings longer than a word."""

@@ -4,12 +4,13 @@ from typing import no_type_check
 
 import numpy as np
 
+from knowfuse.alignment.row_classes import last_before
 from knowfuse.alignment.said import CHAINED
 from knowfuse.alignment.spent import has_eos, paid_up_to
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled_part
 
 
-@compiled
+@compiled_part
 @no_type_check
 def chain(said, read, rows, divisors, gold_went, to):
     """Where the true next target token runs on beyond the gold token: the product of what the source gave along it.
@@ -18,7 +19,7 @@ def chain(said, read, rows, divisors, gold_went, to):
     """
     paid, read_has_eos = paid_up_to(said.nll), has_eos(read.ends)
     ends = said.ends[: len(said.ends) - has_eos(said.ends)]
-    boundaries = np.searchsorted(ends, read.ends[1:], side="right") - 1  # the last to end with the true one or before
+    boundaries = last_before(ends, read.ends[1:])  # the last to end with the true one or before
     for t in range(len(read.ids) - 1):
         row, next_end = rows[t], read.ends[t + 1]
         predicts_eos = read_has_eos and t == len(read.ids) - 2

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.row_classes import serving_rows
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.text.documents import Documents
 from knowfuse.types import TokenizedDocument
 
@@ -149,7 +149,7 @@ def walk(longer, tokens, token, skip, node):
     return node, met
 
 
-@compiled
+@compiled_part
 @no_type_check
 def may_go_on(longer, node):
     """Whether some token is longer."""

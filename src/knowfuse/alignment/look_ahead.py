@@ -9,8 +9,9 @@ from knowfuse.alignment.duplicates import slot_of
 from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk
 from knowfuse.alignment.own_cuts import own_cut
 from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, UNMAPPED, candidates
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled_part
 
+NONE_SKIPPED = np.int64(0)  # of a literal 0 numba would compile `walk` a second time
 LEAST = 1e-4  # the smallest probability that takes a slot of its own
 ASKED = 1e-3  # the smallest of a candidate about which the target's tokenizer is asked
 
@@ -24,21 +25,21 @@ class Seen(NamedTuple):
     of: Int64[np.ndarray, "2"]
 
 
-@compiled
+@compiled_part
 @no_type_check
 def new_seen(k):
     """Room for the candidates of a row of K tokens; nothing is seen yet."""
     return Seen(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64), np.full(2, -1))
 
 
-@compiled
+@compiled_part
 @no_type_check
 def keep_what_stays(read_id, row, gold, tokens, longer, known, seen, alive, weights, num_alive):
     """Keeps those candidates after which the target still reads the token that it has read, and the gold one.
 
     How many, and what share of the mass of all. What `look_ahead` has `seen` of this row's candidates is not looked up again.
     """
-    node = longer.node[read_id]
+    node = np.int64(longer.node[read_id])
     is_seen = seen.of[0] == row and seen.of[1] == node
     if node == 0 or not may_go_on(longer, node):
         return num_alive, 1.0
@@ -56,7 +57,7 @@ def keep_what_stays(read_id, row, gold, tokens, longer, known, seen, alive, weig
     return count, staying / total if total > 0.0 else 1.0
 
 
-@compiled
+@compiled_part
 @no_type_check
 def becomes(longer, known, tokens, token, node, p):
     """What the target's token at a node becomes, if a source token of probability p follows: what it is (NONE), another, UNKNOWN.
@@ -65,7 +66,7 @@ def becomes(longer, known, tokens, token, node, p):
     """
     if tokens.starts[token + 1] == tokens.starts[token]:
         return NONE
-    last, longest = walk(longer, tokens, token, 0, node)
+    last, longest = walk(longer, tokens, token, NONE_SKIPPED, node)
     if last != NOWHERE and longer.token[last] == NONE:
         return UNKNOWN
     if longest == NONE or p < ASKED:
@@ -73,7 +74,7 @@ def becomes(longer, known, tokens, token, node, p):
     return own_cut(known, node * (len(tokens.starts) - 1) + token, longest)
 
 
-@compiled
+@compiled_part
 @no_type_check
 def ends_with(longer, tokens, token, node, became):
     """The share of the places where what the target's token at a node became, and takes all of a source token, ends with it."""
@@ -84,12 +85,12 @@ def ends_with(longer, tokens, token, node, became):
     return longer.ends[token] if is_whole and may_go_on(longer, at) else 1.0
 
 
-@compiled
+@compiled_part
 @no_type_check
 def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, table, count, to):
     """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
     truth, next_end = read.ids[t + 1], read.ends[t + 1]
-    node, stays = walk(longer, tokens, said.ids[row + 1], residual, longer.begins[int(t == 0)])
+    node, stays = walk(longer, tokens, said.ids[row + 1], residual, np.int64(longer.begins[int(t == 0)]))
     u = row + 1  # the source row after what was walked
     kind, to_truth = EXACT if said.ends[u] == next_end else CHAINED, 0.0
     while u < len(said.ends) - 1 and (

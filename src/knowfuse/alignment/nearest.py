@@ -18,7 +18,7 @@ from knowfuse.alignment.edit_distance import (
     mark_positions,
     marked_distance,
 )
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 
 TWICE = 48  # the commonest characters, which have two bits of a signature: there is one, there are two
 WORDS = 2  # of 64 bits, which is what `_lower_bounds` reads
@@ -138,7 +138,7 @@ def _nearest(
     return nearest
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _better(query, positions, texts, places, bounds, limit, best, place):
     """The least distance and its first place, after the texts [N, L] whose bound is within the limit."""
@@ -154,7 +154,7 @@ def _better(query, positions, texts, places, bounds, limit, best, place):
     return best, place
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _lower_bounds(low, high, lows, highs, bounds):
     """No fewer edits than `bounds[c]` lead from one signature to each of the others; the least of them."""
@@ -168,7 +168,7 @@ def _lower_bounds(low, high, lows, highs, bounds):
     return least
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _bits(word):
     """How many bits are set; the compiler knows this for the machine's own count."""

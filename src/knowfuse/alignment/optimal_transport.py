@@ -28,7 +28,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.printed import with_common_mark
 from knowfuse.alignment.spent import spent_on_target_tokens
 from knowfuse.alignment.vocabulary_map import kept_nearest_strings
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, AlignedSource, Aligner, SourceTrace, TokenizedDocument, TopK
 
@@ -145,7 +145,7 @@ def _move_all(rows, theirs, their_mass, ours, our_mass, strings, strength):
     return moved
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _plan(cost, p, q, strength):
     """Sinkhorn's plan: rows and columns are scaled to their sums in turn until the rows keep theirs."""

@@ -11,7 +11,7 @@ from jaxtyping import Int32, Int64
 
 from knowfuse.alignment.first_tokens import FirstTokens
 from knowfuse.alignment.longer import NONE, Longer
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.surface import Surface
 
 FREE = -1  # in place of a pair
@@ -90,7 +90,7 @@ def own_cut(known, pair, longest):
     return longest if known.token[at] == NONE else known.token[at]
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _place(pairs, pair):
     """Where a pair is, or would be put."""

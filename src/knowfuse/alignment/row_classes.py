@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from knowfuse.alignment.texts import Texts, TextsAligner
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.types import ROW_CLASSES, AlignedSource, SourceTrace, TokenizedDocument
 
 Rows: TypeAlias = Literal["all", "shared", "one_to_one"]
@@ -23,7 +23,19 @@ IS_SPACE = np.array([byte in b" \t\n\r\v\f" for byte in range(256)])
 @no_type_check
 def serving_rows(source_ends, target_ends):
     """The source row [T] that serves each target row: the last that predicts and ends at or before it; 0 where none does."""
-    return np.maximum(np.searchsorted(source_ends[:-1], target_ends, side="right") - 1, 0)
+    return last_before(source_ends[:-1], target_ends)
+
+
+@compiled_part
+@no_type_check
+def last_before(ends, wanted):
+    """The last of `ends` that is at or before each of `wanted` [T]; 0 where none is. Both ascend."""
+    found, last = np.zeros(len(wanted), np.int64), 0
+    for t in range(len(wanted)):
+        while last + 1 < len(ends) and ends[last + 1] <= wanted[t]:
+            last += 1
+        found[t] = last
+    return found
 
 
 def row_classes(source_ends: Int[np.ndarray, " U"], target_ends: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, " T"]:

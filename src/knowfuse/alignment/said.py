@@ -5,7 +5,7 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled_part
 from knowfuse.types import MASS_CLASSES
 
 EXACT, PREFIX, CHAINED, AMBIGUOUS, UNMAPPED, TAIL = range(len(MASS_CLASSES))
@@ -22,7 +22,7 @@ class Said(NamedTuple):
     nll: Float32[np.ndarray, " U"]
 
 
-@compiled
+@compiled_part
 @no_type_check
 def candidates(said, row, ids, weights):
     """All that a source row said, and the gold token where it did not."""

@@ -5,7 +5,7 @@ from typing import no_type_check
 import numpy as np
 
 from knowfuse.alignment.texts import Texts
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.types import SourceTrace, TokenizedDocument
 
 
@@ -31,7 +31,7 @@ def _share_out(paid_for, source_ends, target_ends, texts, nll, tokens):
         _share_out_one(paid_for[s], source_ends[s], target_ends[t], nll[t], tokens[t])
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _share_out_one(paid_for, source_ends, target_ends, nll, tokens):
     paid, source_has_eos, target_has_eos = paid_up_to(paid_for), has_eos(source_ends), has_eos(target_ends)
@@ -54,7 +54,7 @@ def _share_out_one(paid_for, source_ends, target_ends, nll, tokens):
         before, before_tokens = now, now_tokens
 
 
-@compiled
+@compiled_part
 @no_type_check
 def paid_up_to(nll):
     """Nats up to and with each token, of the nats of the token after each row."""
@@ -64,7 +64,7 @@ def paid_up_to(nll):
     return paid
 
 
-@compiled
+@compiled_part
 @no_type_check
 def has_eos(ends):
     """`ends_with_eos`, of compiled code."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from knowfuse.alignment.edit_distance import EncodedStrings, edit_distances
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 
 DIAGONAL, UP, LEFT = range(3)  # ties of the backtrace prefer them in this order; UP is the previous source token
 FAR = np.int32(2**30)  # more than any sum of distances
@@ -65,7 +65,7 @@ def _moves(distances, row_of, column_of):
     return moves
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _next_row(total, sums, moves, scratch):
     """`total` from one row to the next, and the moves into the cells of that."""
@@ -79,7 +79,7 @@ def _next_row(total, sums, moves, scratch):
         moves[t] = np.uint8(LEFT) if least[t] < entered[t] else moves[t]
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _row_sums(distances, column_of):
     """The sums of the distances of each different source token to the first t target tokens; int32 [R, T + 1]."""
@@ -92,7 +92,7 @@ def _row_sums(distances, column_of):
     return sums
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _running_minimum(values, least, spare):
     """least[t] becomes the least of values[0], ..., values[t]: of 2, 4, 8, 16 neighbours, then of all 16ths."""
@@ -104,11 +104,12 @@ def _running_minimum(values, least, spare):
         least[t + 16] = min(least[t + 16], least[t])
 
 
-@compiled
+@compiled_part
 @no_type_check
 def _with_earlier(values, out, lag):
     """out[t] is the lesser of values[t] and values[t - lag]."""
-    out[:lag] = values[:lag]
+    for t in range(min(lag, len(values))):
+        out[t] = values[t]
     later, later_out = values[lag:], out[lag:]
     for t in range(len(later)):
         later_out[t] = min(later[t], values[t])
@@ -119,7 +120,7 @@ def _with_earlier(values, out, lag):
 def _path(moves):
     u, t = moves.shape[0] - 1, moves.shape[1] - 1
     pairs = np.empty((u + t + 1, 2), dtype=np.int64)
-    pairs[0] = u, t
+    pairs[0, 0], pairs[0, 1] = u, t
     count = 1
     while u > 0 or t > 0:
         move = moves[u, t]

@@ -18,7 +18,7 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import UInt8
 
-from knowfuse.compiled import compiled
+from knowfuse.compiled import compiled, compiled_part
 from knowfuse.types import EMPTY, SourceTrace, TopK
 
 NAME = "bits-1"  # of this layout of bits and these tables; another one gets another name
@@ -208,7 +208,7 @@ def _decode(rows, widths, tables, input_ids, ends, nll, ids, log_probs):
                 left += log_rests[share]
 
 
-@compiled
+@compiled_part
 @no_type_check
 def gold_slot(ids, log_probs, gold_id):
     """The first filled slot that holds the true next token; -1 if none does."""
@@ -218,7 +218,7 @@ def gold_slot(ids, log_probs, gold_id):
     return -1
 
 
-@compiled
+@compiled_part
 @no_type_check
 def share_code(logit, num_codes):
     """The nearest of the codes 1 to `num_codes`."""

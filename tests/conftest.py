@@ -23,12 +23,14 @@ further cases of what a quick test shows already: nothing that the project promi
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # it would keep a copy by path, whatever the file there becomes
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; the other cores have workers of their own
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # all processes of the tests import the same files
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,7 @@ import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadFileScheduling
 
+sys.dont_write_bytecode = False
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("no clock")
 

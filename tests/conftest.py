@@ -38,10 +38,12 @@ from typing import Any
 
 import hypothesis
 import pytest
+from checked_for_tests import check_shapes_where_they_are
 from filelock import FileLock
 from xdist.scheduler import LoadFileScheduling
 
 sys.dont_write_bytecode = False
+check_shapes_where_they_are()
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("no clock")
 

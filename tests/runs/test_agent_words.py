@@ -9,7 +9,6 @@ import yaml
 from experiments_for_tests import ROOT, composed
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from knowfuse.runs.agent_words import in_hydras_words
 
@@ -17,7 +16,9 @@ IN_A_SWEEP = {"WANDB_SWEEP_ID": "sweep"}
 
 
 def said(**parameters: Any) -> list[str]:
-    """By wandb's own agent."""
+    """By wandb's own agent, whose import takes seconds."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
     values = {name.replace("__", "."): {"value": value} for name, value in parameters.items()}
     return create_sweep_command_args({"args": values})["args_no_hyphens"]
 

@@ -24,10 +24,10 @@ from knowfuse.training.other_settings import differing
 from knowfuse.unwritable import why
 
 RUNNING = ".running.lock"  # held by the process whose run it is
+OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 PARTS = "parts"  # in results.json: the runs that the folder holds, where it is of several
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
-OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
     f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
 }

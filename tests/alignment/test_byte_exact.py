@@ -235,6 +235,7 @@ def test_the_order_of_vocabulary_ids_does_not_matter(
     random: Random,
 ) -> None:
     """The same tokens under other ids: the same probabilities of the same strings."""
+    assume(source != target)  # of one tokenizer the words stay as they are, those too that it makes of no text
     said = []
     trace = random_trace(toy_surface(*source), text, 0)
     for shuffle in (False, True):

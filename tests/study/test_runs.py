@@ -1,5 +1,6 @@
 """Runs of a study: each once, whoever asks, and on from where it was stopped."""
 
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,6 +101,14 @@ def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatc
     assert (tmp_path / "said").read_text() == "lm_weight=0.5"
 
 
+def test_a_process_that_only_reads_its_script_begins_no_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As multiprocessing marks it."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError, match="the script of this study begins it again in each process that it starts"):
+        Runs()
+
+
+@pytest.mark.long
 def test_a_script_that_would_begin_itself_again_is_told(tmp_path: Path) -> None:
     """Its first line is read again by the process that it starts, which would wait for the run that it was started for."""
     (tmp_path / "train.py").write_text("raise SystemExit('never started')")

@@ -5,9 +5,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import hydra
+from omegaconf import DictConfig
 from specialist_texts import quickstart_texts, split_texts, texts_of, tuning_corpus
 
 from knowfuse.files import write_whole
@@ -51,18 +53,28 @@ class Stage:
 
     def text(self, name: str, domains: Sequence[str]) -> Corpus:
         """What specialists learn of these domains, as one of this name."""
-        cfg = self.runs.composed(self.point, 0)
-        fusion = hydra.utils.instantiate(cfg.corpus, _convert_="all")(cache=str(self.cache))
-        files = self.files["specialist"]
-        return tuning_corpus(files, domains, name, fusion, cfg.corpus.max_document_bytes, self.cache)
+        longest = self._settings.max_document_bytes
+        return tuning_corpus(self.files["specialist"], domains, name, self._fusion, longest, self.cache)
+
+    @cached_property
+    def _settings(self) -> DictConfig:
+        return self.runs.composed(self.point, 0).corpus
+
+    @cached_property
+    def _fusion(self) -> Corpus:
+        return hydra.utils.instantiate(self._settings, _convert_="all")(cache=str(self.cache))
+
+    @cached_property
+    def _of_all(self) -> Corpus:
+        """What the LLMs in miniature learn before they are tuned."""
+        learnt = self.text(GENERAL, self.domains).documents
+        return Corpus.of(GENERAL, [replace(d, split="sources") if d.split == "fusion" else d for d in learnt])
 
     def general(self, domain: str, seed: int = 0) -> LocalLLM:
         """The LLM in miniature that is tuned on this domain: of a tokenizer of its own, it has learnt a little of all of them."""
         spec = list(self.quickstart.sources.values())[self.domains.index(domain)]
-        of_all = self.text(GENERAL, self.domains).documents
-        learnt = [replace(d, split="sources") if d.split == "fusion" else d for d in of_all]
         spec = replace(spec, recipe=replace(spec.recipe, domain=GENERAL, seed=seed))
-        return materialise(f"general-{domain}", spec, Corpus.of(GENERAL, learnt), self.cache)
+        return materialise(f"general-{domain}", spec, self._of_all, self.cache)
 
     def tuned(self, domain: str, llm: LocalLLM) -> LocalLLM:
         """The LLM, tuned on this domain."""

@@ -32,16 +32,22 @@ OF_LLMS = [o for o in TINY_TRAINING if o.startswith(("sources.", "corpus."))]
 OF_RUNS = [o for o in TINY_TRAINING if o not in OF_LLMS and not o.startswith(("learning_rates", "clm_learning"))]
 
 
-@pytest.mark.long
-def test_specialists_in_miniature(tmp_path: Path) -> None:
-    """Everything real: three LLMs of other tokenizers, each tuned on its domain, fused, compared, asked what was forgotten."""
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    """Of our programs, each in a process forked for it."""
 
     def start(program: str, overrides: Sequence[str], root: Path) -> None:
         run_python(program, *overrides, cache=tmp_path / "cache", cwd=root)
 
+    return Runs(tmp_path / "runs", ROOT, tmp_path / "cache", start)
+
+
+@pytest.mark.long
+def test_specialists_in_miniature(runs: Runs, tmp_path: Path) -> None:
+    """Everything real: three LLMs of other tokenizers, each tuned on its domain, fused, compared, asked what was forgotten."""
     line = [*SMALL, "--results", str(tmp_path), "--quickstart", *OF_LLMS]
     asked = specialists.arguments([*line, "--", *OF_RUNS, "corpus.max_document_bytes=120"])
-    figures = specialists.study(Runs(tmp_path / "runs", ROOT, tmp_path / "cache", start), asked)
+    figures = specialists.study(runs, asked)
     assert figures.keys() == {
         *("seeds", "wins_over_clm", "gain_bits_per_byte", "gain_interval", "tokens_to_clm_best", "forgetting_fused"),
         *("forgetting_clm", "answers_bits_per_byte_gain"),
@@ -63,15 +69,11 @@ def test_specialists_in_miniature(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_teachers_in_miniature(tmp_path: Path) -> None:
+def test_teachers_in_miniature(runs: Runs) -> None:
     """Every teacher of two domains, each of which learnt more than it knew, and what stands in the table is what is printed."""
-
-    def start(program: str, overrides: Sequence[str], root: Path) -> None:
-        run_python(program, *overrides, cache=tmp_path / "cache", cwd=root)
-
     line = [*SMALL, "--quickstart", *OF_LLMS, "--", *OF_RUNS, "corpus.max_document_bytes=120"]
     asked = argparse.Namespace(seeds=1, steps=4, rates=[1e-2], miniature=line)
-    found = teachers.lines(Runs(tmp_path / "runs", ROOT, tmp_path / "cache", start), asked)
+    found = teachers.lines(runs, asked)
     assert [(x["domain"], x["teacher"]) for x in found] == [
         (domain, teacher)
         for domain in ("docs", "prose")

@@ -19,6 +19,7 @@ from numba.core.registry import CPUDispatcher
 
 OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}  # nobody passes a compiled function on
 OF_A_PART: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True}
+ZERO = np.int64(0)  # to begin with: numba compiles a second time all that is given a literal 0
 CONSTANTS = (bool, int, float, complex, str, bytes, np.generic)
 
 

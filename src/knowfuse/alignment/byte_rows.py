@@ -14,11 +14,10 @@ from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.alignment.said import AMBIGUOUS, EXACT, PREFIX, TAIL, UNMAPPED, Said, candidates
 from knowfuse.alignment.spent import has_eos
 from knowfuse.alignment.texts import Texts
-from knowfuse.compiled import compiled, compiled_part
+from knowfuse.compiled import ZERO, compiled, compiled_part
 from knowfuse.types import MASS_CLASSES, SourceTrace, TokenizedDocument
 
 LOOKED_AHEAD = 16  # slots for the tokens that the gold one may begin
-NONE_YET = np.int64(0)  # of a literal 0 numba would compile all that is given the count a second time
 ENDS_HERE = -2  # in place of a first target token: the candidate is r, what would follow it is unknown
 
 
@@ -137,7 +136,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
     divisors, gold_went = np.ones(num_rows), np.zeros((num_rows, 3), dtype=np.int64)
     said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
     alive = Alive(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64))
-    num_alive, table, seen = NONE_YET, new_table(to.ids.shape[1]), new_seen(k)
+    num_alive, table, seen = ZERO, new_table(to.ids.shape[1]), new_seen(k)
     for t in range(num_rows - 1):
         predicts_eos = read_has_eos and t == num_rows - 2
         if predicts_eos and not said_has_eos:
@@ -145,7 +144,7 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to, longer, known):
         at = _place(said, read, rows, tokens, t, predicts_eos)
         num_alive, staying = _keep_alive(at, said, read, rows, tokens, longer, known, seen, alive, num_alive)
         table[:] = -1
-        count, total, gold_slot, gold_class, gold_weight = NONE_YET, 0.0, -1, UNMAPPED, 0.0
+        count, total, gold_slot, gold_class, gold_weight = ZERO, 0.0, -1, UNMAPPED, 0.0
         looks_ahead = longer is not None and at.is_text and at.gold_end <= read.ends[t + 1]
         for c in range(num_alive):
             candidate, p = alive.ids[c], alive.weights[c]

@@ -9,9 +9,8 @@ from knowfuse.alignment.duplicates import slot_of
 from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk
 from knowfuse.alignment.own_cuts import own_cut
 from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, UNMAPPED, candidates
-from knowfuse.compiled import compiled_part
+from knowfuse.compiled import ZERO, compiled_part
 
-NONE_SKIPPED = np.int64(0)  # of a literal 0 numba would compile `walk` a second time
 LEAST = 1e-4  # the smallest probability that takes a slot of its own
 ASKED = 1e-3  # the smallest of a candidate about which the target's tokenizer is asked
 
@@ -66,7 +65,7 @@ def becomes(longer, known, tokens, token, node, p):
     """
     if tokens.starts[token + 1] == tokens.starts[token]:
         return NONE
-    last, longest = walk(longer, tokens, token, NONE_SKIPPED, node)
+    last, longest = walk(longer, tokens, token, ZERO, node)
     if last != NOWHERE and longer.token[last] == NONE:
         return UNKNOWN
     if longest == NONE or p < ASKED:

@@ -56,4 +56,5 @@ class Trained:
 
 def trained_of(place: str | Path, method: str) -> Trained:
     """Of this run; ValueError for what is no finished run, and for a method that it did not train its target by."""
-    return Trained(Path(place), method, *load_fit(place, method)[1:])
+    run, settings, fit = load_fit(place, method)
+    return Trained(run, method, settings, fit)

@@ -1,15 +1,12 @@
 """Where a run lives, and from where it goes on."""
 
 import json
-import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from disk_for_tests import no_file_beyond
 from omegaconf import OmegaConf
 
 from knowfuse.runs.folder import (
@@ -18,7 +15,6 @@ from knowfuse.runs.folder import (
     open_run,
     register_resolvers,
     require_complete,
-    require_writable,
     run_folder,
     saved_settings,
 )
@@ -52,8 +48,8 @@ def test_last_is_the_newest_run_that_is_not_finished(tmp_path: Path, monkeypatch
     started(root / "2026-01-03_00-00-00", finished=True)
     started(Path("outputs") / "other" / "2026-01-04_00-00-00")
     (root / "2026-01-05_00-00-00").mkdir()
-    assert run_folder("mine", "last") == str(newest)
-    fresh = [run_folder("mine", None), run_folder("mine", "some.ckpt"), run_folder("new", "last")]
+    assert run_folder("mine", "last", []) == str(newest)
+    fresh = [run_folder("mine", None, []), run_folder("mine", "some.ckpt", []), run_folder("new", "last", [])]
     assert not any(list(Path(folder).iterdir()) for folder in fresh)
     assert Path(fresh[2]).parent == Path("outputs") / "new"
 
@@ -68,15 +64,40 @@ def test_auto_goes_on_where_nobody_runs_and_a_requeued_job_in_its_own_folder(
     root = Path("outputs") / "mine"
     stopped = started(root / "2026-01-01_00-00-00")
     with open_run(root / "2026-01-02_00-00-00", OmegaConf.create(SETTINGS)):
-        assert run_folder("mine", "auto") == str(stopped)
+        assert run_folder("mine", "auto", []) == str(stopped)
     monkeypatch.setenv("SLURM_JOB_ID", "712")
-    assert run_folder("mine", "auto") == str(root / "job-712")
+    assert run_folder("mine", "auto", []) == str(root / "job-712")
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    assert run_folder("mine", "auto") == str(root / "job-712"), "every process says the same"
+    assert run_folder("mine", "auto", []) == str(root / "job-712"), "every process says the same"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "700")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert run_folder("mine", "auto") == str(root / "job-700_3")
+    assert run_folder("mine", "auto", []) == str(root / "job-700_3")
+
+
+def test_of_many_that_were_stopped_the_one_of_this_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a sweep with several agents; settings that may change, and the order of all, say nothing."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs") / "mine"
+    commands = {"1": "lm_weight=0.1 +loss.beta=0.1", "2": "lm_weight=0.3", "3": "lm_weight=0.9"}
+    for day, command in commands.items():
+        run = started(root / f"2026-01-0{day}_00-00-00")
+        (run / ".hydra").mkdir()
+        (run / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(command.split()))
+    first, second, third = sorted(root.iterdir())
+    again = ["+loss.beta=0.1", "trainer.devices=2", "ckpt_path=last", "lm_weight=0.1"]
+    assert run_folder("mine", "last", again) == str(first)
+    with open_run(third, OmegaConf.create(SETTINGS | {"ckpt_path": "last"})):
+        assert run_folder("mine", "auto", ["lm_weight=0.3"]) == str(second)
+        assert run_folder("mine", "last", ["lm_weight=0.5"]) == str(second), "whose settings then say what is other"
+        capsys.readouterr()
+        new = run_folder("mine", "auto", ["lm_weight=0.5"])
+    assert Path(new) not in (first, second, third)
+    assert capsys.readouterr().out == (
+        "ckpt_path=auto: none of the 2 runs stopped in outputs/mine was started by this command, a new one starts\n"
+    )
 
 
 @pytest.mark.parametrize("ckpt_path", ["auto", "last"])
@@ -87,40 +108,11 @@ def test_a_folder_with_nothing_to_go_on_from_starts(tmp_path: Path, ckpt_path: s
     assert goes_on_from(tmp_path, ckpt_path) == "last"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder is needed")
-def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    folder = started(tmp_path / "run")
-    os.seteuid(65534)
-    try:
-        with pytest.raises(SystemExit) as refused:
-            require_writable(folder / "new")
-    finally:
-        os.seteuid(0)
-    assert re.fullmatch(
-        r"run folder '/.*new' cannot be written, '/.*' is only to be read: take another with hydra\.run\.dir=<folder>; "
-        r"ckpt_path=<file> goes on there from a checkpoint that is only to be read",
-        str(refused.value),
-    )
-    require_writable(folder / "new")
-
-
-def test_a_run_folder_without_room_is_refused_before_hydra_writes_there(tmp_path: Path) -> None:
-    with (
-        no_file_beyond(1000),
-        pytest.raises(
-            SystemExit, match=r"'/.*new' cannot be written \(File too large\): make room in '/.*', or take another"
-        ),
-    ):
-        require_writable(tmp_path / "new")
-    require_writable(tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there are names, however many share a second."""
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: run_folder("mine", None), range(40)))
+        folders = list(pool.map(lambda _: run_folder("mine", None, []), range(40)))
     assert len(set(folders)) == 40
     assert all(Path(folder).is_dir() for folder in folders)
 
@@ -129,13 +121,15 @@ def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path, monke
 def test_processes_of_one_run_must_be_given_its_folder(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "4")
     with pytest.raises(ValueError, match=r"4 processes were started as one run.*such as hydra\.run\.dir=outputs/mine/"):
-        run_folder("mine", None)
+        run_folder("mine", None, [])
 
 
 def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     register_resolvers()
-    cfg = OmegaConf.create({"dir": "${run_folder:${name},${ckpt_path}}", "name": "mine", "ckpt_path": None})
+    cfg = OmegaConf.create(
+        {"dir": "${run_folder:${name},${ckpt_path},${asked}}", "name": "mine", "ckpt_path": None, "asked": ["top_k=8"]}
+    )
     assert Path(cfg.dir).parent == Path("outputs") / "mine"
     assert cfg.dir == cfg.dir
 

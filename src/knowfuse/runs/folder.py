@@ -3,28 +3,25 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import is_first_rank, say
 from knowfuse.runs.requeued import slurm_job
+from knowfuse.runs.writable import require_writable
 from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
 from knowfuse.training.fit import DONE, Fit
-from knowfuse.training.other_settings import differing
-from knowfuse.unwritable import why
+from knowfuse.training.other_settings import differing, within
 
 RUNNING = ".running.lock"  # held by the process whose run it is
-OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 PARTS = "parts"  # in results.json: the runs that the folder holds, where it is of several
 # What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
 # for them.
@@ -34,15 +31,17 @@ MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
 
 
 def register_resolvers() -> None:
-    """Make `${run_folder:name,ckpt_path}` and `${new_folder:root}` known to Hydra."""
+    """Make `${run_folder:name,ckpt_path,overrides}` and `${new_folder:root}` known to Hydra."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("new_folder", new_folder, replace=True, use_cache=True)
 
 
-def run_folder(name: str, ckpt_path: str | None) -> str:
-    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` or `auto` the newest one that is not finished, if there is one.
+def run_folder(name: str, ckpt_path: str | None, overrides: Sequence[str]) -> str:
+    """A new `outputs/<name>/<date_time>`; with `ckpt_path=last` or `auto` that of a run that was stopped, if there is one.
 
-    With `auto` a SLURM job has `outputs/<name>/job-<its number>`, which is the same when it is requeued.
+    It is the newest that the same command started, by its overrides: of a sweep many are stopped. Where there is none of
+    this command, `last` takes the newest of this name, whose settings then say what is other, and `auto` a new one. With
+    `auto` a SLURM job has `outputs/<name>/job-<its number>`, which is the same when it is requeued.
     """
     require_name(name)
     root = Path("outputs") / name
@@ -51,16 +50,34 @@ def run_folder(name: str, ckpt_path: str | None) -> str:
     if ckpt_path in ("last", "auto"):
         started = [path.parent for path in sorted(root.glob("*/config.yaml"))]
         unfinished = [path for path in started if not (path / "results.json").exists()]
-        if ckpt_path == "auto" and _processes() == 1:  # else the first of them may have it already
-            unfinished = [path for path in unfinished if not is_running(path)]
-        if len(unfinished) > 1:  # of which a clock that was set back may have started a later one
+        if _processes() > 1:  # the first of them may have the run, and write in it, already
+            return str(unfinished[-1]) if unfinished else new_folder(root)
+        stopped = [path for path in unfinished if not is_running(path)]
+        same = [path for path in stopped if _started_by(path, overrides)]
+        if len(same) > 1:  # of which a clock that was set back may have started a later one
             say(
-                f"run {unfinished[-1]}: the last by its name of {len(unfinished)} that are not finished; another one goes on with "
-                f"{path_override('hydra.run.dir', unfinished[-2])}"
+                f"run {same[-1]}: the last by its name of {len(same)} that are not finished; another one goes on with "
+                f"{path_override('hydra.run.dir', same[-2])}"
             )
-        if unfinished:
-            return str(unfinished[-1])
+        if same:
+            return str(same[-1])
+        if ckpt_path == "last" and unfinished:
+            return str((stopped or unfinished)[-1])
+        if stopped:
+            say(
+                f"ckpt_path=auto: none of the {len(stopped)} runs stopped in {root} was started by this command, a new one starts"
+            )
     return new_folder(root)
+
+
+def _started_by(run: Path, overrides: Sequence[str]) -> bool:
+    """Whether the run was started by these overrides, but for what may change; so it is where nobody knows."""
+    kept = run / ".hydra" / "overrides.yaml"
+    return not kept.exists() or _that_stay(OmegaConf.load(kept)) == _that_stay(overrides)
+
+
+def _that_stay(overrides: Iterable[str]) -> set[str]:
+    return {str(override) for override in overrides if not within(override.partition("=")[0].lstrip("+"), MAY_CHANGE)}
 
 
 def require_name(name: str) -> None:
@@ -103,35 +120,6 @@ def _new_folder(wanted: Path) -> str:
             return str(folder)
 
 
-class Writable(Callback):
-    """Hydra writes into the folder of a run first of all: where it cannot, this says so in a sentence."""
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        require_writable(Path(config.hydra.run.dir))
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        require_writable(Path(config.hydra.sweep.dir))
-
-
-def require_writable(folder: Path) -> None:
-    """Ends the process where nothing can be written there, or there is no room for what a start writes."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
-    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise SystemExit(
-            f"run folder {str(folder)!r} cannot be written, {str(there)!r} is only to be read: take another with "
-            "hydra.run.dir=<folder>; ckpt_path=<file> goes on there from a checkpoint that is only to be read"
-        )
-    try:
-        with TemporaryFile(dir=there) as file:
-            file.write(bytes(OF_A_START))
-            file.flush()
-    except OSError as error:
-        raise SystemExit(
-            f"run folder {str(folder)!r} cannot be written ({why(error)}): make room in {str(there)!r}, or take another with "
-            "hydra.run.dir=<folder>"
-        ) from error
-
-
 def require_complete(cfg: DictConfig) -> DictConfig:
     """The configuration; ValueError where a setting has no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
@@ -159,6 +147,8 @@ def is_running(run: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # nobody can write there
+        return False
 
 
 def wait_until_left(run: Path) -> None:

@@ -1,0 +1,40 @@
+"""A run that cannot be written where it is to live."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from disk_for_tests import no_file_beyond
+
+from knowfuse.runs.writable import require_writable
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder is needed")
+def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SystemExit) as refused:
+            require_writable(folder / "new")
+    finally:
+        os.seteuid(0)
+    assert re.fullmatch(
+        r"run folder '/.*new' cannot be written, '/.*' is only to be read: take another with hydra\.run\.dir=<folder>; "
+        r"ckpt_path=<file> goes on there from a checkpoint that is only to be read",
+        str(refused.value),
+    )
+    require_writable(folder / "new")
+
+
+def test_a_run_folder_without_room_is_refused_before_hydra_writes_there(tmp_path: Path) -> None:
+    with (
+        no_file_beyond(1000),
+        pytest.raises(
+            SystemExit, match=r"'/.*new' cannot be written \(File too large\): make room in '/.*', or take another"
+        ),
+    ):
+        require_writable(tmp_path / "new")
+    require_writable(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

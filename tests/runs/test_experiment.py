@@ -78,7 +78,10 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",
         "schedule=reduce_lr_on_plateau": "schedule is 'reduce_lr_on_plateau': choose one of ['linear', 'cosine'",
         "+sources.z={path:x}": "LLM 'z' is {'path': 'x'}: give an LLMSpec, such as {_target_: knowfuse.types",
-        "+sources.other=/models/other": "LLM 'other' is '/models/other': give an LLMSpec, such as",
+        "+sources.other=/models/other": "LLM 'other' is '/models/other': give an LLMSpec, such as {_target_: knowfuse.types.LLMSpec, "
+        "path: /models/other}",
+        "+target.path=gpt2": "a target has a file, so printf '%s\\\\n' '# @package _global_' 'target: {_target_: knowfuse.types.LLMSpec, "
+        "path: gpt2}' > conf/target/gpt2.yaml and target=gpt2",
     }
     program = (
         "import sys, hydra\nfrom experiments_for_tests import TINY_TRAINING, composed\n"

@@ -1,11 +1,14 @@
 """A command with a word that Hydra cannot read, or does not know, is answered by the one that was meant."""
 
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from experiments_for_tests import ROOT
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 
@@ -82,3 +85,50 @@ def test_a_setting_that_an_object_does_not_take() -> None:
     assert unknown_setting(message) == "there is no setting target.pth: did you mean target.path?"
     assert unknown_setting(message.replace("'pth'", "'path'")) is None, "some other function was given it"
     assert unknown_setting("Error in call to target 'knowfuse.types.LLMSpec':\nTypeError('no')") is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "files", "right"),
+    [
+        (
+            ["target=gpt2", "top_k=8"],
+            {"target/gpt2.yaml": "# @package _global_\ntarget: {_target_: knowfuse.types.LLMSpec, path: gpt2}\n"},
+            ["target=gpt2", "top_k=8"],
+        ),
+        (
+            ["sources=[org/gpt2,/models/q 2.5]"],
+            {
+                "sources/gpt2-q_2_5.yaml": "gpt2: {_target_: knowfuse.types.LLMSpec, path: org/gpt2}\n"
+                'q_2_5: {_target_: knowfuse.types.LLMSpec, path: "/models/q 2.5"}\n',
+                "target/gpt2.yaml": "# @package _global_\ntarget: ${sources.gpt2}\n",
+            },
+            ["sources=gpt2-q_2_5", "target=gpt2"],
+        ),
+        (
+            ["sources=org/gpt2", "target=llama2_7b"],
+            {"sources/gpt2.yaml": "gpt2: {_target_: knowfuse.types.LLMSpec, path: org/gpt2}\n"},
+            ["sources=gpt2", "target=llama2_7b"],
+        ),
+        (["data=my text.txt"], {}, ["data=text_files", 'corpus.files={mine: ["my text.txt"]}']),
+        (["data=org/texts"], {}, ["data=mixture", "corpus.datasets={mine: {path: org/texts}}"]),
+    ],
+)
+def test_an_llm_or_a_text_where_a_choice_is_wanted(
+    typed: list[str], files: dict[str, str], right: list[str], tmp_path: Path
+) -> None:
+    """The lines that are printed write the files of its group, and the command that they end with composes."""
+    *writing, again = answer(["train.py", *typed], CONF, "train", MissingConfigException("", "")).splitlines()[2:]
+    shutil.copytree(CONF, tmp_path / "conf")
+    for line in writing:
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    assert {name: (tmp_path / "conf" / name).read_text() for name in files} == files
+    assert len(writing) == len(files)
+    assert shlex.split(again) == ["python", "train.py", *right]
+    with initialize_config_dir(version_base="1.3", config_dir=str(tmp_path / "conf")):
+        cfg = compose("train", right)
+    assert cfg.target._target_ == "knowfuse.types.LLMSpec"
+
+
+def test_a_choice_that_is_nearly_one_is_no_llm() -> None:
+    said = answer(["train.py", "target=quikstart", "fusion=x"], CONF, "train", MissingConfigException("", ""))
+    assert said == "\nDid you mean: python train.py target=quickstart fusion=x\n"

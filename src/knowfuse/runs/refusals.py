@@ -13,6 +13,8 @@ from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.alignment.slots import needs_own
 from knowfuse.llms.sharding import FSDP2, require_shardable
 from knowfuse.losses import LinearHead
+from knowfuse.runs.your_own import source_name, target_file
+from knowfuse.runs.your_own import spec as spec_of
 from knowfuse.settings import require_choices, require_known, require_types
 from knowfuse.training.fit import require_validations
 from knowfuse.training.module import Fusion
@@ -59,10 +61,14 @@ def require_llms(target: Any, sources: Any) -> None:
                 f"a source is named {name!r}: the name is a folder's, use letters, digits, '_', '.' and '-'"
             )
         if not isinstance(spec, LLMSpec):
-            raise ValueError(
-                f"LLM {name!r} is {spec!r}: give an LLMSpec, such as "
-                "{_target_: knowfuse.types.LLMSpec, path: <hub id or folder>}"
+            path = spec.get("path") if isinstance(spec, Mapping) else spec
+            named = str(path) if isinstance(path, str) else "<hub id or folder>"
+            where = (
+                f"; a target has a file, so {target_file(named)} and target={source_name(named)}"
+                if name == "target"
+                else ""
             )
+            raise ValueError(f"LLM {name!r} is {spec!r}: give an LLMSpec, such as {spec_of(named)}{where}")
 
 
 def require_pairs(target: LLMSpec, sources: Mapping[str, LLMSpec]) -> str:

@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.runs.folder import flat
+from knowfuse.runs.your_own import of_your_own
 from knowfuse.settings import LIKE, no_such
 from knowfuse.text.quoting import literal, override
 
@@ -38,6 +39,8 @@ def answer(argv: Sequence[str], conf: Path, config_name: str, error: BaseExcepti
     with initialize_config_dir(version_base="1.3", config_dir=str(conf.resolve())):
         settings = _settings(config_name, conf, meant)
     meant = [_known(word, conf, settings) for word in meant]
+    if isinstance(error, MissingConfigException) and (own := of_your_own(meant, conf, _program(argv[0]))) is not None:
+        return own
     if meant == list(argv[1:]):
         return ""
     return f"\nDid you mean: {_program(argv[0])} {' '.join(map(shlex.quote, meant))}\n"

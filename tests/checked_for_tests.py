@@ -1,17 +1,22 @@
-"""Which functions of knowfuse are checked for shapes, and which for types alone?
+"""How are the functions of knowfuse checked for types and shapes?
 
-jaxtyping's import hook (`--jaxtyping-packages`) wraps every function to compare the letters of its shapes; half of the time that
-many tests took went into that. A function whose annotations name no array is checked by beartype itself, which says the same.
+jaxtyping's import hook (`--jaxtyping-packages`) wraps every function to compare the letters of its shapes, and checks the arguments
+twice: before the call, and once more with what it returns. Half of the time that many tests took went into that. Here beartype checks
+each once, inside a context of jaxtyping's for the letters, and where the annotations name no array alone.
 """
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from types import FunctionType
 from typing import Any, get_args
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 
 _with_shapes = jaxtyping.jaxtyped
+_LETTERS = jaxtyping.jaxtyped("context")
+_typed = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def check_shapes_where_they_are() -> None:
@@ -21,12 +26,45 @@ def check_shapes_where_they_are() -> None:
 
 def _checked(*, typechecker: Callable) -> Callable:
     def check(made: Any) -> Any:
-        is_plain = isinstance(made, FunctionType) and not inspect.isgeneratorfunction(made)
-        if is_plain and not any(map(_names_an_array, made.__annotations__.values())):
-            return typechecker(made)
-        return _with_shapes(made, typechecker=typechecker)
+        if inspect.isclass(made):
+            return _with_checked_fields(made)
+        if not isinstance(made, FunctionType) or inspect.isgeneratorfunction(made):
+            return _with_shapes(made, typechecker=typechecker)
+        return _with_checked_letters(made)
 
     return check
+
+
+def _with_checked_fields(made: type) -> type:
+    """A dataclass whose own `__init__` is checked; any other class as it is, since its methods are checked on their own."""
+    if "__dataclass_fields__" in vars(made) and "__init__" in vars(made):
+        made.__init__ = _with_checked_letters(made.__init__)
+    return made
+
+
+def _with_checked_letters(made: FunctionType) -> Callable:
+    typed: Any = _typed(made)
+    if not any(map(_names_an_array, made.__annotations__.values())):
+        return typed
+
+    @wraps(made)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with _LETTERS:
+                return typed(*args, **kwargs)
+        except jaxtyping.TypeCheckError as error:
+            if not hasattr(error, "__notes__"):
+                error.add_note(_called(made, args, kwargs))
+            raise
+
+    return checked
+
+
+def _called(made: Callable, args: tuple, kwargs: dict[str, Any]) -> str:
+    """Which of its arguments have which shapes: of two that do not go together, beartype names the second."""
+    given = inspect.signature(made).bind(*args, **kwargs).arguments
+    shapes = {name: list(value.shape) for name, value in given.items() if hasattr(value, "shape")}
+    return f"{made.__module__}.{made.__qualname__} was given arrays of these shapes: {shapes}"
 
 
 def _names_an_array(annotation: Any) -> bool:

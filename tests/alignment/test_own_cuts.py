@@ -6,7 +6,7 @@ from tokenizers_for_tests import LOSSLESS, random_trace, surface
 
 from knowfuse.alignment import own_cuts
 from knowfuse.alignment.byte_exact import byte_exact
-from knowfuse.alignment.first_tokens import first_tokens
+from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
 from knowfuse.alignment.longer import Longer, longer, walk
 from knowfuse.alignment.own_cuts import OwnCuts, own_cut
 from knowfuse.alignment.pair import TokenizerPair
@@ -27,8 +27,8 @@ def aligned(pair: TokenizerPair, texts: list[str]) -> list[AlignedSource]:
     return [align(t, pair.target.tokenize(x), x.encode()) for t, x in zip(traces, texts, strict=True)]
 
 
-def node_of(its: Longer, pair: TokenizerPair, piece: bytes) -> int:
-    made = first_tokens(pair)._replace(starts=np.array([0, len(piece)]), pieces=np.frombuffer(piece, dtype=np.uint8))
+def node_of(its: Longer, tokens: FirstTokens, piece: bytes) -> int:
+    made = tokens._replace(starts=np.array([0, len(piece)]), pieces=np.frombuffer(piece, dtype=np.uint8))
     return walk(its, made, 0, 0, 0)[0]
 
 
@@ -44,7 +44,10 @@ def test_the_tokenizer_is_asked_once_and_its_answer_is_given(target: str, monkey
     read = [piece for i in pair.target.tokenize(CODE).input_ids if (piece := pair.target.token_bytes[i])]
     follow = [i for i in pair.source.tokenize(CODE).input_ids.tolist() if pair.source.token_bytes[i]]
     asked = {
-        (node_of(its, pair, piece), i): piece + (pair.source.token_bytes[i] or b"") for piece in read for i in follow
+        (node, i): piece + (pair.source.token_bytes[i] or b"")
+        for piece in read
+        for node in [node_of(its, tokens, piece)]
+        for i in follow
     }
     longest = -7
     rounds, got = 0, []

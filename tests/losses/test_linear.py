@@ -15,7 +15,7 @@ from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.losses import Form, Gate, LinearHead, fused_linear_loss, head_logits, linear_token_nll, token_nll
 from knowfuse.types import EMPTY, IGNORE, AlignedSources, FusedTarget, TopK
 
-H = 6
+H = 3
 PADDED = V + 3
 HEADS: dict[str, dict[str, Any]] = {
     "plain": {},

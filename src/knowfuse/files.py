@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +19,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 
-from knowfuse.unfinished import beside, remove, remove_left
+from knowfuse.unfinished import beside, remove, remove_if_left, remove_left
 from knowfuse.unwritable import naming
 
 DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, EOFError, LookupError, TypeError, AttributeError)
@@ -84,6 +84,28 @@ class Folder:
             self.remote.pipe_file(self._key(name), data)
             return
         write_whole(self.path / name, data)
+
+    @contextmanager
+    def writing(self, name: str, data: bytes) -> Iterator[None]:
+        """`write`; on this machine the file is held until the block ends, by which `remove_left` knows that its writer lives."""
+        if self.remote:
+            self.write(name, data)
+            yield
+            return
+        with written_through(self.path / name, lambda file: file.write(data)):
+            yield
+
+    def remove_left(self, partner: Mapping[str, str]) -> None:
+        """Remove what killed writers left unfinished, and the files whose partner, a file that is written after each, is not there.
+
+        Behind a URL nothing: there nobody can tell whether a writer lives.
+        """
+        if self.remote:
+            return
+        for name in self.names("*.part"):
+            remove_if_left(self.path / name)
+        for name, other in partner.items():
+            remove_if_left(self.path / name, lambda other=other: not self.exists(other))
 
     def remove(self, name: str) -> None:
         if self.exists(name):
@@ -194,7 +216,6 @@ def make_folder_once(path: Path, fill: Callable[[Path], object]) -> bool:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside the place and move there: a reader sees all of the file or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_through(path, lambda file: file.write(data))
 
 
@@ -207,16 +228,27 @@ def write_csv(path: Path, lines: Iterable[Sequence[object]]) -> None:
 
 def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """`write_whole` of what `write` writes. OSError where it cannot, and what was there stays."""
-    with naming(path), beside(path, Path.touch) as unfinished:
-        try:
-            with unfinished.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except BaseException:
-            remove(unfinished)
-            raise
+    with written_through(path, write):
+        pass
+
+
+@contextmanager
+def written_through(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[None]:
+    """`write_through`; the file, in its place, is held by this process until the block ends."""
+    with ExitStack() as held:
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = held.enter_context(beside(path, Path.touch))
+            try:
+                with unfinished.open("wb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(unfinished, path)
+            except BaseException:
+                remove(unfinished)
+                raise
+        yield
 
 
 @contextmanager

@@ -53,15 +53,17 @@ def remove_left(path: Path, is_alone: bool = False) -> None:
         if is_alone:
             remove(left)
         else:
-            _remove_if_left(left)
+            remove_if_left(left)
 
 
-def _remove_if_left(place: Path) -> None:
+def remove_if_left(place: Path, is_left: Callable[[], bool] = lambda: True) -> None:
+    """Remove it where no writer holds it, and `is_left` says so once none can."""
     with suppress(OSError):  # it is locked, or gone, or cannot be removed by this user
         held = os.open(place, os.O_RDONLY)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(place)
+            if is_left():
+                remove(place)
         finally:
             os.close(held)
 

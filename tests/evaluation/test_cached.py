@@ -1,6 +1,8 @@
 """Scores are made once: kept by content, shared by the processes of a job, found by the next."""
 
+import json
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,20 @@ def test_what_a_killed_rank_left_is_used_by_the_same_ranks(llm: LocalLLM, tmp_pa
     _, scores = work_of(0, 2, llm, tmp_path)
     assert scores == cached_scores(llm, llm.surface(), [*TEXTS, LONG], tmp_path / "alone")
     assert work_of(1, 2, llm, tmp_path) == (0, scores)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_other_ranks_left_goes_once_all_is_there(llm: LocalLLM, tmp_path: Path, world: int) -> None:
+    """Shares of a job of three that was killed, and one half-written; those of other scores stay."""
+    cached_scores(llm, llm.surface(), TEXTS[:2], tmp_path / "alone")
+    (whole,) = (tmp_path / "alone" / "scores").glob("*.json")
+    (tmp_path / "scores").mkdir()
+    left = [f"{whole.stem}.0001-of-0003.json", f"{whole.stem}.0002-of-0003.json.12ab.part"]
+    if world == 2:  # the other rank's share is there already
+        (tmp_path / "scores" / f"{whole.stem}.0001-of-0002.json").write_text(json.dumps(asdict(DocumentScores({}, {}))))
+    for name in [*left, "other-1234.0001-of-0003.json"]:
+        (tmp_path / "scores" / name).touch()
+    with started_by_torchrun(0, world):
+        cached_scores(llm, llm.surface(), TEXTS[:2], tmp_path)
+    kept = {path.name for path in (tmp_path / "scores").iterdir() if path.suffix != ".lock"}
+    assert kept == {whole.name, "other-1234.0001-of-0003.json"}

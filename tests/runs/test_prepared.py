@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -412,13 +413,17 @@ def test_ranks_share_the_documents(llms: dict[str, LocalLLM], tmp_path: Path) ->
 
 
 def test_what_a_killed_rank_left_is_read_by_whoever_comes(llms: dict[str, LocalLLM], tmp_path: Path) -> None:
-    """Rank 1 of 2 is cut off after a shard; one process alone reads the rest, and its broken shards as well."""
+    """Rank 1 of 2 is cut off after a shard; one process alone reads the rest, and its broken shards as well. A shard that the
+    rank was killed over before its index was there goes."""
     one = {"llama": llms["llama"]}
     with pytest.raises(KeyboardInterrupt), started_by_torchrun(1, 2), forward_passes(stop=PROBES + 1):
         make(one, tmp_path, **SMALL)
     (kept,) = shards(tmp_path)
+    unindexed = kept.with_name(kept.name.replace("00000", "00001"))
+    shutil.copy(kept, unindexed)
     make(one, tmp_path, **SMALL)
     assert kept in shards(tmp_path)
+    assert unindexed not in shards(tmp_path)
     kept.write_bytes(kept.read_bytes()[:-1] + b"\xff")
     with started_by_torchrun(0, 2), pytest.raises(ValueError, match=r"verify=read_again drops files that other ranks"):
         make(one, tmp_path, verify="read_again", **SMALL)

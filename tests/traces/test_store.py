@@ -180,6 +180,26 @@ def test_a_write_killed_half_way_loses_nothing(tmp_path: Path) -> None:
         assert_equal(again.read(named(name)), as_read(traces(name)[named(name)]))
 
 
+def test_what_a_kill_left_of_other_ranks_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    """A shard without its index, which nobody reads, and one half-written; a living writer holds its shard until the index is there."""
+    rank = TraceStore(tmp_path, KEY, writer="0000-of-0002")
+    rank.write(traces("a"))
+    rank.write(traces("b"))
+    (tmp_path / "shard-0000-of-0002-00001.index").unlink()  # as killed right before it
+    (tmp_path / "shard-0001-of-0002-00000.safetensors.12ab.part").touch()
+    there = sorted(path.name for path in tmp_path.iterdir())
+    alone = TraceStore(tmp_path, KEY)
+    assert missing(alone, "a", "b") == {"b"}
+    with alone.folder.writing("shard-0001-of-0002-00007.safetensors", b"rows"):
+        alone.remove_left()
+        there = [name for name in there if not name.endswith(("00001.safetensors", ".part"))]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*there, "shard-0001-of-0002-00007.safetensors"]
+        (tmp_path / "shard-0001-of-0002-00007.index").touch()
+    alone.remove_left()
+    assert (tmp_path / "shard-0001-of-0002-00007.safetensors").exists()
+    assert_equal(alone.read(named("a")), as_read(traces("a")[named("a")]))
+
+
 def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     TraceStore(tmp_path, KEY).write(traces("a"))
     (tmp_path / "shard-00000.safetensors").unlink()

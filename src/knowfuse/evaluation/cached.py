@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
 from knowfuse.text.documents import Documents
 from knowfuse.traces.served import ServedLLM
+from knowfuse.unfinished import remove_if_left
 
 BATCH_TOKENS = 8192  # tokens of one forward pass that only scores, padding included
 SCORES_VERSION = 2  # of what the cached scores mean: nats on the text, on the EOS, on the first token
@@ -37,7 +40,8 @@ def cached_scores(
     whole, mine = cache / "scores" / f"{llm.name}-{key}.json", ranks()
     takes_all = llm.spec.device_map is not None
     if mine.world == 1 or (takes_all and mine.rank == 0):
-        make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, cache, ALONE, by_class)))
+        if make_once(whole, lambda: _write(whole, _scores(llm, surface, documents, cache, ALONE, by_class))):
+            _remove_shares(whole)
     elif takes_all:
         wait_for(whole.exists)
     elif not whole.exists():
@@ -66,8 +70,19 @@ def _put_together(shares: Sequence[Path], whole: Path) -> None:
     with FileLock(whole.with_suffix(".lock")):
         if not whole.exists():
             _write(whole, merged_scores(map(_read, shares)))
-        for share in shares:
-            share.unlink(missing_ok=True)
+        _remove_shares(whole)
+
+
+def _remove_shares(whole: Path) -> None:
+    """Of any number of ranks, some of which may have been killed before: once all is there nobody reads them."""
+    name = re.compile(rf"{re.escape(whole.stem)}\.\d+-of-\d+\.json(\.[0-9a-f]+\.part)?")
+    for found in filter(None, [name.fullmatch(path.name) for path in whole.parent.iterdir()]):
+        share = whole.with_name(found[0])
+        if found[1]:
+            remove_if_left(share)
+        else:
+            with suppress(OSError):  # another process was faster, or it is another user's
+                share.unlink()
 
 
 def _read(path: Path) -> DocumentScores:

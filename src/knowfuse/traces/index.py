@@ -28,11 +28,16 @@ class Shard:
     @property
     def index(self) -> str:
         """The name of its index file."""
-        return f"{self.file.removesuffix('.safetensors')}{SUFFIX}"
+        return name_of(self.file)
 
     @property
     def number(self) -> int:
         return int(self.file.removesuffix(".safetensors").rsplit("-", 1)[-1])
+
+
+def name_of(shard: str) -> str:
+    """The name of a shard's index file."""
+    return f"{shard.removesuffix('.safetensors')}{SUFFIX}"
 
 
 @dataclass

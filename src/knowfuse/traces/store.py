@@ -10,6 +10,7 @@ only added, each moved to its place when whole: a shard counts once its index is
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,10 +143,17 @@ class TraceStore:
             self._file(number), sum(map(len, rows.values())), hashlib.sha256(data).hexdigest(), id_array(rows)
         )
         self._write_manifest()
-        self._put(shard.file, data)
-        self._put(shard.index, index.to_bytes(shard))
+        with self._putting(shard.file), self.folder.writing(shard.file, data):
+            self._put(shard.index, index.to_bytes(shard))
         self._shards[shard.index] = shard
         self._changed()
+
+    def remove_left(self) -> None:
+        """Remove shards whose writer was killed before it wrote their index, which nobody reads, and what is half-written.
+
+        What a living process writes stays, whichever of how many it is.
+        """
+        self.folder.remove_left({shard: index.name_of(shard) for shard in self.folder.names("shard*.safetensors")})
 
     def put_aside(self, reasons: dict[str, str]) -> None:
         """Record documents that this source cannot read."""
@@ -257,9 +265,16 @@ class TraceStore:
             self._has_manifest = True
 
     def _put(self, file: str, data: bytes) -> None:
-        try:
+        with self._putting(file):
             self.folder.write(file, data)
+
+    @contextmanager
+    def _putting(self, file: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
+            if error.errno is None:  # said already, of another file
+                raise
             shards = self._shards.values()
             raise OSError(
                 f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({why(error)}): the "

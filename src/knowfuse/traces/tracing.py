@@ -101,6 +101,7 @@ def read_documents(
         if mine.world == 1:
             report_set_aside("source", surface, store.set_aside, viewed)
         if tokens:
+            store.remove_left()
             _trace(llm, surface, store, tokens, cache, tracing)
     if mine.world > 1:
         _wait_for_all(store, viewed.ids)

@@ -4,9 +4,11 @@ import errno
 import multiprocessing
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from models_for_tests import tiny_llm
 from tokenizers import normalizers
 from tokenizers_for_tests import neox
 
-from knowfuse.files import write_whole
+from knowfuse.files import written_through
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.ranks import Ranks
 from knowfuse.runs.prepared import Prepared, prepare
@@ -208,13 +210,13 @@ def test_a_disk_that_fills_up_while_tracing(
     """The third shard cannot be written: the error of the writing thread ends the forward passes, two shards are kept."""
     one = {"llama": llms["llama"]}
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, write: Callable[[BinaryIO], object]) -> AbstractContextManager[None]:
         if path.name.startswith("shard-00002"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_whole(path, data)
+        return written_through(path, write)
 
     with monkeypatch.context() as patch, forward_passes() as passes:
-        patch.setattr("knowfuse.files.write_whole", full)
+        patch.setattr("knowfuse.files.written_through", full)
         with pytest.raises(OSError, match=r"cannot write 'shard-00002.*No space left.*in 2 shards written before stay"):
             make(one, tmp_path, **SMALL)
     kept = shards(tmp_path)

@@ -7,8 +7,8 @@ each once, inside a context of jaxtyping's for the letters, and where the annota
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
-from types import FunctionType
+from functools import update_wrapper, wraps
+from types import CodeType, FunctionType
 from typing import Any, get_args
 
 import jaxtyping
@@ -16,7 +16,8 @@ from beartype import BeartypeConf, beartype
 
 _with_shapes = jaxtyping.jaxtyped
 _LETTERS = jaxtyping.jaxtyped("context")
-_typed = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+_of_inner: dict[CodeType, Any] = {}
+_typed: Any = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def check_shapes_where_they_are() -> None:
@@ -42,8 +43,8 @@ def _with_checked_fields(made: type) -> type:
     return made
 
 
-def _with_checked_letters(made: FunctionType) -> Callable:
-    typed: Any = _typed(made)
+def _with_checked_letters(made: Any) -> Callable:
+    typed = _typed_once(made)
     if not any(map(_names_an_array, made.__annotations__.values())):
         return typed
 
@@ -58,6 +59,21 @@ def _with_checked_letters(made: FunctionType) -> Callable:
             raise
 
     return checked
+
+
+def _typed_once(made: Any) -> Callable:
+    """beartype's wrapper: of a function inside another, which every call of that makes anew, the first one's around this one."""
+    if "<locals>" not in made.__qualname__:
+        return _typed(made)
+    if made.__code__ not in _of_inner:
+        _of_inner[made.__code__] = _typed(made)
+    first = _of_inner[made.__code__]
+    if first.__code__ is made.__code__:  # it has no annotations
+        return made
+    again = FunctionType(first.__code__, first.__globals__, made.__name__)
+    assert "__beartype_func" in first.__kwdefaults__
+    again.__kwdefaults__ = {**first.__kwdefaults__, "__beartype_func": made}
+    return update_wrapper(again, made)
 
 
 def _called(made: Callable, args: tuple, kwargs: dict[str, Any]) -> str:

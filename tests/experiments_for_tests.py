@@ -32,7 +32,7 @@ from knowfuse.traces.tracing import Tracing
 from knowfuse.training.blocks import SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
-from knowfuse.types import Aligner, LLMSpec
+from knowfuse.types import Aligner, LLMSpec, SourceTrace
 
 SOURCES = ("llama2", "mpt", "openllama")
 TRACING = Tracing(
@@ -99,13 +99,14 @@ def trace_store(folder: Path, family: str, texts: Sequence[Document], name: str 
     store = TraceStore(folder, TraceKey(name or family, "random", family, top_k=8))
     missing = store.missing(Documents.of(texts).ids)
     store.write(
-        {
-            d.id: random_trace(surface(family), d.text, 8, seed=n, is_complete=d.is_complete, peak=peak)
-            for n, d in enumerate(texts)
-            if missing[n]
-        }
+        {d.id: _random_trace(family, d.text, n, d.is_complete, peak) for n, d in enumerate(texts) if missing[n]}
     )
     return store
+
+
+@cache  # many tests train on the same documents
+def _random_trace(family: str, text: str, seed: int, is_complete: bool, peak: float) -> SourceTrace:
+    return random_trace(surface(family), text, 8, seed=seed, is_complete=is_complete, peak=peak)
 
 
 def readers(

@@ -10,14 +10,15 @@ from knowfuse.evaluation import comparison as module
 
 RANDOM = np.random.default_rng(3)
 DOMAINS = ["code"] * 7 + ["docs"] * 5
+IS_CODE = np.array(DOMAINS) == "code"
 BYTES = RANDOM.integers(10, 900, 12)
 NATS = {"one": RANDOM.gamma(2.0, 90.0, (1, 12)), "more": RANDOM.gamma(2.0, 90.0, (3, 12))}
 
 
 def means(nats: np.ndarray, documents: np.ndarray) -> float:
     """Bits per byte of the domains' mean, of documents by index, with repetition."""
-    of = np.array(DOMAINS)[documents]
-    each = [nats[documents][of == d].sum() / (math.log(2) * BYTES[documents][of == d].sum()) for d in ("code", "docs")]
+    of = IS_CODE[documents]
+    each = [nats[its].sum() / (math.log(2) * BYTES[its].sum()) for its in (documents[of], documents[~of])]
     return sum(each) / 2
 
 

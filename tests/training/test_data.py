@@ -183,12 +183,20 @@ def test_an_order_goes_on_where_it_was(size: int, stop: int, world: int) -> None
     assert before + after == whole
 
 
+@pytest.fixture(scope="module")
+def through(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[SourceReader], list[FusionBatch]]:
+    """A source, and twelve batches with what it says that were taken one after another."""
+    sources = readers(tmp_path_factory.mktemp("traces"), TEXTS, ["neox"])
+    return sources, take(data_module(sources).train_dataloader(), 12)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("stop", [1, 4, 5, 9])
-def test_a_loader_goes_on_where_it_was(tmp_path: Path, num_workers: int, stop: int) -> None:
+def test_a_loader_goes_on_where_it_was(
+    through: tuple[list[SourceReader], list[FusionBatch]], num_workers: int, stop: int
+) -> None:
     """Also where a worker has already prepared later batches, and across the end of an epoch (4 batches)."""
-    sources = readers(tmp_path, TEXTS, ["neox"])
-    whole = take(data_module(sources).train_dataloader(), 12)
+    sources, whole = through
     loader = data_module(sources, num_workers=num_workers).train_dataloader()
     batches = iter(loader)
     before = [next(batches) for _ in range(stop)]

@@ -83,10 +83,16 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def whole(target: LocalLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a fit of the Llama with dropout that ran through; its traces are beside it."""
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the sources of all these fits said, written by the first."""
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.fixture(scope="module")
+def whole(target: LocalLLM, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit of the Llama with dropout that ran through."""
     folder = tmp_path_factory.mktemp("whole")
-    Job(target, folder / "traces").run(folder / "fit")
+    Job(target, traces).run(folder / "fit")
     return folder / "fit"
 
 
@@ -118,6 +124,7 @@ def test_a_stopped_fit_ends_bit_identical(
     target: LocalLLM,
     whole: Path,
     tmp_path: Path,
+    traces: Path,
     architecture: str,
     num_workers: int,
     stop: int,
@@ -126,7 +133,7 @@ def test_a_stopped_fit_ends_bit_identical(
     """Stopped between two checkpoints and resumed from the last one, against a fit that ran through."""
     assert stop % 2 == 1, "checkpoints are at even steps: something must be lost"
     assert STEPS > 2 * BATCHES > 2, "the fit sees its data more than twice"
-    job = Job(target, tmp_path / "traces", num_workers, architecture)
+    job = Job(target, traces, num_workers, architecture)
     ran = whole if (architecture, num_workers) == ("llama", 0) else tmp_path / "whole"
     through = Fit.from_json(json.loads((ran / "fit.json").read_text())) if ran == whole else job.run(ran)
     with pytest.raises((error, SystemExit)):
@@ -142,9 +149,9 @@ def test_a_stopped_fit_ends_bit_identical(
     assert_identical(ran, tmp_path / "stopped")
 
 
-def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, tmp_path: Path) -> None:
+def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, tmp_path: Path, traces: Path) -> None:
     """In the middle of an epoch, whose batches have rows of several lengths, and other numbers of them."""
-    job = Job(target, tmp_path / "traces", packing="one_document")
+    job = Job(target, traces, packing="one_document")
     job.run(tmp_path / "whole")
     with pytest.raises(RuntimeError, match="power"):
         job.run(tmp_path / "stopped", stop=PowerCut(3))
@@ -152,9 +159,9 @@ def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, 
     assert_identical(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_dropout_matters_here(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+def test_dropout_matters_here(target: LocalLLM, whole: Path, tmp_path: Path, traces: Path) -> None:
     """Otherwise the test above could not fail: another seed for torch alone ends elsewhere."""
-    job = Job(target, whole.parent / "traces")
+    job = Job(target, traces)
 
     class Reseed(L.Callback):
         def on_train_start(self, *_: Any) -> None:
@@ -165,29 +172,29 @@ def test_dropout_matters_here(target: LocalLLM, whole: Path, tmp_path: Path) -> 
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_finished_fit_is_not_run_again(target: LocalLLM, whole: Path) -> None:
+def test_a_finished_fit_is_not_run_again(target: LocalLLM, whole: Path, traces: Path) -> None:
     """It is returned as it was; not one step is taken, and no file is touched."""
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    again = Job(target, whole.parent / "traces").run(whole, stop=PowerCut(1))
+    again = Job(target, traces).run(whole, stop=PowerCut(1))
     assert asdict(again) == asdict(Fit.from_json(json.loads((whole / "fit.json").read_text())))
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_a_result_cut_off_is_named(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+def test_a_result_cut_off_is_named(target: LocalLLM, whole: Path, tmp_path: Path, traces: Path) -> None:
     """The remedy is the test below this one."""
     (tmp_path / "fit").mkdir()
     (tmp_path / "fit" / "fit.json").write_text((whole / "fit.json").read_text()[:30])
     with pytest.raises(
         ValueError, match=r"fit\.json' is cut off or damaged .*: remove it and run train\.py with ckpt_path"
     ):
-        Job(target, whole.parent / "traces").run(tmp_path / "fit")
+        Job(target, traces).run(tmp_path / "fit")
 
 
-def test_stopped_after_the_last_step(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+def test_stopped_after_the_last_step(target: LocalLLM, whole: Path, tmp_path: Path, traces: Path) -> None:
     """All steps are done, the result was not yet written: it is what it would have been."""
     shutil.copytree(whole, tmp_path / "fit")
     (tmp_path / "fit" / "fit.json").unlink()
-    Job(target, whole.parent / "traces").run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt")
+    Job(target, traces).run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt")
     assert_identical(whole, tmp_path / "fit")
 
 
@@ -202,20 +209,22 @@ class SeesTheEnd(CSVLogger):
         super().log_metrics(metrics, step)
 
 
-def test_a_fit_is_finished_once_all_is_logged(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+def test_a_fit_is_finished_once_all_is_logged(target: LocalLLM, whole: Path, tmp_path: Path, traces: Path) -> None:
     """A kill between the two would lose the figure that a sweep compares: a finished fit is not run again."""
     shutil.copytree(whole, tmp_path / "fit")
     (tmp_path / "fit" / "fit.json").unlink()
     sees = SeesTheEnd(str(tmp_path / "fit"))
-    Job(target, whole.parent / "traces").run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt", loggers=lambda: [sees])
+    Job(target, traces).run(tmp_path / "fit", tmp_path / "fit" / "last.ckpt", loggers=lambda: [sees])
     assert not sees.was_finished
     assert (tmp_path / "fit" / "fit.json").exists()
 
 
 @pytest.mark.parametrize("what", ["another run", "moved"])
-def test_a_fit_goes_on_in_another_folder(target: LocalLLM, whole: Path, tmp_path: Path, what: str) -> None:
+def test_a_fit_goes_on_in_another_folder(
+    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path, what: str
+) -> None:
     """From the checkpoint of another run, or where its folder was moved: the best so far comes along."""
-    job = Job(target, whole.parent / "traces")
+    job = Job(target, traces)
     with pytest.raises(RuntimeError, match="power"):
         job.run(tmp_path / "stopped", stop=PowerCut(11))
     new = tmp_path / "new" / "job"
@@ -228,9 +237,11 @@ def test_a_fit_goes_on_in_another_folder(target: LocalLLM, whole: Path, tmp_path
     assert_identical(whole, new)
 
 
-def test_the_best_checkpoint_may_be_gone(target: LocalLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_checkpoint_may_be_gone(
+    target: LocalLLM, tmp_path: Path, traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Someone kept only last.ckpt: it says so, and keeps the best of what follows."""
-    job = Job(target, tmp_path / "traces")
+    job = Job(target, traces)
     with pytest.raises(RuntimeError, match="power"):
         job.run(tmp_path / "stopped", stop=PowerCut(9))
     (tmp_path / "stopped" / "best.ckpt").unlink()
@@ -285,9 +296,9 @@ def test_a_checkpoint_between_two_steps_is_refused(target: LocalLLM, tmp_path: P
         fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), make, 2e-3)
 
 
-def test_a_stopped_fit_with_accumulation_ends_bit_identical(target: LocalLLM, tmp_path: Path) -> None:
+def test_a_stopped_fit_with_accumulation_ends_bit_identical(target: LocalLLM, tmp_path: Path, traces: Path) -> None:
     """Two batches a step, checkpoints every two steps."""
-    job, options = Job(target, tmp_path / "traces"), {"accumulate_grad_batches": 2, "val_check_interval": 4}
+    job, options = Job(target, traces), {"accumulate_grad_batches": 2, "val_check_interval": 4}
     job.run(tmp_path / "whole", **options)
     with pytest.raises(RuntimeError, match="power"):
         job.run(tmp_path / "stopped", stop=PowerCut(7), **options)
@@ -347,7 +358,7 @@ def test_steps_of_other_blocks_are_refused(saved: tuple[int, int, int], now: tup
         here.require_same(before)
 
 
-def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Path) -> None:
+def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Path, traces: Path) -> None:
     """Two batches a step instead of one; stopped once more, and back again: the blocks are those that would have come."""
 
     class Blocks(L.Callback):
@@ -366,7 +377,7 @@ def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Pa
         parts = 4 // batch_blocks
         blocks = Blocks(stop)
         make = trainer(STEPS, also=[blocks], accumulate_grad_batches=parts, val_check_interval=2 * parts)
-        data = data_module(readers(tmp_path / "traces", documents(30)), batch_blocks=batch_blocks, num_workers=1)
+        data = data_module(readers(traces, documents(30)), batch_blocks=batch_blocks, num_workers=1)
         with pytest.raises(RuntimeError, match="the power is cut") if stop else nullcontext():
             fit("job", tmp_path / name, fusion_module(target), data, make, 2e-3, ckpt_path=start)
         return [step for step in blocks.seen if step]
@@ -386,9 +397,11 @@ def test_a_fit_leaves_no_unfinished_file(target: LocalLLM, tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "curves.json", "fit.json", "last.ckpt"]
 
 
-def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(target: LocalLLM, whole: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(
+    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path
+) -> None:
     """Cut short, empty, foreign, or trained for longer than the fit may; nothing is kept of such a fit."""
-    job = Job(target, whole.parent / "traces")
+    job = Job(target, traces)
     broken = tmp_path / "broken.ckpt"
     for content in ((whole / "last.ckpt").read_bytes()[:2000], b"", b"no checkpoint at all"):
         broken.write_bytes(content)
@@ -410,7 +423,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(target: LocalLLM, w
 
 
 def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
-    target: LocalLLM, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM, as schedulers send it: Lightning would end the process with 0."""
 
@@ -420,7 +433,7 @@ def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit) as stopped:
-        Job(target, whole.parent / "traces").run(tmp_path / "fit", stop=Terminated())
+        Job(target, traces).run(tmp_path / "fit", stop=Terminated())
     assert stopped.value.code == 128 + signal.SIGTERM
     assert "job: stopped; the same command with ckpt_path=last goes on" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "fit" / "fit.json").exists()
@@ -480,7 +493,9 @@ def test_a_checkpoint_of_other_data_or_of_another_optimizer_is_refused(
 
 
 @pytest.mark.parametrize("packing", ["blocks", "one_document"])
-def test_a_step_is_the_same_in_one_batch_and_in_several(target: LocalLLM, tmp_path: Path, packing: Packing) -> None:
+def test_a_step_is_the_same_in_one_batch_and_in_several(
+    target: LocalLLM, tmp_path: Path, traces: Path, packing: Packing
+) -> None:
     """Four blocks of unequal numbers of labels, at once and one by one: each label weighs the same.
 
     SGD, whose step is as long as the gradient: Adam's first would hide a factor. float32 sums in another order.
@@ -488,7 +503,7 @@ def test_a_step_is_the_same_in_one_batch_and_in_several(target: LocalLLM, tmp_pa
     kept = []
     for batch_blocks, parts in ((4, 1), (1, 4), (2, 2)):
         folder = tmp_path / str(parts)
-        data = data_module(readers(tmp_path / "traces", documents(30)), batch_blocks=batch_blocks, packing=packing)
+        data = data_module(readers(traces, documents(30)), batch_blocks=batch_blocks, packing=packing)
         counts = [data.train_blocks.num_labels(index) for index in range(len(data.train_blocks))]
         assert min(counts) < 0.8 * max(counts)
         module = fusion_module(target, packing=packing, warmup_steps=0, weight_decay=0.0)

@@ -67,8 +67,18 @@ def experts(folder: Path) -> LocalLLM:
     return localize(folder.name, LLMSpec(path=str(folder)))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.9, 2.0])
-@pytest.mark.parametrize("architecture", ["llama", "mpt", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("architecture", "share"),
+    [
+        *(("llama", share) for share in (0.0, 0.9, 2.0)),
+        *((architecture, 0.9) for architecture in ("mpt", "qwen3_moe")),
+        *(
+            pytest.param(architecture, share, marks=pytest.mark.long)
+            for architecture in ("mpt", "qwen3_moe")
+            for share in (0.0, 2.0)
+        ),
+    ],
+)
 def test_a_source_says_the_same_wherever_its_weights_lie(
     tmp_path: Path, architecture: str, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -467,8 +467,17 @@ def largest_id(llm: LocalLLM, texts: list[Document]) -> int:
     return max(int(llm.surface().tokenize(d.text, d.is_complete).input_ids.max()) for d in texts)
 
 
-@pytest.mark.parametrize("role", ["source", "target"])
-@pytest.mark.parametrize("split", ["fusion", "validation", "test"])
+@pytest.mark.parametrize(
+    ("role", "split"),
+    [
+        ("source", "fusion"),
+        ("source", "validation"),
+        ("target", "fusion"),
+        ("target", "test"),
+        pytest.param("source", "test", marks=pytest.mark.long),
+        pytest.param("target", "validation", marks=pytest.mark.long),
+    ],
+)
 def test_a_text_that_needs_a_token_without_a_row_is_refused_before_anything_is_read(
     llms: dict[str, LocalLLM], tmp_path: Path, role: str, split: Any
 ) -> None:

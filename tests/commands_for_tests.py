@@ -25,6 +25,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds
+LEFT_S = 5.0  # for the ranks beside one that failed
 SECRET = "sk-planted-8d1f"  # in the environment of every command, and never anywhere else
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _ports = count(12_000 + 1_000 * WORKER)
@@ -153,7 +154,7 @@ class _Forked:
 def _side_by_side(arguments: Sequence[str], environments: Sequence[Mapping[str, str]], cwd: Path) -> list[Ended]:
     """How the command ended in each of the environments; they ran at once.
 
-    One of several that fails leaves the others 5 s, as torchrun would.
+    One of several that fails leaves the others `LEFT_S`, as torchrun would.
     """
     commands = [_Forked(arguments, environment, cwd) for environment in environments]
     deadline, has_failed = monotonic() + TIMEOUT, False
@@ -162,7 +163,7 @@ def _side_by_side(arguments: Sequence[str], environments: Sequence[Mapping[str, 
         for command in commands:
             command.hear(ready)
         if not has_failed and len(commands) > 1 and any(command.status for command in commands):
-            deadline, has_failed = monotonic() + 5, True
+            deadline, has_failed = monotonic() + LEFT_S, True
     done = [command.end() for command in commands]
     assert not awaited or has_failed, f"{' '.join(arguments)} ran for more than {TIMEOUT} s\n{done}"
     return done

@@ -30,6 +30,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # or each answer waits 40 ms until the arrival of its headers is acknowledged
     server: Hub  # type: ignore[assignment]
 
     def log_message(self, *_: Any) -> None: ...

@@ -106,6 +106,7 @@ def serving(model: PreTrainedModel, **options: Any) -> Iterator[TinyServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections stay open
+        disable_nagle_algorithm = True  # or each answer waits 40 ms until the arrival of its headers is acknowledged
 
         def do_GET(self) -> None:
             self._answer(None)

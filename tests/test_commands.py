@@ -66,7 +66,8 @@ def test_commands_share_nothing(tmp_path: Path) -> None:
     assert said[0][2] == said[1][2] != "gone"
 
 
-def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
+def test_a_rank_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands_for_tests.LEFT_S", 0.5)
     program = "import os, time; os.environ['RANK'] == '1' and 1 / 0; time.sleep(60)"
     assert [done.returncode for done in ended_ranks("-c", program, cache=tmp_path)] == [-signal.SIGKILL, 1]
 

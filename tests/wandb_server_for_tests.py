@@ -187,6 +187,7 @@ def wandb_server() -> Iterator[tuple[str, WandbState]]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer waits 40 ms until the arrival of its headers is acknowledged
 
         def log_message(self, *_: Any) -> None:
             """Not on the screen."""
@@ -221,7 +222,7 @@ def wandb_server() -> Iterator[tuple[str, WandbState]]:
             self._reply({"exitcode": None, "limits": {}})
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:

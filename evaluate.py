@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse import report
 from knowfuse.evaluation import Tasks
-from knowfuse.progress import is_first_rank, quiet_libraries
+from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
 from knowfuse.runs.command import command
@@ -40,6 +40,7 @@ def main(cfg: DictConfig) -> None:
     )
     require_new(folder)
     {"compare": compare, "answer": answer, "score": score}[asked](cfg, folder)
+    say(f"{folder}: the results as files")
 
 
 def score(cfg: DictConfig, folder: Path) -> None:

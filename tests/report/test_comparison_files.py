@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from knowfuse.evaluation import Compared, Interval
@@ -52,3 +53,13 @@ def test_the_files_of_a_comparison(tmp_path: Path) -> None:
         "high": -0.0625,
     }
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_that_no_name_says_stand_below(tmp_path: Path) -> None:
+    write_comparison(tmp_path, replace(TABLE, left_out=0, unnamed=["block_tokens", "trainer.max_steps"]))
+    assert (
+        (tmp_path / "comparison.md")
+        .read_text()
+        .splitlines()[-1]
+        .endswith("paired. The runs differ in what no name says, too: block_tokens, trainer.max_steps")
+    )

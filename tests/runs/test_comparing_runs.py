@@ -74,8 +74,11 @@ def test_rows_are_named_by_no_more_settings_than_tell_them_apart(tmp_path: Path)
         run(tmp_path / f"{n}", {"target clm": SOURCE, "target fused": SOURCE - n - 1}, **kind)
         for n, kind in enumerate(kinds)
     ]
-    names = [name.removeprefix("target fused, ") for name in compared(places, no_texts).rows if "fused" in name]
+    table = compared(places, no_texts)
+    names = [name.removeprefix("target fused, ") for name in table.rows if "fused" in name]
     assert names == ["fusion=min_ce", "fusion=avg_ce, fusion.temperature=0.1", "fusion=avg_ce, fusion.temperature=1.0"]
+    assert table.unnamed == ["fusion.weighting", "lm_weight", "schedule", "top_k"]
+    assert compared(places[:2], no_texts).unnamed == ["lm_weight", "schedule", "top_k"], "not what comes with avg_ce"
 
 
 def test_documents_that_one_cannot_read_are_left_out_for_all(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "clm_learning_rates=1e-3": "clm_learning_rates is 0.001: give a list, such as",
         "learning_rates=[a]": "learning_rates has 'a': a learning rate is a number above 0",
         "seed=abc": "seed is 'abc': it must be a whole number",
+        "seed=4294967296": "seed is 4294967296: it must be at most 4294967295, NumPy takes no larger one",
+        "+target.target={_target_:knowfuse.types.LLMSpec,path:gpt2}": "target holds another target: the file of conf/target that sets it "
+        "has to begin with the line '# @package _global_'",
         "top_k=true": "top_k is True: it must be a whole number",
         "batch_blocks=0.5": "batch_blocks is 0.5: it must be a whole number",
         "lm_weight=null": "lm_weight is None: it must be a number",

@@ -124,6 +124,14 @@ def test_processes_of_one_run_must_be_given_its_folder(variable: str, monkeypatc
         run_folder("mine", None, [])
 
 
+def test_a_number_of_processes_that_is_none_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(
+        ValueError, match=r"the environment variable WORLD_SIZE is 'two', and counts processes: unset it"
+    ):
+        run_folder("mine", None, [])
+
+
 def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     register_resolvers()

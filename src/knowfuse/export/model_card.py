@@ -73,7 +73,7 @@ def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
     rows = {
         "learning rate": f"{fit.learning_rate:g} at its peak, {s['schedule']}, {s['warmup_steps']} steps of warm-up",
         "steps": f"{trainer['max_steps']} of {s['batch_blocks']} blocks of {s['block_tokens']} tokens, "
-        f"{trainer.get('accumulate_grad_batches', 1)} batches a step on {trainer.get('devices')} devices",
+        f"batches a step: {trainer.get('accumulate_grad_batches', 1)}, devices: {trainer.get('devices')}",
         "optimizer": f"{called(s, 'optimizer')}, weight decay {s['weight_decay']:g}",
         "finetune": called(s, "finetune"),
         "precision": str(trainer.get("precision")),

@@ -62,7 +62,11 @@ def _text(figure: Interval, form: str) -> str:
 
 def _caption(table: Comparison) -> str:
     said = f"95 % intervals: {table.documents:,} documents drawn anew within their domains, and seeds among the seeds; paired"
-    return said if not table.left_out else f"{said}; {table.left_out:,} that some of them cannot read are left out"
+    if table.left_out:
+        said += f"; {table.left_out:,} that some of them cannot read are left out"
+    if table.unnamed:
+        said += f". The runs differ in what no name says, too: {', '.join(table.unnamed)}"
+    return said
 
 
 def _figures(table: Comparison) -> Iterator[list[Any]]:

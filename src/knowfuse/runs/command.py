@@ -18,6 +18,7 @@ from knowfuse.runs.agent_words import in_hydras_words
 from knowfuse.runs.by_signal import ending_as_told
 from knowfuse.runs.chosen import shown_choices
 from knowfuse.runs.left_over import remove_unused_sweep
+from knowfuse.runs.readable import require_readable
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
 from knowfuse.runs.words import answer, unknown_setting
@@ -68,6 +69,8 @@ def command(
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
             if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):
                 sys.argv.append(f"hydra.run.dir={run_dir}")
+            if "HYDRA_FULL_ERROR" not in os.environ:
+                require_readable(sys.argv[1:], conf, config_name)
             requeue_when_told(os.environ)
             tell = ending_as_told(os.environ)
             try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, flat, require_one_run, saved_settings
+from knowfuse.runs.told_apart import labels, unnamed
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.text.quoting import path_override
@@ -22,7 +23,6 @@ from knowfuse.training.other_settings import within
 from knowfuse.types import LLMSpec
 
 EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
-CHOICE = "._target_"  # the end of the key of what a group chooses
 SAME = {"seed", "name", "cache", "hydra"} | MAY_CHANGE  # settings that do not make runs different
 OWN_TEXT = {"split": "test", "corpus": {"files": None}}  # what a run was measured on
 
@@ -56,6 +56,7 @@ class Comparison:
     rows: dict[str, Compared]
     documents: int
     left_out: int  # that some of them cannot read
+    unnamed: list[str] = field(default_factory=list)  # settings in which runs differ, and that no name of a row says
 
 
 def save_evaluated(folder: Path, settings: Mapping[str, Any], evaluated: Mapping[str, Any]) -> None:
@@ -118,7 +119,8 @@ def compared(
     if baseline not in nats:
         raise ValueError(f"baseline is {baseline!r}: choose one of {list(nats)}")
     rows, shared = against(nats, runs[0].scores, baseline)
-    return Comparison(runs[0].unit, baseline, rows, shared, len(runs[0].scores.ids) - shared)
+    left_out, others = len(runs[0].scores.ids) - shared, unnamed([run.kind for run in runs])
+    return Comparison(runs[0].unit, baseline, rows, shared, left_out, others)
 
 
 def against(
@@ -177,7 +179,7 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
             f"seeds are compared in pairs, and these runs have seeds {sorted(several)}: give runs of the same seeds"
         )
     found: dict[str, dict[str, Float64[np.ndarray, "seeds D"]]] = {}  # by name, then by what tells its run apart
-    for kind, label in zip(kinds, _labels([kind[0].kind for kind in kinds]), strict=True):
+    for kind, label in zip(kinds, labels([kind[0].kind for kind in kinds]), strict=True):
         by_seed = sorted(kind, key=lambda run: run.seed)
         for name in by_seed[0].scores.nats:
             paid = np.stack([run.scores.nats[name] for run in by_seed])
@@ -195,32 +197,6 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
         for name, by_label in found.items()
         for label, paid in by_label.items()
     }
-
-
-def _labels(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells each from the others: as few of the settings in which they differ as it takes, those that all have first."""
-    keys = sorted({key for kind in kinds for key in kind}, key=lambda key: (not key.endswith(CHOICE), key))
-    different = [key for key in keys if any(kind.get(key) != kinds[0].get(key) for kind in kinds)]
-    shown = _short if _told_apart(kinds, different, _short) == len(kinds) else str
-    chosen: list[str] = []
-    while different and (so_far := _told_apart(kinds, chosen, shown)) < len(kinds):
-        apart = {key: _told_apart(kinds, [*chosen, key], shown) for key in different}
-        helps = [key for key in different if apart[key] > so_far and all(key in kind for kind in kinds)]
-        chosen.append(max(helps or different, key=apart.__getitem__))
-        different.remove(chosen[-1])
-    return [
-        ", ".join(f"{key.removesuffix(CHOICE)}={shown(kind[key])}" for key in chosen if key in kind) for kind in kinds
-    ]
-
-
-def _told_apart(kinds: Sequence[Mapping[str, Any]], keys: Sequence[str], shown: Callable[[Any], str]) -> int:
-    """How many kinds these settings tell apart, as they are shown."""
-    return len({tuple(shown(kind[key]) if key in kind else None for key in keys) for kind in kinds})
-
-
-def _short(value: Any) -> str:
-    """The name of a function without its modules."""
-    return value.rpartition(".")[2] if isinstance(value, str) and value.startswith("knowfuse.") else str(value)
 
 
 def _llm_rows(

@@ -102,8 +102,14 @@ def new_folder(root: str | Path) -> str:
 
 
 def _processes() -> int:
-    """So many were started as one run."""
-    return max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    """So many were started as one run; ValueError where what says so is no number."""
+    said = {key: os.environ.get(key, "1") for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")}
+    for key, number in said.items():
+        if not number.isdecimal():
+            raise ValueError(
+                f"the environment variable {key} is {number!r}, and counts processes: unset it, or start by torchrun or srun"
+            )
+    return max(map(int, said.values()))
 
 
 def _new_folder(wanted: Path) -> str:

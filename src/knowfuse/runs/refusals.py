@@ -21,6 +21,7 @@ from knowfuse.training.module import Fusion
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
 LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1, "samples": 0}
+MOST_SEED = 2**32 - 1
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
 BY_RANK = (rank_matched, hybrid)  # alignments whose ids are ranks, not tokens, or some of them
 # Of a group, what is set at the root of the configuration instead.
@@ -32,6 +33,8 @@ def require_least(settings: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if settings[name] < least:
             raise ValueError(f"{name} is {settings[name]}: it must be at least {least}")
+    if settings["seed"] > MOST_SEED:
+        raise ValueError(f"seed is {settings['seed']}: it must be at most {MOST_SEED}, NumPy takes no larger one")
     if (router_loss := settings["router_loss"]) is not None and not router_loss >= 0:
         raise ValueError(f"router_loss is {router_loss}: it must be at least 0, or null for what the LLM says")
 
@@ -59,6 +62,10 @@ def require_llms(target: Any, sources: Any) -> None:
         if not re.fullmatch(r"\w[\w.-]*", str(name)):
             raise ValueError(
                 f"a source is named {name!r}: the name is a folder's, use letters, digits, '_', '.' and '-'"
+            )
+        if isinstance(spec, Mapping) and isinstance(spec.get(name), LLMSpec):
+            raise ValueError(
+                f"{name} holds another {name}: the file of conf/{name} that sets it has to begin with the line '# @package _global_'"
             )
         if not isinstance(spec, LLMSpec):
             path = spec.get("path") if isinstance(spec, Mapping) else spec

@@ -115,7 +115,7 @@ def _certainty(left: Left) -> str:
     count = len(left.documents.shared().ids)
     return said + (
         f"95 % intervals: the {count:,} documents drawn anew within their domains, paired, 2,000 times. They are of this one "
-        "seed; python evaluate.py compare=[<run>, <run>] puts runs of several seeds into one table."
+        "seed; python evaluate.py 'compare=[<run>,<run>]' puts runs of several seeds into one table."
     )
 
 

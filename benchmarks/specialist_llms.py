@@ -47,9 +47,9 @@ class Stage:
         self.domains, self.files = list(given), split_texts(given, self.folder, *sizes)
         self.point = self.fused_on(Point.of([f"experiment={asked.experiment}", *asked.overrides]), self.domains)
 
-    def fused_on(self, point: Point, domains: Sequence[str]) -> Point:
-        """The settings, of these domains' fusion text."""
-        return point.plus({"corpus.files": {domain: [self.files["fusion"][domain]] for domain in domains}})
+    def fused_on(self, point: Point, domains: Sequence[str], side: str = "fusion") -> Point:
+        """The settings, of these domains' text of this side of `files`."""
+        return point.plus({"corpus.files": {domain: [self.files[side][domain]] for domain in domains}})
 
     def text(self, name: str, domains: Sequence[str]) -> Corpus:
         """What specialists learn of these domains, as one of this name."""

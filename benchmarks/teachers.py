@@ -1,6 +1,7 @@
 """Whose knowledge arrives: of an LLM with the target's weights, with its tokenizer alone, or with another tokenizer?
 
     python benchmarks/teachers.py
+    python benchmarks/teachers.py --text specialist --steps 600 --rates 1e-3 -- corpus.validation_share=0.08 corpus.test_share=0.15
 
 On one domain each of `specialists` in miniature the target learns from one specialist of that domain, by the KL alone, without a
 label: from a copy of itself that was tuned, from an LLM of its tokenizer and shape that began from other random numbers, and from one with
@@ -32,7 +33,7 @@ def lines(runs: Runs, asked: argparse.Namespace) -> list[Line]:
     for domain in stage.domains[1:]:
         starts = {OWN: target, SAME: stage.general(stage.domains[0], seed=2), OTHER: stage.general(domain)}
         for teacher, start in starts.items():
-            point = stage.fused_on(stage.point, [domain]).plus(
+            point = stage.fused_on(stage.point, [domain], asked.text).plus(
                 as_settings(target, {domain: stage.tuned(domain, start)})
             )
             how = {"learning_rates": asked.rates, "clm_learning_rates": asked.rates, "trainer.max_steps": asked.steps}
@@ -68,6 +69,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument(
+        "--text", choices=["fusion", "specialist"], default="fusion", help="that the target learns from"
+    )
+    parser.add_argument(
         "--rates", nargs="+", type=float, default=[1e-4, 3e-4, 1e-3], help="among which validation chooses"
     )
     parser.add_argument("--results", type=Path, default=specialists.ROOT / "docs" / "results")
@@ -76,10 +80,9 @@ def main() -> None:
     quiet_libraries()
     found = lines(Runs(root=specialists.ROOT), asked)
     printed = json.dumps(figures(found))
-    how = (
-        f"`python benchmarks/teachers.py`: the KL alone, {asked.steps} steps, {asked.seeds} seeds, rates {asked.rates}"
-    )
-    write_lines(asked.results / "teachers.csv", [how, printed], found)
+    name = "teachers" if asked.text == "fusion" else "teachers_much"
+    how = f"`python benchmarks/teachers.py --text {asked.text}`: the KL alone, {asked.steps} steps, {asked.seeds} seeds, rates {asked.rates}"
+    write_lines(asked.results / f"{name}.csv", [how, printed], found)
     print(printed)
 
 

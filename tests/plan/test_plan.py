@@ -56,7 +56,10 @@ def test_the_quickstart_is_planned(by: Run) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["room=0.00035"], pytest.param(["experiment=fusellm_7b", "trainer=gpu", "gpu=l40s_48gb"], marks=pytest.mark.long)],
+    [
+        ["room=0.00035", "top_k=64"],
+        pytest.param(["experiment=fusellm_7b", "trainer=gpu", "gpu=l40s_48gb"], marks=pytest.mark.long),
+    ],
     ids=["quickstart", "7b"],
 )
 def test_what_does_not_fit_is_said_with_what_would(overrides: list[str]) -> None:

@@ -143,8 +143,11 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     figures = measured(runs, done, ours.forgetting, asked.tasks)
     rows = {CLM: trained(done, "clm"), FUSED: trained(done), "target before": [(done[0].judged, "target before")]}
     rows |= {f"specialist {domain}": [(done[0].judged, domain)] for domain in ours.specialists}
+    line = " ".join(
+        ["python benchmarks/specialists.py --experiment", asked.experiment, "--", *asked.overrides]
+    ).removesuffix(" --")
     how = [
-        f"`python benchmarks/specialists.py --experiment {asked.experiment}`: specialists of {asked.specialist_bytes:,} bytes and "
+        f"`{line}`, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
         f"{asked.specialist_steps} steps, {asked.fusion_bytes:,} bytes a domain to fuse on with its validation and test, {asked.seeds} seeds",
         json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}),
     ]

@@ -72,7 +72,7 @@ def test_specialists_in_miniature(runs: Runs, tmp_path: Path) -> None:
 def test_teachers_in_miniature(runs: Runs) -> None:
     """Every teacher of two domains, each of which learnt more than it knew, and what stands in the table is what is printed."""
     line = [*SMALL, "--quickstart", *OF_LLMS, "--", *OF_RUNS, "corpus.max_document_bytes=120"]
-    asked = argparse.Namespace(seeds=1, steps=4, rates=[1e-2], miniature=line)
+    asked = argparse.Namespace(seeds=1, steps=4, rates=[1e-2], text="fusion", miniature=line)
     found = teachers.lines(runs, asked)
     assert [(x["domain"], x["teacher"]) for x in found] == [
         (domain, teacher)

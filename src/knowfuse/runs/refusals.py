@@ -21,8 +21,8 @@ from knowfuse.training.module import Fusion
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
 LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1, "samples": 0}
-MOST_SEED = 2**32 - 1
 LEAST |= {"seed": 0, "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "prefetch_batches": 1}
+MOST_SEED = 2**32 - 1
 BY_RANK = (rank_matched, hybrid)  # alignments whose ids are ranks, not tokens, or some of them
 # Of a group, what is set at the root of the configuration instead.
 ELSEWHERE = {"loss": {"lm_weight": "lm_weight"}, "optimizer": {"lr": "learning_rates", "weight_decay": "weight_decay"}}

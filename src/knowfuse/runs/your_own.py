@@ -16,11 +16,11 @@ def of_your_own(words: Sequence[str], conf: Path, program: str) -> str | None:
 
     Every other word is kept.
     """
+    has_target = any(word.startswith("target=") for word in words)
     for i, word in enumerate(words):
         group, _, text = word.partition("=")
         named = [name.strip(" \"'") for name in text.strip("[]").split(",")]
         unknown = [name for name in named if name and not (conf / group / f"{name}.yaml").is_file()]
-        has_target = any(word.startswith("target=") for word in words)
         if unknown and (told := _told(group, unknown, has_target)) is not None:
             what, files, instead = told
             again = f"{program} {shlex.join([*words[:i], *instead, *words[i + 1 :]])}"

@@ -109,6 +109,8 @@ class AlignedSource:
     `tail` is the probability that no slot of `topk` holds. `nll` is the nats the source spent on the bytes of the
     next target token, and `source_tokens` the number of its own tokens that those bytes took (both fractional
     where a boundary falls inside a source token). Where `is_aligned` is False the other fields mean nothing.
+    `given` are the nats that a row takes as known of its true next token: that it ends in the source token in which it does; along the
+    true text a row's own nats and these are what the source paid. None where a method takes nothing as known.
     `budget` sums to 1 over the `MASS_CLASSES`; None where the method has no such classes. `row_classes` are places in
     `ROW_CLASSES`; None where the method does not look at them. `is_by_rank`: the ids are not
     tokens but ranks among the target LLM's own next tokens, the most probable first. Where there is a `remainder`, ids that
@@ -120,6 +122,7 @@ class AlignedSource:
     nll: Float32[np.ndarray, " T"]
     source_tokens: Float32[np.ndarray, " T"]
     is_aligned: Bool[np.ndarray, " T"]
+    given: Float32[np.ndarray, " T"] | None = None
     budget: Float64[np.ndarray, "T 6"] | None = None
     row_classes: UInt8[np.ndarray, " T"] | None = None
     is_by_rank: bool = False

@@ -39,10 +39,10 @@ def total_mass(aligned: AlignedSource) -> np.ndarray:
 
 
 def paid_on_labels(aligned: AlignedSource, target: TokenizedDocument) -> np.ndarray:
-    """Nats [T - 1] that the aligned distribution pays for the true next target tokens; infinite where it has none."""
+    """Nats [T - 1] that the aligned distribution pays for the true next target tokens, and takes as known; infinite where it has none."""
     rows = [distribution(aligned, t).get(int(i), 0.0) for t, i in enumerate(target.input_ids[1:])]
     with np.errstate(divide="ignore"):
-        return -np.log(np.array(rows))
+        return -np.log(np.array(rows)) + (0.0 if aligned.given is None else aligned.given[:-1])
 
 
 # --- the rules, read slowly -------------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ def test_the_space_before_a_text_is_conditioned_away() -> None:
     """A source that puts a space before a text says its first word with it; the target's first word has none."""
     trace = random_trace(surface("llama"), "the text", 0)
     tokens = surface("neox").tokenize("the text")
-    aligned = byte_exact(pair_of(surface("llama"), surface("neox")))(trace, tokens, b"the text")
+    aligned = as_cut(pair_of(surface("llama"), surface("neox")))(trace, tokens, b"the text")
     spaced = [piece is not None and piece.startswith(b" ") for piece in surface("llama").token_bytes]
     probs = np.zeros(len(spaced))
     probs[trace.topk.ids[0]] = np.exp(trace.topk.log_probs[0], dtype=np.float64)

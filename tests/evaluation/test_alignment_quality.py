@@ -57,6 +57,7 @@ def test_the_numbers_against_a_count_row_by_row(method: str, source: str, target
             filled = {i: math.exp(p) for i, p in slots if p > EMPTY}
             share = float(aligned.tail[t]) / (surface(target).vocabulary_size - len(filled))
             paid -= math.log(filled.get(label, share))
+            paid += 0.0 if aligned.given is None else float(aligned.given[t])
             spent += float(aligned.nll[t])
             num_bytes += int(document.target.ends[t + 1] - document.target.ends[t])
     assert quality.coverage == aligned_rows / rows
@@ -148,6 +149,7 @@ def test_what_has_no_string_in_common_is_judged_by_how_often_it_occurs() -> None
             named = {frequent.get(left.index(i), -1) if i in left else i: p for i, p in filled}
             by_rank += label in named and label in left
             paid -= named.get(label, math.log(share))
+            paid += 0.0 if aligned.given is None else float(aligned.given[t])
             spent += float(aligned.nll[t])
             num_bytes += int(document.target.ends[t + 1] - document.target.ends[t])
     quality = alignment_quality(align, documents, surface("llama").usable)

@@ -5,8 +5,8 @@ the target has consumed the bytes `[0, e)`; the last source boundary `b <= e` se
 `[b, e)`. The source row is conditioned on the candidates that start with `r` and that the target would have cut into the
 tokens it has read since `b`: those that the row before gave to the last of these. Each candidate loses `r`, and what
 remains of it goes to the first target token of those bytes. Where the true next target token spans several source
-tokens, its probability is the product along the gold chain already in the trace. So the rows of a source token multiply to
-at least what the source gave to it: along the true text nothing is lost.
+tokens, its probability is the product along the gold chain already in the trace (`look_ahead=False`). So the rows of a source token
+multiply to at least what the source gave to it: along the true text nothing is lost.
 
 Conditioned on the bytes alone, ` pieces`, which the target has as one token, would still weigh against the rest of ` p`,
 `izz`, `as`. The less a target's tokens are like the source's, the more that costs: 0.09 bits per byte of Cyrillic cut inside
@@ -18,29 +18,29 @@ candidate goes to the longest target token that is a prefix of it, here to the f
 
 **Looking ahead.** What remains of a candidate may be shorter than the target token that the text goes on to form (`th`, then
 `e`: the target reads `the`). Counted as if the text were cut after it, `th` would be taught where the target can read only
-`the`, and after a true `th` an `e` that would have made it `the`. So (`look_ahead`):
+`the`. What each candidate goes on to is not in a trace; what the text went on to is. So (`look_ahead`) a row takes one thing of the
+text as known: **in which of the source's tokens the true next target token ends**. The source row before that token serves it:
 
-- The gold candidate's mass goes to the tokens that the source's next rows tell of, each of their candidates to the
-  token with which the target's own cut of the bytes before and its own begins (below a probability of 0.001, to the longest that
-  they make), on to where the true next target token ends. Where that token takes all of a candidate and a longer one may begin so (five
-  spaces, of eight), it has the share of the places in the training text where it ended there; the rest is `ambiguous`.
-- A row at whose boundary the token read might have become longer keeps the candidates after which it did not. What it drops is
-  what the row before gave to the longer ones: along the true text the two multiply to what the source gave.
-- Of every other candidate that ends with a target token nothing is told by a trace. The share of the places in the training
-  text where the target's token went on beyond that source token is `ambiguous`.
+- All source tokens before are the true ones. Each candidate of that row gives its mass to the target token that ends in it, with
+  which the target's own cut of the bytes so far and the candidate's begins (below a probability of 0.001: the longest that they make).
+  Candidates in which none ends, since it ended before or goes on beyond, have no part.
+- A candidate that its token takes all of may be the beginning of a longer one. It counts with the share of the places in the training text
+  where the token ended there; the true one with the share that the source's next row tells.
+- A row at whose boundary the token read might have become longer keeps the candidates after which it did not.
 
-Held against the very distribution of a source that knows the probability of every text (`tests/alignment/test_look_ahead.py`):
-what a row says beyond it becomes 1.2 to 7.7 times smaller, where the target has longer tokens. What is left: candidates of the
-row before that go on beyond the boundary, in place of the gold one, count for nothing at a boundary (0.05-0.8 % of the mass
-between Gemma 3, Qwen and SmolLM2, 2.1 % at most in the quickstart), as do those after which the target's token is decided only by
-what follows them (0.1-0.2 %).
+The mean of such a row over all texts is what the source means, as that of labels is, and it says as much more than a label as the source
+knew (`tests/alignment/test_look_ahead.py` holds it against the very distribution of a source that knows the probability of every text: off
+by at most .05 for those shares, by .06 to .25 if the text were cut). What it takes as known is in `AlignedSource.given`, in nats; these and
+its own nats along the true text are what the source paid. What is left: candidates of the row before that go on beyond a
+boundary, in place of the gold one, count for nothing there.
 """
 
 from functools import partial
 
 import numpy as np
 
-from knowfuse.alignment.byte_rows import Roles, aligned_rows
+from knowfuse.alignment.byte_places import Roles
+from knowfuse.alignment.byte_rows import aligned_rows
 from knowfuse.alignment.duplicates import log_of
 from knowfuse.alignment.first_tokens import FirstTokens, first_tokens
 from knowfuse.alignment.longer import longer
@@ -59,8 +59,8 @@ def byte_exact(
     """The aligner for a pair of tokenizers: makes or finds the map from source tokens to first target tokens.
 
     `rows`: all teach, or those alone that begin where a source token does (`shared`), or whose token is one of the source's
-    (`one_to_one`); `mask_whitespace`: none teaches white space. `look_ahead`: a candidate that may begin a longer target token
-    is followed into the next rows; without, it counts as if the text were cut after it. ValueError where an option does not exist.
+    (`one_to_one`); `mask_whitespace`: none teaches white space. `look_ahead`: a row takes as known in which source token its next
+    token ends; without, each candidate counts as if the text were cut after it. ValueError where an option does not exist.
     """
     check_rows(rows, mask_whitespace)
     check_flag("look_ahead", look_ahead)
@@ -84,13 +84,15 @@ def align_bytes(
     roles: Roles,
     cuts: OwnCuts | None = None,
 ) -> AlignedSource:
-    """One source's word on every row of a target document; K' = K + 2 (the gold token, the chained one), and with `cuts`
-    `LOOKED_AHEAD` more.
+    """One source's word on every row of a target document; K' = K + 1 (the gold token), and without `cuts` K + 2
+    (the chained one).
 
     Of drawn tokens (`SourceTrace.draws`) rows that are conditioned are not aligned: their mass would be a quotient of estimates.
     """
     texts = texts or Texts.one(trace, target)
-    ids, probs, budget, is_aligned, is_conditioned = aligned_rows(trace, target, data, tokens, roles, texts, cuts)
+    ids, probs, budget, given, is_aligned, is_conditioned = aligned_rows(
+        trace, target, data, tokens, roles, texts, cuts
+    )
     if trace.draws is not None:  # a quotient of drawn probabilities would be biased
         is_aligned &= ~is_conditioned
     nll, source_tokens = spent_on_target_tokens(trace, target, texts)
@@ -100,6 +102,7 @@ def align_bytes(
         nll=nll,
         source_tokens=source_tokens,
         is_aligned=is_aligned,
+        given=given.astype(np.float32) if cuts is not None else None,
         budget=budget,
     )
 

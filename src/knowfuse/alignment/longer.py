@@ -133,20 +133,40 @@ def walk(longer, tokens, token, skip, node):
     """
     met = NONE
     for at in range(tokens.starts[token] + skip, tokens.starts[token + 1]):
-        low, high, byte = longer.children[node], longer.children[node + 1], tokens.pieces[at]
-        end = high
-        while low < high:
-            middle = (low + high) // 2
-            if longer.byte[middle] < byte:
-                low = middle + 1
-            else:
-                high = middle
-        if low == end or longer.byte[low] != byte:
+        below = _child(longer, node, tokens.pieces[at])
+        if below == NOWHERE:
             return NOWHERE, met
-        node = low
+        node = below
         if longer.token[node] != NONE:
             met = longer.token[node]
     return node, met
+
+
+@compiled_part
+@no_type_check
+def walk_text(longer, data, begin, end, node):
+    """From a node along the bytes `[begin, end)` of a text: the node there, or NOWHERE."""
+    node = np.int64(node)
+    for at in range(begin, end):
+        node = np.int64(_child(longer, node, data[at]))
+        if node == NOWHERE:
+            break
+    return node
+
+
+@compiled_part
+@no_type_check
+def _child(longer, node, byte):
+    """The node one byte further, or NOWHERE."""
+    low, high = longer.children[node], longer.children[node + 1]
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        if longer.byte[middle] < byte:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low != end and longer.byte[low] == byte else NOWHERE
 
 
 @compiled_part

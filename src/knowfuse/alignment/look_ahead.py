@@ -1,139 +1,237 @@
-"""Where the source's token may be the beginning of a target token: what its next row says of how that goes on."""
+"""Rows that take as known in which of the source's tokens the true next target token ends."""
 
-from typing import NamedTuple, no_type_check
+from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
-from knowfuse.alignment.duplicates import slot_of
-from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk
+from knowfuse.alignment.byte_places import ENDS_HERE, code_of, hear, keep_starting_with, nothing_heard, place
+from knowfuse.alignment.duplicates import new_table, slot_of
+from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk, walk_text
 from knowfuse.alignment.own_cuts import own_cut
-from knowfuse.alignment.said import AMBIGUOUS, CHAINED, EXACT, PREFIX, UNMAPPED, candidates
+from knowfuse.alignment.row_classes import last_before, serving_rows
+from knowfuse.alignment.said import CHAINED, EXACT, PREFIX, TAIL, UNMAPPED
+from knowfuse.alignment.spent import has_eos, paid_up_to
 from knowfuse.compiled import ZERO, compiled_part
 
-LEAST = 1e-4  # the smallest probability that takes a slot of its own
-ASKED = 1e-3  # the smallest of a candidate about which the target's tokenizer is asked
-
-
-class Seen(NamedTuple):
-    """The candidates of a source row, and what the target's token at a node becomes after each; `of`: the row and the node."""
-
-    ids: Int64[np.ndarray, " K_1"]
-    weights: Float64[np.ndarray, " K_1"]
-    became: Int64[np.ndarray, " K_1"]
-    of: Int64[np.ndarray, "2"]
+ASKED = 1e-3  # the smallest probability of a candidate about which the target's tokenizer is asked
 
 
 @compiled_part
 @no_type_check
-def new_seen(k):
-    """Room for the candidates of a row of K tokens; nothing is seen yet."""
-    return Seen(np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64), np.full(2, -1))
+def look_ahead(said, read, tokens, roles, longer, known, to):
+    """Every row that the source says something of."""
+    num_rows, k = len(read.ids), said.kept_ids.shape[1]
+    said_has_eos, read_has_eos = has_eos(said.ends), has_eos(read.ends)
+    begins, ends, paid = serving_rows(said.ends, read.ends), _rows_of_ends(said, read), paid_up_to(said.nll)
+    heard, following, table = nothing_heard(k), nothing_heard(k), new_table(to.ids.shape[1])
+    for t in range(num_rows - 1):
+        predicts_eos = read_has_eos and t == num_rows - 2
+        if predicts_eos and not said_has_eos:
+            continue
+        at, node = place(said, read, begins[t], tokens, t, predicts_eos), np.int64(NOWHERE)
+        _hear_what_goes_on(at, said, read, tokens, longer, known, heard)
+        if ends[t] != at.row:
+            known_gold = _of(at.gold, heard) / _mass(heard) * (1.0 - _not_kept(said, at))
+            to.given[t] = paid[ends[t]] - paid[at.row + 1] - np.log(known_gold)
+            at = place(said, read, ends[t], tokens, t, predicts_eos)
+            node = walk_text(longer, read.data, read.ends[t], at.begin, longer.begins[int(t == 0)])
+            hear(said, at.row, heard)
+            keep_starting_with(at, read.data, tokens, heard)
+        mass, stays = _mass(heard), 1.0
+        ends_whole = at.is_text and at.gold_end == read.ends[t + 1] and at.row + 2 < len(said.ends)
+        if ends_whole:  # the source's next row tells how often the true next token goes on
+            stays = _hear_what_stays(at.row + 1, read.ids[t + 1], said, tokens, longer, known, following)
+        total = _give(at, node, stays, read, tokens, roles, longer, known, heard, table, to)
+        _divide(to, t, total, mass, _not_kept(said, at))
+        if ends_whole:
+            heard, following = following, heard
 
 
 @compiled_part
 @no_type_check
-def keep_what_stays(read_id, row, gold, tokens, longer, known, seen, alive, weights, num_alive):
-    """Keeps those candidates after which the target still reads the token that it has read, and the gold one.
+def _rows_of_ends(said, read):
+    """The source row [T] after which the token comes that the end of each row's next target token lies in."""
+    wanted = read.ends.copy()
+    wanted[:-1] = np.maximum(read.ends[1:] - 1, read.ends[:-1])
+    return last_before(said.ends[:-1], wanted)
 
-    How many, and what share of the mass of all. What `look_ahead` has `seen` of this row's candidates is not looked up again.
-    """
-    node = np.int64(longer.node[read_id])
-    is_seen = seen.of[0] == row and seen.of[1] == node
-    if node == 0 or not may_go_on(longer, node):
-        return num_alive, 1.0
-    count, total, staying = 0, 0.0, 0.0
-    for c in range(num_alive):
-        candidate, p = alive[c], weights[c]
-        total += p
-        became = read_id
-        if candidate != gold:
-            became = seen.became[c] if is_seen else becomes(longer, known, tokens, candidate, node, p)
-        if became in (read_id, NONE):
-            staying += p
-            alive[count], weights[count] = candidate, p
+
+@compiled_part
+@no_type_check
+def _hear_what_goes_on(at, said, read, tokens, longer, known, heard):
+    """The candidates of a serving row that go on as the target has read on, and the gold one."""
+    t = at.t
+    if heard.row[0] != at.row:
+        if at.residual == at.lead:
+            _hear_what_stays(at.row, read.ids[t], said, tokens, longer, known, heard)
+        else:
+            hear(said, at.row, heard)
+    elif t == 1 or read.ends[t] > read.ends[t - 1]:
+        _keep_cut_so(read.ids[t], at.gold, heard)
+    keep_starting_with(at, read.data, tokens, heard)
+
+
+@compiled_part
+@no_type_check
+def _hear_what_stays(row, read_id, said, tokens, longer, known, heard):
+    """The candidates after which the target still reads the token that it has read, and the gold one; their share of the mass."""
+    hear(said, row, heard)
+    heard.reads[:] = read_id
+    node, gold = np.int64(longer.node[read_id]), said.ids[row + 1]
+    leads = tokens.starts[gold + 1] - tokens.starts[gold] > said.ends[row + 1] - said.ends[row]
+    if node == 0 or leads or not may_go_on(longer, node):
+        return 1.0
+    mass, count = _mass(heard), ZERO
+    for c in range(heard.size[0]):
+        candidate, p = heard.ids[c], heard.weights[c]
+        goes_on = candidate != gold and becomes(longer, known, tokens, candidate, ZERO, node, p) not in (read_id, NONE)
+        if not goes_on:
+            heard.ids[count], heard.weights[count] = candidate, p
             count += 1
-    return count, staying / total if total > 0.0 else 1.0
+    heard.size[0] = count
+    return _mass(heard) / mass
 
 
 @compiled_part
 @no_type_check
-def becomes(longer, known, tokens, token, node, p):
+def _give(at, node, stays, read, tokens, roles, longer, known, heard, table, to):
+    """Each candidate in which the next target token ends to that token; their mass. `stays`: the gold one's share that ends there."""
+    t, count, total = at.t, ZERO, 0.0
+    table[:] = -1
+    for c in range(heard.size[0]):
+        candidate = heard.ids[c]
+        if not at.is_later:
+            token, kind, share = _read_first(candidate, at, read, tokens, roles, longer)
+        else:
+            token, share = _read_on(candidate, heard.weights[c], at, node, tokens, longer, known)
+            kind = CHAINED if token >= 0 else UNMAPPED
+        if candidate == at.gold and at.is_text:  # the true next token was seen
+            token, share = np.int64(read.ids[t + 1]), stays
+            if kind != CHAINED:
+                kind = EXACT if at.gold_end == read.ends[t + 1] else PREFIX
+        p = heard.weights[c] * share
+        heard.reads[c], heard.weights[c] = token, p
+        if token in (NONE, UNKNOWN):
+            continue
+        total += p
+        to.budget[t, kind] += p
+        if token >= 0:
+            slot = slot_of(table, to.ids[t], count, token)
+            count += slot == count
+            to.probs[t, slot] += p
+    return total
+
+
+@compiled_part
+@no_type_check
+def _read_first(candidate, at, read, tokens, roles, longer):
+    """The target token that what remains of a candidate begins with, the class of its mass, the share of it that ends there.
+
+    NONE: nothing remains; UNUSABLE: no token begins so.
+    """
+    if candidate == roles.source_eos and at.residual == 0 and roles.target_eos >= 0:
+        return np.int64(roles.target_eos), EXACT, 1.0
+    code = np.int64(code_of(candidate, at.residual, at.t == 0, tokens))
+    if code < 0:
+        return np.int64(NONE if code == ENDS_HERE else UNUSABLE), UNMAPPED, 1.0
+    if code & 1 == 0:
+        return code >> 1, PREFIX, 1.0
+    return code >> 1, EXACT, np.float64(longer.stays[tokens.starts[candidate] + at.residual])
+
+
+@compiled_part
+@no_type_check
+def _read_on(candidate, p, at, node, tokens, longer, known):
+    """The target token that ends in a candidate, of which the bytes at a node were read, and the share of it that ends there.
+
+    NONE: it ended before; UNKNOWN: it goes on beyond the candidate.
+    """
+    if node == NOWHERE:
+        return np.int64(NONE), 1.0
+    token = np.int64(becomes(longer, known, tokens, candidate, at.residual, node, p))
+    if token < 0:
+        return token, 1.0
+    end, length = longer.node[token], tokens.starts[candidate + 1] - tokens.starts[candidate] - at.residual
+    if longer.depth[end] <= longer.depth[node]:
+        return np.int64(NONE), 1.0
+    is_whole = longer.depth[end] == longer.depth[node] + length
+    return token, np.float64(longer.ends[candidate]) if is_whole and may_go_on(longer, end) else 1.0
+
+
+@compiled_part
+@no_type_check
+def becomes(longer, known, tokens, token, skip, node, p):
     """What the target's token at a node becomes, if a source token of probability p follows: what it is (NONE), another, UNKNOWN.
 
-    UNKNOWN: only what follows the source token decides.
+    UNKNOWN: only what follows the source token decides. `skip`: as many bytes of the source token are not in the text.
     """
     if tokens.starts[token + 1] == tokens.starts[token]:
         return NONE
-    last, longest = walk(longer, tokens, token, ZERO, node)
+    last, longest = walk(longer, tokens, token, skip, node)
     if last != NOWHERE and longer.token[last] == NONE:
         return UNKNOWN
-    if longest == NONE or p < ASKED:
+    if longest == NONE or skip > 0 or p < ASKED:
         return longest
     return own_cut(known, node * (len(tokens.starts) - 1) + token, longest)
 
 
 @compiled_part
 @no_type_check
-def ends_with(longer, tokens, token, node, became):
-    """The share of the places where what the target's token at a node became, and takes all of a source token, ends with it."""
-    if became < 0:
-        return 1.0
-    at, length = longer.node[became], tokens.starts[token + 1] - tokens.starts[token]
-    is_whole = longer.depth[at] == longer.depth[node] + length
-    return longer.ends[token] if is_whole and may_go_on(longer, at) else 1.0
+def _keep_cut_so(read_id, gold, heard):
+    """Keeps those candidates of which the target reads the token that it has read, and the gold one."""
+    count = ZERO
+    for c in range(heard.size[0]):
+        if heard.ids[c] == gold or heard.reads[c] == read_id:
+            heard.ids[count], heard.weights[count] = heard.ids[c], heard.weights[c]
+            count += 1
+    heard.size[0] = count
 
 
 @compiled_part
 @no_type_check
-def look_ahead(said, read, t, row, residual, mass, tokens, longer, known, seen, table, count, to):
-    """Gives the gold candidate's mass to the target tokens that the rows after it tell of. How many slots the row has then."""
-    truth, next_end = read.ids[t + 1], read.ends[t + 1]
-    node, stays = walk(longer, tokens, said.ids[row + 1], residual, np.int64(longer.begins[int(t == 0)]))
-    u = row + 1  # the source row after what was walked
-    kind, to_truth = EXACT if said.ends[u] == next_end else CHAINED, 0.0
-    while u < len(said.ends) - 1 and (
-        said.ends[u] < next_end or (said.ends[u] == next_end and may_go_on(longer, node))
-    ):
-        is_end = said.ends[u] == next_end
-        if is_end:
-            stays = truth
-        follows, total, staying = said.ids[u + 1], 0.0, 0.0
-        for c in range(candidates(said, u, seen.ids, seen.weights)):
-            candidate, p = seen.ids[c], seen.weights[c]
-            total += p
-            if candidate == follows:
-                staying += p * is_end
-                continue
-            went = NONE if node == NOWHERE else becomes(longer, known, tokens, candidate, node, p)
-            seen.became[c] = went
-            ends = p * ends_with(longer, tokens, candidate, node, went)
-            to.budget[t, AMBIGUOUS] += mass * (p - ends)
-            p, went = ends, stays if went == NONE else went
-            if went == truth:
-                staying += p * is_end
-                to_truth += mass * p
-                continue
-            if went < 0 or mass * p < LEAST or count >= len(to.ids[t]) - 1:
-                to.budget[t, UNMAPPED if went == UNUSABLE and mass * p >= LEAST else AMBIGUOUS] += mass * p
-                continue
-            slot = slot_of(table, to.ids[t], count, went)
-            count += slot == count
-            to.probs[t, slot] += mass * p
-            to.budget[t, PREFIX] += mass * p
-        seen.of[0], seen.of[1] = u, node
-        tail = max(1.0 - total, 0.0) * mass
-        of_tail = tail * min(staying / total, 1.0) if is_end and total > 0.0 else 0.0
-        to.budget[t, AMBIGUOUS] += max(tail - of_tail, 0.0)
-        mass = mass * said.gold_probs[u] + of_tail
-        if is_end:
-            break
-        gold_skip = tokens.starts[follows + 1] - tokens.starts[follows] - (said.ends[u + 1] - said.ends[u])
-        if node != NOWHERE:
-            node, met = walk(longer, tokens, follows, gold_skip, node)
-            stays = met if met != NONE else stays
-        u += 1
-    slot = slot_of(table, to.ids[t], count, truth)
-    to.probs[t, slot] += mass + to_truth
-    to.budget[t, kind] += mass + to_truth
-    return count + (slot == count)
+def _mass(heard):
+    total = 0.0
+    for c in range(heard.size[0]):
+        total += heard.weights[c]
+    return total
+
+
+@compiled_part
+@no_type_check
+def _of(token, heard):
+    """The mass of one candidate."""
+    found = 0.0
+    for c in range(heard.size[0]):
+        if heard.ids[c] == token:
+            found = heard.weights[c]
+    return found
+
+
+@compiled_part
+@no_type_check
+def _not_kept(said, at):
+    """The mass of the tokens of a source row that are not kept, and of which none is the gold one; 0 where a row is conditioned."""
+    if at.is_conditioned:
+        return 0.0
+    row = at.row
+    kept, gold_seen = 0.0, False
+    for c in range(said.kept_ids.shape[1]):
+        kept += said.kept_probs[row, c]
+        gold_seen = gold_seen or (said.kept_ids[row, c] == at.gold and said.kept_probs[row, c] > 0.0)
+    return max(1.0 - kept - (0.0 if gold_seen else said.gold_probs[row]), 0.0)
+
+
+@compiled_part
+@no_type_check
+def _divide(to, t, total, mass, tail):
+    """Makes a row's mass 1, where it has some: of what is not kept as much is known as of what is."""
+    if total <= 0.0:
+        return
+    to.is_aligned[t] = True
+    to.given[t] -= np.log(total / mass)
+    to.budget[t, TAIL] = tail
+    scale = (1.0 - tail) / total
+    for slot in range(to.probs.shape[1]):
+        to.probs[t, slot] *= scale
+    for kind in range(TAIL):
+        to.budget[t, kind] *= scale

@@ -14,8 +14,8 @@ from knowfuse.types import Aligner
 WITHOUT_SLOTS = (chunk_likelihood,)
 WITH_OWN = (optimal_transport,)
 # Linear in a row's probabilities; where that takes an option: its default, and what it must be. A row inside a source token is
-# divided by the mass of what begins with the bytes read, with look_ahead a row by the mass of what leaves the token read as it
-# is, and of several tokens on one the most probable is a comparison.
+# divided by the mass of what begins with the bytes read, with look_ahead a row by the mass of the candidates in which
+# its next token ends, and of several tokens on one the most probable is a comparison.
 _SUMMED = {"many_to_one": ("sum", ("sum",))}
 LINEAR = {
     byte_exact: {"rows": ("all", ("shared", "one_to_one")), "look_ahead": (True, (False,))},

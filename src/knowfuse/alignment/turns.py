@@ -135,6 +135,7 @@ def _nothing(like: AlignedSource, length: int) -> AlignedSource:
         TopK(np.zeros((length, width), like.topk.ids.dtype), np.full((length, width), EMPTY, np.float32)),
         *(np.zeros(length, np.float32) for _ in range(3)),
         is_aligned=np.zeros(length, bool),
+        given=None if like.given is None else np.zeros(length, np.float32),
         budget=None if like.budget is None else np.zeros((length, like.budget.shape[-1])),
         row_classes=None if like.row_classes is None else np.zeros(length, np.uint8),
         is_by_rank=like.is_by_rank,
@@ -147,6 +148,6 @@ def _put(said: AlignedSource, rows: _Rows, is_learnt: Bool[np.ndarray, " n"], wh
     at, keep = rows.rows[rows.is_predicting], rows.is_predicting
     whole.topk.ids[at], whole.topk.log_probs[at] = said.topk.ids[keep], said.topk.log_probs[keep]
     whole.is_aligned[at] = (said.is_aligned & is_learnt)[keep]
-    for name in ("tail", "nll", "source_tokens", "budget", "row_classes"):
+    for name in ("tail", "nll", "source_tokens", "given", "budget", "row_classes"):
         if (part := getattr(said, name)) is not None:
             getattr(whole, name)[at] = part[keep]

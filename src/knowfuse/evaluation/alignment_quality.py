@@ -1,7 +1,8 @@
 """How good is an alignment, before anyone trains?
 
 Three numbers and a budget, over documents that a source has read. *Alignment loss*: the bits per byte that the aligned
-distribution pays on the true next target tokens, minus what the source itself pays on the same bytes. A true token that no
+distribution pays on the true next target tokens, minus what the source itself pays on the same bytes. What a row takes as known of its true token (`AlignedSource.given`) it is
+charged as well. A true token that no
 slot holds is charged the tail's share, `tail / (V - slots)`, for every method: V are the tokens that the target LLM can say,
 over which the tail counts as spread evenly. What the source pays needs no share: of it the trace holds every true token.
 So with the source's own tokenizer, the identity, a method that keeps the true token loses 0, and one that keeps the K best
@@ -99,6 +100,8 @@ def alignment_quality(align: Aligner, documents: Sequence[SeenDocument], vocabul
         is_learnt = np.logical_or(*learnt_rows(document.target))[:-1]
         is_aligned = aligned.is_aligned[:-1] & is_learnt
         paid -= float(np.log(_label_probs(aligned, labels, by_count, vocabulary_size)[is_aligned]).sum())
+        if aligned.given is not None:
+            paid += float(aligned.given[:-1][is_aligned].sum(dtype=np.float64))
         spent += float(aligned.nll[:-1][is_aligned].sum(dtype=np.float64))
         num_bytes += int(np.diff(document.target.ends)[is_aligned].sum())
         rows, aligned_rows = rows + int(is_learnt.sum()), aligned_rows + int(is_aligned.sum())

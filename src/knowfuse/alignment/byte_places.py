@@ -47,6 +47,7 @@ class Heard(NamedTuple):
     ids: Int64[np.ndarray, " K_1"]
     weights: Float64[np.ndarray, " K_1"]
     reads: Int64[np.ndarray, " K_1"]  # a token, or a code of `FirstTokens`
+    kinds: Int64[np.ndarray, " K_1"]  # the class of its mass
     size: Int64[np.ndarray, "1"]
     row: Int64[np.ndarray, "1"]  # -1: none yet
 
@@ -69,9 +70,8 @@ class Aligned(NamedTuple):
 @no_type_check
 def nothing_heard(k):
     """Room for the candidates of a row of K tokens."""
-    return Heard(
-        np.empty(k + 1, np.int64), np.empty(k + 1), np.empty(k + 1, np.int64), np.zeros(1, np.int64), np.full(1, -1)
-    )
+    ids, reads, kinds = np.empty((3, k + 1), np.int64)
+    return Heard(ids, np.empty(k + 1), reads, kinds, np.zeros(1, np.int64), np.full(1, -1))
 
 
 @compiled_part

@@ -171,6 +171,25 @@ def _child(longer, node, byte):
 
 @compiled_part
 @no_type_check
+def goes_on_with(longer, node):
+    """Of each byte whether some token goes on with it."""
+    found = np.zeros(256, np.bool_)
+    if node != NOWHERE:
+        for child in range(longer.children[node], longer.children[node + 1]):
+            found[longer.byte[child]] = True
+    return found
+
+
+@compiled_part
+@no_type_check
+def begins_with(tokens, token, skip, bytes_):
+    """Whether the bytes of a source token from byte `skip` on begin with one of these."""
+    at = tokens.starts[token] + skip
+    return at < tokens.starts[token + 1] and bytes_[tokens.pieces[at]]
+
+
+@compiled_part
+@no_type_check
 def may_go_on(longer, node):
     """Whether some token is longer."""
     return node != NOWHERE and longer.children[node + 1] > longer.children[node]

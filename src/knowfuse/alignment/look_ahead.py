@@ -6,7 +6,17 @@ import numpy as np
 
 from knowfuse.alignment.byte_places import ENDS_HERE, code_of, hear, keep_starting_with, nothing_heard, place
 from knowfuse.alignment.duplicates import new_table, slot_of
-from knowfuse.alignment.longer import NONE, NOWHERE, UNKNOWN, UNUSABLE, may_go_on, walk, walk_text
+from knowfuse.alignment.longer import (
+    NONE,
+    NOWHERE,
+    UNKNOWN,
+    UNUSABLE,
+    begins_with,
+    goes_on_with,
+    may_go_on,
+    walk,
+    walk_text,
+)
 from knowfuse.alignment.own_cuts import own_cut
 from knowfuse.alignment.row_classes import last_before, serving_rows
 from knowfuse.alignment.said import CHAINED, EXACT, PREFIX, TAIL, UNMAPPED
@@ -41,7 +51,11 @@ def look_ahead(said, read, tokens, roles, longer, known, to):
         ends_whole = at.is_text and at.gold_end == read.ends[t + 1] and at.row + 2 < len(said.ends)
         if ends_whole:  # the source's next row tells how often the true next token goes on
             stays = _hear_what_stays(at.row + 1, read.ids[t + 1], said, tokens, longer, known, following)
-        total = _give(at, node, stays, read, tokens, roles, longer, known, heard, table, to)
+        if at.is_later:
+            _read_on(at, node, stays, read, tokens, longer, known, heard)
+        else:
+            _read_first(at, stays, read, tokens, roles, longer, heard)
+        total = _give(t, heard, table, to)
         _divide(to, t, total, mass, _not_kept(said, at))
         if ends_whole:
             heard, following = following, heard
@@ -81,10 +95,12 @@ def _hear_what_stays(row, read_id, said, tokens, longer, known, heard):
     leads = tokens.starts[gold + 1] - tokens.starts[gold] > said.ends[row + 1] - said.ends[row]
     if node == 0 or leads or not may_go_on(longer, node):
         return 1.0
-    mass, count = _mass(heard), ZERO
+    begins, mass, count = goes_on_with(longer, node), _mass(heard), ZERO
     for c in range(heard.size[0]):
         candidate, p = heard.ids[c], heard.weights[c]
-        goes_on = candidate != gold and becomes(longer, known, tokens, candidate, ZERO, node, p) not in (read_id, NONE)
+        goes_on = False
+        if candidate != gold and begins_with(tokens, candidate, ZERO, begins):
+            goes_on = becomes(longer, known, tokens, candidate, ZERO, node, p) not in (read_id, NONE)
         if not goes_on:
             heard.ids[count], heard.weights[count] = candidate, p
             count += 1
@@ -94,27 +110,66 @@ def _hear_what_stays(row, read_id, said, tokens, longer, known, heard):
 
 @compiled_part
 @no_type_check
-def _give(at, node, stays, read, tokens, roles, longer, known, heard, table, to):
-    """Each candidate in which the next target token ends to that token; their mass. `stays`: the gold one's share that ends there."""
-    t, count, total = at.t, ZERO, 0.0
+def _read_first(at, stays, read, tokens, roles, longer, heard):
+    """What the target reads first of what remains of each candidate, and of the mass the share that ends there (`stays`: the gold one's).
+
+    NONE: nothing remains; UNUSABLE: no token begins so.
+    """
+    for c in range(heard.size[0]):
+        candidate, kind, share = heard.ids[c], UNMAPPED, 1.0
+        code = np.int64(code_of(candidate, at.residual, at.t == 0, tokens))
+        token = np.int64(NONE if code == ENDS_HERE else UNUSABLE)
+        if candidate == roles.source_eos and at.residual == 0 and roles.target_eos >= 0:
+            token, kind = np.int64(roles.target_eos), EXACT
+        elif candidate == at.gold and at.is_text:  # the true next token was seen
+            token, kind, share = np.int64(read.ids[at.t + 1]), PREFIX, stays
+            if at.gold_end == read.ends[at.t + 1]:
+                kind = EXACT
+        elif code >= 0:
+            token, kind = code >> 1, PREFIX
+            if code & 1:
+                kind, share = EXACT, np.float64(longer.stays[tokens.starts[candidate] + at.residual])
+        heard.reads[c], heard.kinds[c] = token, kind
+        heard.weights[c] *= share
+
+
+@compiled_part
+@no_type_check
+def _read_on(at, node, stays, read, tokens, longer, known, heard):
+    """The target token that ends in each candidate, where the bytes at a node were read before, and the share of its mass where it does.
+
+    NONE: it ended before; UNKNOWN: it goes on beyond the candidate.
+    """
+    begins = goes_on_with(longer, node)
+    for c in range(heard.size[0]):
+        candidate, token, share = heard.ids[c], np.int64(NONE), 1.0
+        if candidate == at.gold and at.is_text:
+            token, share = np.int64(read.ids[at.t + 1]), stays
+        elif begins_with(tokens, candidate, at.residual, begins):
+            token = np.int64(becomes(longer, known, tokens, candidate, at.residual, node, heard.weights[c]))
+            if token >= 0:
+                end = longer.node[token]
+                length = longer.depth[end] - longer.depth[node]
+                if length <= 0:
+                    token = np.int64(NONE)
+                is_whole = length == tokens.starts[candidate + 1] - tokens.starts[candidate] - at.residual
+                share = np.float64(longer.ends[candidate]) if is_whole and may_go_on(longer, end) else 1.0
+        heard.reads[c], heard.kinds[c] = token, CHAINED if token >= 0 else UNMAPPED
+        heard.weights[c] *= share
+
+
+@compiled_part
+@no_type_check
+def _give(t, heard, table, to):
+    """The mass of each candidate in which the next target token ends to that token; all of it."""
+    count, total = ZERO, 0.0
     table[:] = -1
     for c in range(heard.size[0]):
-        candidate = heard.ids[c]
-        if not at.is_later:
-            token, kind, share = _read_first(candidate, at, read, tokens, roles, longer)
-        else:
-            token, share = _read_on(candidate, heard.weights[c], at, node, tokens, longer, known)
-            kind = CHAINED if token >= 0 else UNMAPPED
-        if candidate == at.gold and at.is_text:  # the true next token was seen
-            token, share = np.int64(read.ids[t + 1]), stays
-            if kind != CHAINED:
-                kind = EXACT if at.gold_end == read.ends[t + 1] else PREFIX
-        p = heard.weights[c] * share
-        heard.reads[c], heard.weights[c] = token, p
+        token, p = heard.reads[c], heard.weights[c]
         if token in (NONE, UNKNOWN):
             continue
         total += p
-        to.budget[t, kind] += p
+        to.budget[t, heard.kinds[c]] += p
         if token >= 0:
             slot = slot_of(table, to.ids[t], count, token)
             count += slot == count
@@ -124,49 +179,11 @@ def _give(at, node, stays, read, tokens, roles, longer, known, heard, table, to)
 
 @compiled_part
 @no_type_check
-def _read_first(candidate, at, read, tokens, roles, longer):
-    """The target token that what remains of a candidate begins with, the class of its mass, the share of it that ends there.
-
-    NONE: nothing remains; UNUSABLE: no token begins so.
-    """
-    if candidate == roles.source_eos and at.residual == 0 and roles.target_eos >= 0:
-        return np.int64(roles.target_eos), EXACT, 1.0
-    code = np.int64(code_of(candidate, at.residual, at.t == 0, tokens))
-    if code < 0:
-        return np.int64(NONE if code == ENDS_HERE else UNUSABLE), UNMAPPED, 1.0
-    if code & 1 == 0:
-        return code >> 1, PREFIX, 1.0
-    return code >> 1, EXACT, np.float64(longer.stays[tokens.starts[candidate] + at.residual])
-
-
-@compiled_part
-@no_type_check
-def _read_on(candidate, p, at, node, tokens, longer, known):
-    """The target token that ends in a candidate, of which the bytes at a node were read, and the share of it that ends there.
-
-    NONE: it ended before; UNKNOWN: it goes on beyond the candidate.
-    """
-    if node == NOWHERE:
-        return np.int64(NONE), 1.0
-    token = np.int64(becomes(longer, known, tokens, candidate, at.residual, node, p))
-    if token < 0:
-        return token, 1.0
-    end, length = longer.node[token], tokens.starts[candidate + 1] - tokens.starts[candidate] - at.residual
-    if longer.depth[end] <= longer.depth[node]:
-        return np.int64(NONE), 1.0
-    is_whole = longer.depth[end] == longer.depth[node] + length
-    return token, np.float64(longer.ends[candidate]) if is_whole and may_go_on(longer, end) else 1.0
-
-
-@compiled_part
-@no_type_check
 def becomes(longer, known, tokens, token, skip, node, p):
     """What the target's token at a node becomes, if a source token of probability p follows: what it is (NONE), another, UNKNOWN.
 
     UNKNOWN: only what follows the source token decides. `skip`: as many bytes of the source token are not in the text.
     """
-    if tokens.starts[token + 1] == tokens.starts[token]:
-        return NONE
     last, longest = walk(longer, tokens, token, skip, node)
     if last != NOWHERE and longer.token[last] == NONE:
         return UNKNOWN

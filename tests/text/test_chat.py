@@ -32,6 +32,7 @@ def of(row: dict[str, Any]) -> tuple[Conversation | None, Findings]:
         {"conversations": [{"from": "human", "value": " h\u00e9? "}, {"from": "gpt", "value": "so"}]},
         {"prompt": " h\u00e9? ", "completion": "so"},
         {"prompt": [ASK], "completion": [TELL], "messages": None},
+        {"messages": [{**ASK, "name": "Jo"}, {**TELL, "tool_calls": None}], "tools": "[]", "system": ""},
     ],
 )
 def test_every_form_gives_the_bytes_of_the_messages(row: dict[str, Any]) -> None:
@@ -49,6 +50,10 @@ def test_every_form_gives_the_bytes_of_the_messages(row: dict[str, Any]) -> None
         (
             {"messages": [{"role": "boss", "content": "a"}]},
             "line 7 has an unknown role 'boss' in message 1 of 'messages'",
+        ),
+        (
+            {"messages": [{"role": ["user"], "content": "a"}]},
+            "line 7 has an unknown role ['user'] in message 1 of 'messages'",
         ),
         (
             {"messages": [ASK, {"role": "assistant", "content": [1]}]},
@@ -71,6 +76,22 @@ def test_what_is_no_conversation_is_a_fault_with_its_line(row: dict[str, Any], f
         ({"messages": [ASK, {"role": "assistant", "content": " \n"}]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": None}]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": "\ud83d"}]}, "half a surrogate pair"),
+        (
+            {"messages": [ASK, {**TELL, "tool_calls": [{"name": "look"}]}, TELL]},
+            "conversation with 'tool_calls', which no template is given",
+        ),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}]},
+            "conversation with 'tool_calls', which no template is given",
+        ),
+        (
+            {"prompt": [ASK], "completion": [{**TELL, "reasoning_content": "hm"}]},
+            "conversation with 'reasoning_content', which no template is given",
+        ),
+        (
+            {"conversations": [ASK, TELL], "system": "Be brief."},
+            "conversation with 'system', which no template is given",
+        ),
     ],
 )
 def test_where_nothing_can_be_learnt_is_counted(row: dict[str, Any], reason: str) -> None:
@@ -147,3 +168,11 @@ def test_conversations_of_a_data_set(tmp_path: Path) -> None:
     corpus = chat(datasets={"mine": {"path": str(folder)}}, validation_share=0.2, test_share=0.2)
     assert len(corpus.documents) == 60
     assert corpus.documents[0].messages[0] == Message("user", 6)
+
+
+def test_what_stands_beside_the_messages_of_a_table_is_seen(tmp_path: Path) -> None:
+    briefed = [{**row, "id": 1, "system": "Be brief." if n < 3 else None} for n, row in enumerate(rows(60))]
+    pq.write_table(pa.Table.from_pylist(briefed), tmp_path / "a.parquet")
+    corpus = chat(files={"a": [str(tmp_path / "a.parquet")]}, validation_share=0.2, test_share=0.2)
+    assert corpus.skipped == {"conversation with 'system', which no template is given": 3}
+    assert len(corpus.documents) == 57

@@ -1,7 +1,8 @@
 """Which conversation does a row hold? In one of the three forms that chat data sets have.
 
 `messages`: a list of `{role, content}`. `conversations`: the same, or ShareGPT's `{from, value}`. `prompt` and `completion`: two
-texts, the user's and the assistant's, or two lists of messages.
+texts, the user's and the assistant's, or two lists of messages. A row that says more than its messages' contents to a template, such
+as tools that may be called, is left out and counted: without it the LLM would be asked something else, or have said something else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ NAMED: dict[str, Role] = {
     "gpt": "assistant",
 }  # what ShareGPT calls them
 WANTED = "messages, conversations, or prompt and completion"
+OF_ROW = ("system", "tools", "functions", "documents")  # beside the messages
+OF_MESSAGE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")  # beside the content
+NOTHING = (None, "", "[]", [], {})
 NO_CONTENT, NO_ANSWER = "conversation with an empty message", "conversation without an answer of the assistant"
 SHAPE = "give each row a list of messages, {role, content}, whose contents are texts"
 ANY_ROLE = f"use the roles {', '.join(ROLES)} (ShareGPT's human and gpt are known too)"
@@ -26,17 +30,18 @@ class Conversations:
     """Reads rows as conversations, each with the bytes of its messages as they are."""
 
     holds = "conversation"
-    state: Any = "conversations"  # in place of the names of fields, in the key of a corpus
+    state: Any = ("conversations", *OF_ROW, *OF_MESSAGE)  # in place of the names of fields, in the key of a corpus
 
     def columns(self, there: Sequence[str]) -> list[str]:
         """Those that are read of a table with these columns; none where it holds no conversation."""
-        return next((list(form) for form in FORMS if set(form) <= set(there)), [])
+        form = next((list(form) for form in FORMS if set(form) <= set(there)), [])
+        return [*form, *(field for field in OF_ROW if form and field in there)]
 
     def of(self, record: Mapping[str, Any], place: str, row: int, findings: Findings) -> Conversation | None:
         """The conversation of a row.
 
-        None where there is nothing to learn, which is counted: a message without content, or no answer. What is no
-        conversation, or has a role that no LLM knows, is a fault.
+        None where there is nothing to learn, which is counted: a message without content, no answer, or more than messages of
+        text. What is no conversation, or has a role that no LLM knows, is a fault.
         """
         at = f"{place} {row}"
         try:
@@ -44,6 +49,9 @@ class Conversations:
         except _Fault as fault:
             what, remedy = fault.args
             findings.fault(at, what, remedy, place)
+            return None
+        except _More as more:
+            findings.skip(str(more), at)
             return None
         contents = [content for _, content in said]
         if not all(contents) or any(content.isspace() for content in contents):
@@ -62,17 +70,28 @@ class _Fault(Exception):
     """What is wrong with a row, and what to do about it."""
 
 
+class _More(Exception):
+    """What is in a row beside messages of text."""
+
+
 def _said(record: Mapping[str, Any]) -> list[tuple[Role, str]]:
     form = next((form for form in FORMS if all(record.get(field) is not None for field in form)), None)
     if form is None:
         there = ", ".join(map(repr, record)) or "nothing"
         raise _Fault(f"has no conversation: it has {there}, wanted are {WANTED}", f"name the fields {WANTED}")
+    _require_no_more(record, OF_ROW)
     if len(form) == 1:
         return _messages(record[form[0]], form[0])
     prompt, completion = (record[field] for field in form)
     if isinstance(prompt, str) and isinstance(completion, str):
         return [("user", prompt), ("assistant", completion)]
     return [*_messages(prompt, "prompt"), *_messages(completion, "completion")]
+
+
+def _require_no_more(said: Mapping[str, Any], fields: Sequence[str]) -> None:
+    for field in fields:
+        if said.get(field) not in NOTHING:
+            raise _More(f"conversation with {field!r}, which no template is given")
 
 
 def _messages(listed: Any, field: str) -> list[tuple[Role, str]]:
@@ -88,9 +107,10 @@ def _message(each: Any, which: str) -> tuple[Role, str]:
     if keys is None:
         raise _Fault(f"has no role in {which}: {_shown(each)}", SHAPE)
     role, content = (each.get(key) for key in keys)
-    if role not in NAMED:
+    if not isinstance(role, str) or role not in NAMED:
         raise _Fault(f"has an unknown role {_shown(role)} in {which}", ANY_ROLE)
-    if content is None:  # as of an answer that only calls tools
+    _require_no_more(each, OF_MESSAGE)
+    if content is None:  # as some write an empty one
         content = ""
     if not isinstance(content, str):
         raise _Fault(f"has no text in {which}, but {type(content).__name__} {_shown(content)}", SHAPE)

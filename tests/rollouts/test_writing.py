@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from chats_for_tests import chat
 from experiments_for_tests import documents, forward_passes, local_llm
 from tokenizers_for_tests import surface
 
-from knowfuse.rollouts.going_on import Item, here
+from knowfuse.rollouts.going_on import Item, here, sayable
 from knowfuse.rollouts.prompts import Prompt, prompts_of
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.rollouts.writing import DOCUMENTS, PARTS, Rollouts, write_rollouts
@@ -46,6 +47,17 @@ def write(llm, cache: Path, batch: int, stop: int | None = None, sampling: Sampl
             yield counted
 
     return write_rollouts(go_on_by, llm.fingerprint, spelled, prompts, sampling, batch, cache, {"run": "mine"})
+
+
+def test_what_an_llm_has_no_text_for_is_not_said() -> None:
+    """Special tokens but the EOS, and the rows that the head has beyond the tokenizer: a server draws from those too."""
+    padded = replace(surface("llama"), rows=surface("llama").vocabulary_size + 9)
+    may = sayable(padded)
+    assert len(may) == padded.rows
+    said = {i for i, piece in enumerate(padded.token_bytes) if piece} | {padded.eos_id}
+    assert {i for i, it in enumerate(may) if it} == said
+    fewer = sayable(replace(padded, rows=100))
+    assert fewer == may[:100]
 
 
 def test_a_kill_and_another_batch_size_change_nothing(llm, tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ def room(prompt: Prompt, sampling: Sampling, context_length: int) -> int:
 
 
 def sayable(surface: Surface) -> list[bool]:
-    """Of each id whether it may be said: a token of text, or the EOS."""
-    return [bool(piece) or i == surface.eos_id for i, piece in enumerate(surface.token_bytes[: surface.usable])]
+    """Of each row of the LLM whether it may be said: a token of text, or the EOS."""
+    may = [bool(piece) or i == surface.eos_id for i, piece in enumerate(surface.token_bytes[: surface.usable])]
+    return [*may, *[False] * ((surface.rows or 0) - len(may))]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from random import Random
 
@@ -516,6 +517,22 @@ def test_the_space_before_a_text_is_conditioned_away() -> None:
     probs[trace.topk.ids[0]] = np.exp(trace.topk.log_probs[0], dtype=np.float64)
     only_space = [piece == b" " for piece in surface("llama").token_bytes]
     np.testing.assert_allclose(aligned.tail[0], probs[only_space].sum() / probs[spaced].sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("look_ahead", [False, True])
+@pytest.mark.parametrize("source", LOSSLESS)
+def test_a_text_that_a_source_finds_all_but_impossible_breaks_nothing(source: str, look_ahead: bool) -> None:
+    """900 nats a token: as a probability that is 0 in float64. What is aligned is finite."""
+    trace = random_trace(surface(source), CODE, 2)
+    nats = np.where(np.arange(len(trace.nll)) < len(trace.nll) - 1, np.float32(900), np.float32(0))
+    align = byte_exact(
+        pair_of(surface(source), surface("neox" if source != "neox" else "llama")), look_ahead=look_ahead
+    )
+    tokens = surface("neox" if source != "neox" else "llama").tokenize(CODE)
+    aligned = align(replace(trace, nll=nats), tokens, CODE.encode())
+    assert 0.0 < aligned.is_aligned.mean() < 1.0
+    np.testing.assert_allclose(total_mass(aligned)[aligned.is_aligned], 1.0, rtol=1e-5)
+    assert aligned.given is None or np.isfinite(aligned.given[aligned.is_aligned]).all()
 
 
 def test_the_id_of_an_empty_slot_means_nothing() -> None:

@@ -41,8 +41,8 @@ def look_ahead(said, read, tokens, roles, longer, known, to):
         at, node = place(said, read, begins[t], tokens, t, predicts_eos), np.int64(NOWHERE)
         _hear_what_goes_on(at, said, read, tokens, longer, known, heard)
         if ends[t] != at.row:
-            known_gold = _of(at.gold, heard) / _mass(heard) * (1.0 - _not_kept(said, at))
-            to.given[t] = paid[ends[t]] - paid[at.row + 1] - np.log(known_gold)
+            of_gold = _share(_of(at.gold, heard), _mass(heard)) * (1.0 - _not_kept(said, at))
+            to.given[t] = paid[ends[t]] - paid[at.row + 1] - np.log(of_gold)
             at = place(said, read, ends[t], tokens, t, predicts_eos)
             node = walk_text(longer, read.data, read.ends[t], at.begin, longer.begins[int(t == 0)])
             hear(said, at.row, heard)
@@ -105,7 +105,7 @@ def _hear_what_stays(row, read_id, said, tokens, longer, known, heard):
             heard.ids[count], heard.weights[count] = candidate, p
             count += 1
     heard.size[0] = count
-    return _mass(heard) / mass
+    return _share(_mass(heard), mass)
 
 
 @compiled_part
@@ -215,6 +215,13 @@ def _mass(heard):
 
 @compiled_part
 @no_type_check
+def _share(part, whole):
+    """0 where a source finds a text so improbable that float64 holds nothing of it."""
+    return part / whole if whole > 0.0 else 0.0
+
+
+@compiled_part
+@no_type_check
 def _of(token, heard):
     """The mass of one candidate."""
     found = 0.0
@@ -242,10 +249,10 @@ def _not_kept(said, at):
 @no_type_check
 def _divide(to, t, total, mass, tail):
     """Makes a row's mass 1, where it has some: of what is not kept as much is known as of what is."""
-    if total <= 0.0:
+    to.given[t] -= np.log(_share(total, mass))
+    if total <= 0.0 or not np.isfinite(to.given[t]):
         return
     to.is_aligned[t] = True
-    to.given[t] -= np.log(total / mass)
     to.budget[t, TAIL] = tail
     scale = (1.0 - tail) / total
     for slot in range(to.probs.shape[1]):

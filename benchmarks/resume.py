@@ -2,14 +2,15 @@
 
     python benchmarks/resume.py
     python benchmarks/resume.py --processes 1 --kinds plain lora --stops SIGKILL
-    python benchmarks/resume.py --round 0     # a seventh of it: all stops of all numbers of processes, every kind once or twice
+    python benchmarks/resume.py --rounds 0    # a seventh of it: all stops of all numbers of processes, every kind once or twice
 
 One process, two in DDP, two in FSDP2 (on the CPU), each with every kind of fit, each stopped by SIGTERM, SIGKILL and an exception
 one step past a checkpoint, and by SIGTERM at any time, drawn by `--seed` from the CPU time of the fit, from the making of its first
 batch to its last file; where torchrun starts the ranks, SIGTERM reaches all of them and the others one. Every fit is that of
 `train.py`'s settings in miniature, from its prepared cache, through its run folder. Compared are all tensors of the last and
 of the best checkpoint (weights, moments, random states), and what the fit says of itself. Combinations that a run refuses are named:
-an 8-bit optimizer of parameters in shards is the one that is to be.
+an 8-bit optimizer of parameters in shards is the one that is to be. Prints JSON: `cases`, `identical`, `refused`, and `cells`, the stops
+that were seen of each number of processes and kind.
 """
 
 import argparse
@@ -235,7 +236,8 @@ def main() -> None:
     parser.add_argument("--processes", nargs="*", choices=list(PROCESSES), default=list(PROCESSES))
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--stops", nargs="*", choices=STOPS, default=list(STOPS))
-    parser.add_argument("--round", type=int, choices=range(len(KINDS)), help="of these, twelve; 0 to 6 are all of them")
+    every = range(len(KINDS))
+    parser.add_argument("--rounds", type=int, nargs="*", choices=every, default=every, help="of these, twelve each")
     parser.add_argument("--seed", type=int, default=0, help="of the times of SIGTERM at any time")
     arguments = parser.parse_args()
     console, draw = Console(width=200), random.Random(arguments.seed)
@@ -248,12 +250,20 @@ def main() -> None:
         cases = [Case(processes, kind) for processes in arguments.processes for kind in arguments.kinds]
         found = []
         for case in cases:
-            if stops := [stop for stop in arguments.stops if arguments.round in (None, round_of(case, stop))]:
+            if stops := [stop for stop in arguments.stops if round_of(case, stop) in arguments.rounds]:
                 found += tried(case, where, stops, draw, console)
+    print(json.dumps(figures(found)))
+
+
+def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was seen, and of which cells of the matrix."""
     stopped = [one for one in found if "refused" not in one]
+    cells: dict[str, list[str]] = {}
+    for one in stopped:
+        cells.setdefault(f"{one['processes']}, {one['kind']}", []).append(one["stop"])
     refused = [f"{one['processes']}, {one['kind']}" for one in found if "refused" in one]
-    figures = {"cases": len(stopped), "identical": sum(not one["differs"] for one in stopped), "refused": refused}
-    print(json.dumps(figures))
+    identical = sum(not one["differs"] for one in stopped)
+    return {"cases": len(stopped), "identical": identical, "refused": refused, "cells": cells}
 
 
 if __name__ == "__main__":

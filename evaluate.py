@@ -63,8 +63,8 @@ def score(cfg: DictConfig, folder: Path) -> None:
         results.completed = completions_of(llms_of(experiment, prepared, fits, run), prepared, prompts)
     report.show(f"{run}: {where}", results)
     if is_first_rank():
-        report.write_results(folder, results, fits, where)
         save_evaluated(folder, settings, asked)
+        report.write_results(folder, results, fits, where)
 
 
 def answer(cfg: DictConfig, folder: Path) -> None:

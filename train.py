@@ -68,12 +68,10 @@ def train(experiment: Experiment, cfg: DictConfig, folder: Path) -> float:
         documents = prepared.corpus.split("test")
         results = experiment.score(prepared, fits, run, documents)
         report.show("Results: test", results)
-        if is_first_rank():
-            report.write_results(run, results, fits, "the test split")
         stages.end("testing")
         samples = sampled(experiment, prepared, fits, run, documents, results.by_document)
         if is_first_rank():
-            report.write_page(run, samples)
+            report.write_run(run, results, fits, samples)
         stages.end("samples and page")
         say(str(stages))
         say(asked_for(HydraConfig.get().overrides.task))

@@ -60,7 +60,7 @@ def stages(overrides: list[str]) -> dict[str, Stage]:
     all_of_them = [
         Stage("prepare", prepare, None, ("/corpora/", "/recipes/", "shard-")),
         Stage("prepare on two ranks", Command(prepare.program, prepare.arguments, 2), None, ("shard-", "/tokens/")),
-        Stage("train", train, "prepare", ("last.ckpt", "best.ckpt", "fit.json", "results.json")),
+        Stage("train", train, "prepare", ("last.ckpt", "best.ckpt", "fit.json", "samples.json", "results.json")),
         Stage("evaluate", evaluate, "train", ("results.json", "documents.csv")),
         Stage("export", export, "train", ("exported",)),
     ]

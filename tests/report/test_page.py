@@ -17,7 +17,7 @@ from pages_for_tests import Page, page_of
 from test_results import CLM, TABLE, fit
 
 from knowfuse.evaluation import Continuation, Samples, TokenCosts
-from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, write_results
+from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, write_results, write_run
 from knowfuse.report.left import left_by
 from knowfuse.report.page import SECTIONS
 from knowfuse.runs.compared import save_evaluated
@@ -62,6 +62,22 @@ def copy_of(finished: Path, folder: Path, fused: Fit = FUSED, **fits: Fit) -> Pa
 def page(folder: Path, samples: Samples | None = None) -> Page:
     write_page(folder, samples)
     return page_of((folder / "report.html").read_text())
+
+
+def test_a_run_is_finished_once_its_page_is_there(finished: Path, tmp_path: Path) -> None:
+    """What ends it before its page is written leaves a run that goes on, not a finished one without a page."""
+    shutil.copy(finished / "config.yaml", tmp_path)
+    (tmp_path / "headroom.json").write_text("{")
+    with pytest.raises(ValueError, match=r"headroom\.json"):
+        write_run(tmp_path, TABLE, {"clm": CLM, "fused": FUSED}, None)
+    assert not (tmp_path / "results.json").exists()
+    (tmp_path / "headroom.json").unlink()
+    write_run(tmp_path, TABLE, {"clm": CLM, "fused": FUSED}, None)
+    assert (tmp_path / "results.json").read_text() == (finished / "results.json").read_text()
+    assert "target fused" in (tmp_path / "report.md").read_text()
+    written = (tmp_path / "report.html").read_text()
+    write_page(tmp_path)
+    assert (tmp_path / "report.html").read_text() == written, "the results are those that are in the file"
 
 
 def test_the_commands_of_a_run_paste_back_whatever_it_is_called(finished: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from knowfuse.report.answers import show_answers, write_answers
 from knowfuse.report.compared import show_comparison, write_comparison
 from knowfuse.report.results import show, tokens_to_clm_final, write_results
-from knowfuse.report.written import write_headroom, write_page
+from knowfuse.report.written import write_headroom, write_page, write_run
 
 __all__ = [
     "show",
@@ -15,4 +15,5 @@ __all__ = [
     "write_headroom",
     "write_page",
     "write_results",
+    "write_run",
 ]

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,8 +49,11 @@ class Left:
         return "/".join(self.folder.resolve().parts[-2:])
 
 
-def left_by(folder: Path) -> Left:
-    """FileNotFoundError where the folder is of no run and no evaluation, ValueError for a file that is cut off or damaged."""
+def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
+    """`results` are those that `results.json` is about to hold; None: those that it holds.
+
+    FileNotFoundError where the folder is of no run and no evaluation, ValueError for a file that is cut off or damaged.
+    """
     if not any((folder / name).exists() for name in ("results.json", "config.yaml")):
         raise FileNotFoundError(
             f"{str(folder / 'results.json')!r} is not there: give the folder of a finished run, or finish it with train.py"
@@ -65,16 +68,16 @@ def left_by(folder: Path) -> Left:
         return how(path)
 
     unfinished = "the run is not finished: the same command with ckpt_path=last goes on with it"
-    results = read("results.json", _results, unfinished)
+    written = read("results.json", _results, unfinished) if results is None else json.loads(json.dumps(results))
     is_evaluation = (folder / EVALUATED).exists()
-    reason = unfinished if results is None else OLDER
+    reason = unfinished if written is None else OLDER
     kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED)) if is_evaluation else None
     settings = (
         kept["run"] if kept else read("config.yaml", lambda path: saved_settings(path.parent), "it was taken away")
     )
     left = Left(
         folder,
-        results,
+        written,
         settings,
         read(".hydra/overrides.yaml", _list, "Hydra's record of the command is not in the folder"),
         kept["evaluated"] if kept else None,

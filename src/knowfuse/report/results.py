@@ -12,7 +12,7 @@ from rich.table import Table
 from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
 from knowfuse.files import write_csv, write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import console
+from knowfuse.progress import show_table
 from knowfuse.report.picture import results_picture
 from knowfuse.report.tables import markdown_table
 from knowfuse.training.fit import Fit
@@ -42,7 +42,7 @@ def show(title: str, table: ScoreTable) -> None:
     for name, values in cells.items():
         texts = [f"[bold]{v:.3f}[/bold]" if v == low else f"{v:.3f}" for v, low in zip(values, lowest, strict=True)]
         grid.add_row(name, *texts, *(f"{its[name]:.2f}" if name in its else "" for its in apart.values()))
-    console.print(grid)
+    show_table(grid)
 
 
 def _caption(table: ScoreTable) -> str | None:
@@ -53,7 +53,17 @@ def _caption(table: ScoreTable) -> str | None:
 
 
 def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: str) -> None:
-    """`results.json`, `results.csv`, `documents.csv`, `losses.png` and `results.png` in the run folder; `where` it was measured."""
+    """`results.json`, and what `write_tables` writes, in the folder; `where` it was measured."""
+    write_json(run, write_tables(run, table, fits, where))
+
+
+def write_json(run: Path, results: Mapping[str, Any]) -> None:
+    """`results.json`, the last of a run: it says that all of it is there."""
+    write_whole(run / "results.json", json.dumps(results, indent=1).encode())
+
+
+def write_tables(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: str) -> dict[str, Any]:
+    """`results.csv`, `documents.csv`, `losses.png` and `results.png` in the folder; what `results.json` is to hold."""
     rows = {name: {**bits, "mean": table.mean(name)} for name, bits in table.rows.items()}
     results = {
         "unit": f"bits per byte on {where}",
@@ -73,7 +83,7 @@ def write_results(run: Path, table: ScoreTable, fits: Mapping[str, Fit], where: 
     write_by_document(run / DOCUMENTS, table.by_document)
     write_png(run / "losses.png", _losses_picture(fits))
     write_png(run / "results.png", results_picture(table, where))
-    write_whole(run / "results.json", json.dumps(results, indent=1).encode())  # last: it says that the run is finished
+    return results
 
 
 def tokens_to_clm_final(fits: Mapping[str, Fit]) -> float | None:

@@ -122,6 +122,7 @@ def test_a_run_leaves_its_results_pictures_and_checkpoints(run: Path) -> None:
         assert len(fit["history"]) == 4
         assert {"best.ckpt", "last.ckpt", "fit.json"} <= {p.name for p in (run / "fits" / fit["name"]).iterdir()}
     assert not list(run.rglob("*.part"))
+    assert not list(run.glob("*.log")), "what is said is on the screen"
 
 
 def test_both_methods_saw_the_same_text(run: Path) -> None:

@@ -1,12 +1,16 @@
 """Long work says that it lives, where no bar does too."""
 
+import inspect
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from knowfuse import progress
-from knowfuse.progress import Pulse, clock, counting
+from knowfuse.progress import Pulse, clock, counting, open_closed_streams, show_table
 
 
 @pytest.fixture
@@ -49,3 +53,42 @@ def test_a_stage_that_is_found_done_says_so(log: io.StringIO) -> None:
 
 def test_hours_minutes_and_seconds() -> None:
     assert [clock(s) for s in (0.2, 61.0, 3600 * 30 + 59.6)] == ["0:00:00", "0:01:01", "30:01:00"]
+
+
+def a_table() -> Table:
+    table = Table("bits per byte", "code", "EOS, nats", title="Results", caption="two are left out")
+    table.add_row("target before", "[bold]5.049[/bold]", "5.81")
+    table.add_row("target fused", "4.049", "")
+    return table
+
+
+def test_no_figure_is_cut_off_where_the_screen_is_narrow(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    show_table(a_table())
+    assert "\u2502 target before \u2502 5.049 \u2502" in log.getvalue()
+    monkeypatch.setattr(progress, "console", Console(file=(narrow := io.StringIO()), width=30))
+    show_table(a_table())
+    assert narrow.getvalue().splitlines() == [
+        "Results",
+        "target before: code 5.049, EOS, nats 5.81",
+        "target fused: code 4.049",
+        "two are left out",
+    ]
+
+
+def test_a_closed_stream_is_one_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `>&-` starts a program; those that are open stay."""
+    monkeypatch.setattr(sys, "stdout", None)
+    before = sys.stdin, sys.stderr
+    open_closed_streams()
+    assert (sys.stdin, sys.stderr) == before
+    assert sys.stdout is not None
+    with sys.stdout:
+        sys.stdout.write("nowhere \u00e9")
+
+
+def test_what_is_opened_later_has_no_number_of_a_closed_stream() -> None:
+    """In a process of its own, whose output is closed: what a library in C prints would else go into the file."""
+    source = inspect.getsource(open_closed_streams)
+    program = f"import os, sys\n{source}\nopen_closed_streams()\nsys.exit(os.open(os.devnull, os.O_RDONLY))"
+    done = subprocess.run(["sh", "-c", 'exec "$0" -IS -c "$1" >&- <&-', sys.executable, program], check=False)
+    assert done.returncode > 2

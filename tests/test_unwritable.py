@@ -128,6 +128,7 @@ def test_a_program_without_a_configuration_refuses_in_a_sentence_too(monkeypatch
 
 def test_why_is_one_line_without_the_place() -> None:
     assert why(OSError(errno.ENOSPC, "No space left on device", "there")) == "No space left on device"
+    assert why(FileExistsError(errno.EEXIST, "File exists", "there")) == "A file, or a link to nothing, has this name"
     assert why(RuntimeError("\n one\ntwo")) == " one"
     assert why(KeyError()) == "KeyError"
     assert as_os_error(KeyError("(os error 30)")) is not None

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from knowfuse.files import write_whole
-from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
@@ -42,7 +42,7 @@ def show(probed: Probed) -> None:
     table.add_row(
         f"plain CLM on all {probed.num_bytes:,}, expected", f"{probed.clm.value:.3f} ± {probed.clm.error:.3f}"
     )
-    console.print(table)
+    show_table(table)
 
 
 def verdict(probed: Probed) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,7 +46,25 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def open_closed_streams() -> None:
+    """See to it that standard input, output and error are there, as `>&-` and some services start a program without them.
+
+    Python has None for such a stream; and the next file that is opened would get its number, which what a library in C prints goes to.
+    """
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # stays, in the place of a closed one
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as the program runs
+
+
+open_closed_streams()
+
 LOG_WIDTH = 140  # characters of a line where there is no terminal that says how many it has
+WIDE = 10_000  # characters, more than any table has
 PULSE_SECONDS = 30.0
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
 console = Console(quiet=not is_first_rank(), width=_width)
@@ -76,6 +95,25 @@ def _bar() -> Progress:
 def say(line: str) -> None:
     """A line of a stage: what it did, or why it had nothing to do."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)  # a path in it can be copied
+
+
+def show_table(table: Table) -> None:
+    """The table; on a screen that is too narrow for its figures each row is a line, in which none of them is cut off."""
+    if console.measure(table, options=console.options.update(width=WIDE)).maximum <= console.width:
+        console.print(table)
+        return
+    say(str(table.title))
+    _, *heads = (_plain(column.header) for column in table.columns)
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        shown = (f"{head} {_plain(cell)}" for head, cell in zip(heads, cells, strict=True) if _plain(cell))
+        say(f"{_plain(name)}: {', '.join(shown)}")
+    if table.caption:
+        say(str(table.caption))
+
+
+def _plain(cell: RenderableType) -> str:
+    """Without its markup."""
+    return Text.from_markup(str(cell)).plain
 
 
 class Pulse:

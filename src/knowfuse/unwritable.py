@@ -9,7 +9,12 @@ from pathlib import Path
 
 # For the user to make room, or to give another place.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-NO_PLACE = NO_ROOM | {errno.EACCES, errno.EPERM, errno.ENOTDIR}
+NO_PLACE = NO_ROOM | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+NO_PLACE |= {
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # where a folder is to be: a file, a link to itself, no name
 
 
 @contextmanager
@@ -35,6 +40,8 @@ def as_os_error(error: BaseException) -> OSError | None:
 
 def why(error: BaseException) -> str:
     """Why the system could not write or read, without the place; of another error what it says first."""
+    if isinstance(error, FileExistsError):
+        return "A file, or a link to nothing, has this name"
     told = error.strerror if isinstance(error, OSError) else None
     return told or next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

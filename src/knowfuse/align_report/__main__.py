@@ -23,7 +23,7 @@ from knowfuse.alignment.slots import require_slots
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.files import write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.command import command
 from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
@@ -63,7 +63,7 @@ def show(qualities: Mapping[str, Mapping[str, AlignmentQuality]]) -> None:
         for method, q in methods.items():
             figures = (f"{q.loss_bits_per_byte:.4f}", f"{q.identity_bits_per_byte:.4f}", f"{q.coverage:.3f}")
             table.add_row(source, method, *figures, f"{q.top1_fidelity:.3f}")
-    console.print(table)
+    show_table(table)
 
 
 @command("align_report", Path.cwd() / "conf")

@@ -24,7 +24,7 @@ from knowfuse.plan.gpus import GPU, GPUS, gpu_named
 from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
-from knowfuse.progress import console, quiet_libraries, say
+from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
@@ -109,7 +109,7 @@ def show(plan: Plan) -> None:
         table.add_row(name, _figure(part / GIB), notes.get(name, ""))
     table.add_section()
     table.add_row("peak", _figure(memory.total / GIB), f"at: {memory.moment}; usable {plan.usable / GIB:.1f}")
-    console.print(table)
+    show_table(table)
 
     table = Table(title=f"Tracing: {plan.text:,} bytes of text, K = {shape.top_k}")
     for column in ("source", "parameters", "GiB on a GPU", "PFLOP", f"hours of one {plan.gpu.name}", "traces, GiB"):
@@ -119,7 +119,7 @@ def show(plan: Plan) -> None:
         figures = (r.memory / GIB, r.flops / 1e15, spent, r.disk / GIB)
         parameters = "on its server" if r.parameters is None else _count(r.parameters)
         table.add_row(name, parameters, *map(_figure, figures))
-    console.print(table)
+    show_table(table)
 
     table = Table(title=f"Hours on {shape.gpus} GPUs at {plan.utilisation:.0%} of their peak")
     for column in ("GPU", "TFLOP/s", "tracing", "training", "fits"):
@@ -128,7 +128,7 @@ def show(plan: Plan) -> None:
         spent = (hours(f, gpu, shape.gpus, plan.utilisation) for f in (plan.tracing_flops, plan.flops))
         is_fitting = memory.total <= plan.usable * gpu.memory / plan.gpu.memory
         table.add_row(gpu.name, f"{gpu.flops / 1e12:.0f}", *map(_figure, spent), "yes" if is_fitting else "no")
-    console.print(table)
+    show_table(table)
 
 
 def _figure(value: float) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 
 from knowfuse.evaluation import DOCUMENTS, Samples
-from knowfuse.progress import quiet_libraries
+from knowfuse.progress import quiet_libraries, say
 from knowfuse.report.left import left_by
 from knowfuse.report.results import markdown
 from knowfuse.report.written import write_page
@@ -41,7 +41,7 @@ def main() -> None:
         parser.error(str(error))
     with told("Make room there, or copy the run to a folder that you may write to"):
         if left.results is not None:
-            print(markdown(left.results))
+            say(markdown(left.results))
         write_page(run, None if asked.samples is None else ask(run, asked.samples))
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from knowfuse.evaluation import Answers
 from knowfuse.files import write_csv, write_whole
-from knowfuse.progress import console
+from knowfuse.progress import show_table
 from knowfuse.report.tables import markdown_table
 
 GOLD = "gold answer, bits per byte"
@@ -22,7 +22,7 @@ def show_answers(title: str, table: AnswersOfAll) -> None:
     grid = Table("task", "figure", *table, title=title, caption="± standard error, over the questions")
     for line in _lines(table):
         grid.add_row(*line)
-    console.print(grid)
+    show_table(grid)
 
 
 def write_answers(folder: Path, table: AnswersOfAll) -> None:

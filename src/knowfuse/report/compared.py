@@ -13,7 +13,7 @@ from rich.table import Table
 from knowfuse.evaluation import Interval
 from knowfuse.files import write_csv, write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import console
+from knowfuse.progress import show_table
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
 
@@ -28,7 +28,7 @@ def show_comparison(table: Comparison) -> None:
         grid.add_column(column, justify="right" if n else "left")
     for line in lines:
         grid.add_row(*line)
-    console.print(grid)
+    show_table(grid)
 
 
 def write_comparison(folder: Path, table: Comparison) -> None:

@@ -1,5 +1,6 @@
 """Can a run be written where it is to live?"""
 
+import errno
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,7 +26,17 @@ class Writable(Callback):
 
 def require_writable(folder: Path) -> None:
     """Ends the process where nothing can be written there, or there is no room for what a start writes."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
+    except OSError as error:
+        raise SystemExit(
+            f"run folder {str(folder)[:200]!r} cannot be made ({why(error)}): take another with hydra.run.dir=<folder>"
+        ) from error
+    if there.is_symlink() and not there.is_dir():
+        raise SystemExit(
+            f"run folder {str(folder)!r} cannot be made, {str(there)!r} is a link to {os.readlink(there)!r}, which is no folder: make "
+            "that, or take another with hydra.run.dir=<folder>"
+        )
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SystemExit(
             f"run folder {str(folder)!r} cannot be written, {str(there)!r} is only to be read: take another with "
@@ -40,3 +51,16 @@ def require_writable(folder: Path) -> None:
             f"run folder {str(folder)!r} cannot be written ({why(error)}): make room in {str(there)!r}, or take another with "
             "hydra.run.dir=<folder>"
         ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """A file, a folder or a link, even to nothing. OSError for a path that can be none."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # the link itself is there
+            raise
+        return False
+    return True

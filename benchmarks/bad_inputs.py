@@ -1,4 +1,4 @@
-"""Is each of a hundred bad inputs answered by what to do, without a traceback, and with nothing changed on disk?
+"""Is each of many bad inputs answered by what to do, without a traceback, and with nothing changed on disk?
 
     python benchmarks/bad_inputs.py --page docs/errors.md
 
@@ -142,24 +142,22 @@ def stand(folder: Path) -> None:
     ]:
         left.unlink()
     text_files(user)
+    experiments(user / "conf" / "experiment")
     llms(user)
     damaged(user, cache)
 
 
 def small(conf: Path) -> None:
     """The quickstart in seconds, as the default of this folder: what the tests say on the command line."""
+    files = [
+        conf / f"{name}.yaml" for name in ("train", "prepare", "align_report", "sources/quickstart", "data/quickstart")
+    ]
     for override in [*TINY_TRAINING, "compare_with_clm=false", "trainer.max_steps=2", "samples=0"]:
         setting, _, value = override.partition("=")
-        head, _, rest = setting.partition(".")
-        file, key = {
-            "corpus": ("data/quickstart", setting),
-            "sources": ("sources/quickstart", rest),
-            "trainer": ("trainer/cpu", rest),
-            "block_tokens": ("data/quickstart", setting),
-            "batch_blocks": ("data/quickstart", setting),
-        }.get(head, ("train", setting))
-        for name in [file, "prepare", "align_report"] if setting == "top_k" else [file]:
-            path = conf / f"{name}.yaml"
+        has_it = {file: setting for file in files if OmegaConf.select(OmegaConf.load(file), setting) is not None}
+        if setting.startswith("trainer."):
+            has_it[conf / "trainer" / "cpu.yaml"] = setting.removeprefix("trainer.")
+        for path, key in has_it.items():
             header = "# @package _global_\n" if "@package _global_" in path.read_text() else ""
             settings = OmegaConf.load(path)
             OmegaConf.update(settings, key, OmegaConf.create(f"value: {value}").value)
@@ -179,6 +177,18 @@ def text_files(user: Path) -> None:
     (user / "torn.txt.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03KL")
     (user / "torn.parquet").write_bytes(b"PAR1 and no more")
     (user / "one.txt").write_text("A single text.")
+
+
+def experiments(folder: Path) -> None:
+    """Files of settings with one fault each."""
+    package = "# @package _global_\n"
+    (folder / "tabs.yaml").write_text(f"{package}loss:\n\tform: tail\n")
+    (folder / "twice.yaml").write_text(f"{package}name: a\nname: b\n")
+    (folder / "colon.yaml").write_text(f"{package}name: a: b\n")
+    (folder / "headless.yaml").write_text("lm_weight: 0.5\n")
+    (folder / "names.yaml").write_text(f"{package}sources: [gpt2, llm]\n")
+    (folder / "no_override.yaml").write_text(f"{package}defaults:\n  - fusion: avg_ce\n")
+    (folder / "misspelt.yaml").write_text(f"{package}defaults:\n  - override /fusion: avgce\n")
 
 
 def llms(user: Path) -> None:

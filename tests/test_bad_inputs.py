@@ -5,7 +5,8 @@ from pathlib import Path
 
 import bad_inputs  # pyright: ignore[reportMissingImports]
 import pytest
-from experiments_for_tests import ROOT
+from experiments_for_tests import ROOT, TINY_TRAINING, composed
+from hydra import compose, initialize_config_dir
 
 CASES = bad_inputs.cases()
 
@@ -26,6 +27,15 @@ def test_the_page_has_every_case_as_it_is_now() -> None:
 def test_every_area_is_there() -> None:
     areas = ["config", "text", "tokenizers", "sources", "store", "checkpoints", "sweeps", "evaluation", "environment"]
     assert list(dict.fromkeys(case.area for case in CASES)) == areas
+
+
+def test_the_settings_of_its_user_are_those_of_the_tests(tmp_path: Path) -> None:
+    """`conf/` is made small, wherever a setting stands in it."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    bad_inputs.small(tmp_path / "conf")
+    more = ["compare_with_clm=false", "trainer.max_steps=2", "samples=0"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(tmp_path / "conf")):
+        assert compose("train") == composed("train", *TINY_TRAINING, *more)
 
 
 @pytest.mark.parametrize("word", ["granularity=token", "--multirun lm_weight=3,4", "WORLD_SIZE=2 python train.py"])

@@ -21,12 +21,11 @@ def require_known(called: Callable[..., Any], settings: Mapping[str, Any], group
 
 
 def no_such(setting: str, known: Sequence[str]) -> str:
-    """That `<group>.<name>` does not exist, and which one is nearest; where none is, all that do."""
-    group, _, name = setting.rpartition(".")
+    """That `<group>.<name>` does not exist, and which one is nearest; where none is, all that do. So it is of the root's, without a group."""
+    group, dot, name = setting.rpartition(".")
     near = get_close_matches(name, known, 1, LIKE)
-    return f"there is no setting {setting}: " + (
-        f"did you mean {group}.{near[0]}?" if near else f"{group} has {', '.join(known)}"
-    )
+    others = f"{group} has {', '.join(known)}" if group else "--cfg job prints all that there are"
+    return f"there is no setting {setting}: {f'did you mean {group}{dot}{near[0]}?' if near else others}"
 
 
 def require_types(called: Callable[..., Any], settings: Mapping[str, Any], group: str = "") -> None:
@@ -49,6 +48,16 @@ def require_choices(called: Callable[..., Any], settings: Mapping[str, Any], gro
             continue
         if settings[name] not in choices:
             raise ValueError(f"{_dotted(group, name)} is {settings[name]!r}: choose one of {choices}")
+
+
+def require_made(called: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """ValueError where a name, a number, a list or nothing stands for what a group of settings makes: a function, or an object."""
+    for name, kind in _hints(called).items():
+        is_made = all(get_origin(part) is Callable or is_dataclass(part) for part in _parts(kind))
+        if is_made and isinstance(settings[name], str | int | float | list | None):
+            raise ValueError(
+                f"{name} is {settings[name]!r}: it must be settings with a _target_, as --cfg job prints them"
+            )
 
 
 def _hints(called: Callable[..., Any]) -> dict[str, Any]:

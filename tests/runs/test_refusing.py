@@ -12,7 +12,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from knowfuse.runs.chosen import choices, groups, shown_choices
-from knowfuse.runs.command import Refused, command, refusal
+from knowfuse.runs.command import NO_CHARACTERS, Refused, command, refusal
 from knowfuse.runs.folder import require_name
 
 CONF = ROOT / "conf"
@@ -35,12 +35,19 @@ def test_a_refusal_inside_a_setting_is_told_without_the_names_of_our_functions()
     assert told == "there is no setting sources.mpt.pth: did you mean sources.mpt.path?"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
 def test_a_place_where_nothing_can_be_written(number: int) -> None:
     """Whoever raises it; the file and the remedy are named."""
     told = refusal(OSError(number, "No", "there/a"))
     assert told is not None
     assert told.startswith("'there/a': no. Caches are in the folder cache=, or KNOWFUSE_CACHE")
+
+
+def test_a_name_that_this_locale_cannot_say() -> None:
+    """As Python has it where the locale is not UTF-8, and a library that wants UTF-8 refuses it."""
+    error = raised(lambda: "d/t\udcc3\udcabxt".encode())
+    assert refusal(error) == NO_CHARACTERS
+    assert "PYTHONUTF8=1" in NO_CHARACTERS
 
 
 def test_the_function_refuses_as_hydra_prints_without_a_stack(tmp_path: Path) -> None:

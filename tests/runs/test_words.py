@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 
-from knowfuse.runs.words import answer, unknown_setting
+from knowfuse.runs.words import answer, unknown_setting, unknown_target
 
 CONF = ROOT / "conf"
 
@@ -33,6 +33,7 @@ def meant(*words: str) -> list[str]:
     [
         (["lm_wieght=0.5", "fusoin=min_ce"], ["lm_weight=0.5", "fusion=min_ce"]),
         (["max_steps=3"], ["trainer.max_steps=3"]),
+        (["target.recipe.max_steps=3"], ["sources.llama2.recipe.max_steps=3"]),
         (["fusion.temperture=1", "fusion=avg_ce"], ["fusion.temperature=1", "fusion=avg_ce"]),
         (["fusion=avgce"], ["fusion=avg_ce"]),
         (["--lm_weight=0.5"], ["lm_weight=0.5"]),
@@ -66,6 +67,7 @@ def test_a_folder_alone_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ["fusion=maximum"],
         ["lm_weight=0.5"],
         ["nothing_like_it=1"],
+        ["target.path=llm"],
         ["data=text_files", "corpus.fusion_bytes=1"],
         ["--multirun", "lm_weight=0.1,0.5"],
     ],
@@ -85,6 +87,46 @@ def test_a_setting_that_an_object_does_not_take() -> None:
     assert unknown_setting(message) == "there is no setting target.pth: did you mean target.path?"
     assert unknown_setting(message.replace("'pth'", "'path'")) is None, "some other function was given it"
     assert unknown_setting("Error in call to target 'knowfuse.types.LLMSpec':\nTypeError('no')") is None
+
+
+def test_a_setting_that_the_root_does_not_take() -> None:
+    message = "Error in call to target 'knowfuse.runs.experiment.Experiment':\nTypeError(\"got an unexpected keyword argument 'lm_wieght'\")"
+    assert unknown_setting(message) == "there is no setting lm_wieght: did you mean lm_weight?"
+    nothing_like_it = unknown_setting(message.replace("lm_wieght", "x"))
+    assert nothing_like_it == "there is no setting x: --cfg job prints all that there are"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("knowfuse.types.LLMSpc", "did you mean knowfuse.types.LLMSpec?"),
+        ("knowfuse.fusoin.min_ce", "did you mean knowfuse.fusion.min_ce?"),
+        ("trch.optim.AdamW", "did you mean torch.optim.AdamW?"),
+        (
+            "torch.optim.nothing_like_it",
+            "which cannot be imported (the reason): correct its name, or install its package",
+        ),
+        ("lion.Lion", "which cannot be imported (the reason): correct its name, or install its package"),
+        ("nowhere.at.all", "which cannot be imported (the reason): correct its name, or install its package"),
+    ],
+)
+def test_a_target_that_is_not_there(target: str, said: str) -> None:
+    message = (
+        f"Error locating target '{target}', set env var HYDRA_FULL_ERROR=1 to see chained exception.\nfull_key: target"
+    )
+    told = unknown_target(message, ImportError("the\nreason"))
+    assert told is not None
+    assert told.startswith(f"target._target_ is {target}, ")
+    assert told.endswith(said)
+    assert unknown_target("Error in call to target 'knowfuse.types.LLMSpec':\nTypeError('no')", None) is None
+
+
+def test_nothing_is_proposed_of_choices_that_do_not_go_together(tmp_path: Path) -> None:
+    """What Hydra cannot compose it has refused by then: composing it again is no second error."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nsources: [a]\n")
+    said = answer(["train.py", "experiment=mine", "--lm_weight=1"], tmp_path / "conf", "train", None)
+    assert said == "\nDid you mean: python train.py experiment=mine lm_weight=1\n"
 
 
 @pytest.mark.parametrize(

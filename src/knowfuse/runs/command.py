@@ -14,6 +14,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from knowfuse.progress import say
 from knowfuse.runs.agent_words import in_hydras_words
 from knowfuse.runs.by_signal import ending_as_told
 from knowfuse.runs.chosen import shown_choices
@@ -21,13 +22,14 @@ from knowfuse.runs.left_over import remove_unused_sweep
 from knowfuse.runs.readable import require_readable
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
-from knowfuse.runs.words import answer, unknown_setting
+from knowfuse.runs.words import answer, unknown_setting, unknown_target
 from knowfuse.unwritable import no_place, why
 
 PLACES = (
     "Caches are in the folder cache=, or KNOWFUSE_CACHE, runs in hydra.run.dir=, exports in folder=, temporary files in TMPDIR: set "
     "the one that this is of to a folder with room, which you may write to"
 )
+NO_CHARACTERS = "the name of a file or folder holds what are no characters in this locale: set PYTHONUTF8=1, or LC_ALL=C.UTF-8, or rename it"
 OURS = ("knowfuse", "__main__", "train", "evaluate")  # modules whose ValueErrors are written for the user
 
 
@@ -64,7 +66,7 @@ def command(
             if cfg is not None:
                 return task(cfg)
             if {"-h", "--help"} & set(sys.argv[1:]):
-                return print(shown_choices(conf, config_name))
+                return say(shown_choices(conf, config_name))  # which ends quietly where nobody reads on
             typed = list(sys.argv)
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
             if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):
@@ -112,7 +114,11 @@ def refusal(error: Exception, places: str = PLACES) -> str | None:
         cause = error.__cause__
         if isinstance(cause, TypeError) and (unknown := unknown_setting(str(error))) is not None:
             return unknown
+        if (unknown := unknown_target(str(error), cause)) is not None:
+            return unknown
         return refusal(cause) if isinstance(cause, Exception) else str(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return NO_CHARACTERS
     if isinstance(error, InterpolationKeyError) and (named := re.search(r"key '(.+)' not found", str(error))):
         return f"{error.full_key} refers to {named[1]}, and there is no such setting: set {error.full_key} as well"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):

@@ -36,7 +36,7 @@ from knowfuse.runs.refusals import (
     require_training,
 )
 from knowfuse.runs.unbiased import require_drawable, require_unbiased
-from knowfuse.settings import require_choices, require_types
+from knowfuse.settings import require_choices, require_made, require_types
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.own import Own
 from knowfuse.traces.tracing import Tracing
@@ -100,6 +100,7 @@ class Settings:
         if self.clm_learning_rates is not None:
             require_rates("clm_learning_rates", self.clm_learning_rates)
         require_llms(self.target, self.sources)
+        require_made(type(self), vars(self))
         require_here(self.target)
         require_slots(self.alignment, self.top_k)
         require_own(self.alignment, self.target, {"itself": self.target} if self.debug == "self" else self.sources)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
+from pkgutil import iter_modules
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 import yaml
@@ -21,6 +23,7 @@ from knowfuse.runs.your_own import of_your_own
 from knowfuse.settings import LIKE, no_such
 from knowfuse.text.quoting import literal, override
 
+PACKAGE_LIKE = 0.8  # how alike two packages must be, of all that are imported, as `LIKE` is of settings
 PATHS = ("run", "ckpt_path", "model", "cache", "folder", "hydra.run.dir")  # whose commas are those of one value
 
 
@@ -36,8 +39,11 @@ def answer(argv: Sequence[str], conf: Path, config_name: str, error: BaseExcepti
     if any(map(_is_of_many, words)) and "--multirun" not in words and "-m" not in words:
         words.insert(0, "--multirun")
     meant = [_quoted(word) for word in words]
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf.resolve())):
-        settings = _settings(config_name, conf, meant)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf.resolve())):
+            settings = _settings(config_name, conf, meant)
+    except HydraException:  # what is chosen does not go together: that is what the command ended with
+        settings = {}
     meant = [_known(word, conf, settings) for word in meant]
     if isinstance(error, MissingConfigException) and (own := of_your_own(meant, conf, _program(argv[0]))) is not None:
         return own
@@ -55,7 +61,34 @@ def unknown_setting(message: str) -> str | None:
     if name[1] in known:  # it is one of another function, which the target called
         return None
     key = re.search(r"full_key: (\S+)", message)
-    return no_such(f"{key[1] if key else target[1]}.{name[1]}", known)
+    return no_such(f"{key[1]}.{name[1]}" if key else name[1], known)
+
+
+def unknown_target(message: str, why: BaseException | None) -> str | None:
+    """What to say where a `_target_` is nothing that Python finds, from Hydra's message and its cause; None for another error."""
+    target, key = re.search(r"Error locating target '(.+)', set env", message), re.search(r"full_key: (\S+)", message)
+    if target is None:
+        return None
+    setting = f"{key[1]}._target_" if key else "_target_"
+    parts = target[1].split(".")
+    for n in range(len(parts) - 1, -1, -1):
+        there = _names_in(".".join(parts[:n]))
+        if near := get_close_matches(parts[n], there, 1, LIKE if n else PACKAGE_LIKE):
+            return f"{setting} is {target[1]}, and there is none: did you mean {'.'.join([*parts[:n], *near, *parts[n + 1 :]])}?"
+        if there:
+            break
+    return f"{setting} is {target[1]}, which cannot be imported ({' '.join(str(why).split())}): correct its name, or install its package"
+
+
+def _names_in(module: str) -> list[str]:
+    """What can follow a dot behind the name of a module or a class, nothing where it is none; without one the packages that are imported."""
+    if not module:
+        return sorted({name.partition(".")[0] for name in sys.modules})
+    try:
+        found = locate(module)
+    except ErrorDuringImport:
+        return []
+    return [] if found is None else [*dir(found), *(its.name for its in iter_modules(getattr(found, "__path__", [])))]
 
 
 def _program(started: str) -> str:
@@ -109,7 +142,7 @@ def _all_of(composed: DictConfig) -> Mapping[str, Any]:
     groups = {key: None for key in plain["hydra"]["runtime"]["choices"] if not key.startswith("hydra")}
     keys = flat(plain)
     parents = {key.rpartition(".")[0] for key in keys}
-    return {**keys, **dict.fromkeys(parents - {""}), **groups}
+    return {**groups, **dict.fromkeys(parents - {""}), **keys}
 
 
 def _known(word: str, conf: Path, settings: Mapping[str, Any]) -> str:
@@ -125,6 +158,10 @@ def _known(word: str, conf: Path, settings: Mapping[str, Any]) -> str:
         return f"{setting}={','.join(_choice(choice, conf / name) for choice in text.split(','))}"
     if "/" in name or name in settings or any(key.startswith(f"{name}.") for key in settings):
         return word
+    root, dot, rest = name.partition(".")
+    if str(settings.get(root)).startswith("${"):  # such as target: ${sources.llama2}
+        referred = f"{settings[root][2:-1]}{dot}{rest}"
+        return f"{referred}={text}" if referred in settings else word
     ours = [key for key in settings if not key.startswith("hydra.") or name.startswith("hydra")]
     near = _nearest(name, ours)
     return word if near is None else f"{near}={text}"

@@ -93,6 +93,7 @@ def _read(
     runner = trainer(
         callbacks=[_Loads(checkpoint, tokens.name, tokens.largest_id), StopsWhenTold(), *callbacks],
         logger=False,
+        profiler=None,  # without a logger its table would lie where the command was called
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from chats_for_tests import chat_llm, chat_tokenizer
 from commands_for_tests import FORKED_AND_STARTED, Run, run_python
 from experiments_for_tests import TINY_TRAINING, composed, forward_passes, local_llm
 from huggingface_hub import ModelCard
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from peft import AutoPeftModelForCausalLM
 from tokenizers import Regex, pre_tokenizers
 from tokenizers_for_tests import llama
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from knowfuse.export import __main__ as command
 from knowfuse.export import export
@@ -262,10 +263,18 @@ def test_adapters_go_out_as_peft_reads_them(tmp_path: Path) -> None:
 def test_the_chat_template_is_the_one_that_it_was_trained_with(tmp_path: Path) -> None:
     llm = local_llm(tmp_path / "llm", chat_template="plain")
     export(llm.load(), llm, tmp_path / "mine")
-    chat = AutoTokenizer.from_pretrained(tmp_path / "mine").apply_chat_template(
-        [{"role": "user", "content": "Hello"}], tokenize=False
-    )
-    assert chat == "<s>user:\nHello</s>\n"
+    tokenizer, hello = AutoTokenizer.from_pretrained(tmp_path / "mine"), [{"role": "user", "content": "Hello"}]
+    assert tokenizer.apply_chat_template(hello, tokenize=False) == "<s>user:\nHello</s>\n"
+    asked = tokenizer.apply_chat_template(hello, tokenize=False, add_generation_prompt=True)
+    assert asked == "<s>user:\nHello</s>\nassistant:\n", "what it has learnt to go on from"
+
+
+def test_one_that_learnt_conversations_stops_where_its_template_ends_an_answer(tmp_path: Path) -> None:
+    llm = localize("mine", LLMSpec(path=str(chat_llm(tmp_path / "llm", "chatml"))))
+    own = llm.load().generation_config.eos_token_id
+    for is_chat, stops in ((False, own), (True, [chat_tokenizer("chatml").convert_tokens_to_ids("<|im_end|>"), own])):
+        export(llm.load(), llm, tmp_path / str(is_chat), is_chat=is_chat)
+        assert GenerationConfig.from_pretrained(tmp_path / str(is_chat)).eos_token_id == stops
 
 
 def test_a_folder_is_not_there_where_something_beside_the_weights_fails(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def target(cfg: DictConfig) -> None:
     if converter is not None:
         beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
     beside.append(partial(write_note, made_of))
-    export(model, prepared.target, folder, *beside, base=experiment.target.path)
+    is_chat = prepared.corpus.is_chat
+    export(model, prepared.target, folder, *beside, base=experiment.target.path, is_chat=is_chat)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
     _push(folder, name, "model")
 

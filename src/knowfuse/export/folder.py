@@ -13,16 +13,21 @@ DTYPES = (None, "float32", "bfloat16", "float16")  # of the saved weights; None:
 
 
 def export(
-    model: PreTrainedModel, llm: LocalLLM, folder: Path, *beside: Callable[[Path], object], base: str | None = None
+    model: PreTrainedModel,
+    llm: LocalLLM,
+    folder: Path,
+    *beside: Callable[[Path], object],
+    base: str | None = None,
+    is_chat: bool = False,
 ) -> None:
     """Write the model, or its adapters alone where it has some, its configurations and the tokenizer of `llm`, which cuts as it did.
 
-    With its chat template, and its code where that is trusted; `base` is what adapters are put into. Each of `beside` then adds
+    With its chat template, and its code where that is trusted; `base` is what adapters are put into, `is_chat` as for `save`. Each of `beside` then adds
     to the folder; where one fails, nothing is there. ValueError where something is there already.
     """
     require_free(folder)
     with whole_folder(folder) as unfinished:
-        save(model, llm, unfinished, base)
+        save(model, llm, unfinished, base, is_chat)
         for add in beside:
             add(unfinished)
 

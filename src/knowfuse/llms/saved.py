@@ -13,14 +13,17 @@ from knowfuse.surface.loading import save_tokenizer
 from knowfuse.surface.templates import template_of
 
 
-def save(model: PreTrainedModel, llm: LocalLLM, folder: Path, base: str | None = None) -> None:
+def save(model: PreTrainedModel, llm: LocalLLM, folder: Path, base: str | None = None, is_chat: bool = False) -> None:
     """Its weights and configurations, and the tokenizer of `llm`, which cuts as it did, in a folder that is there.
 
-    Of a model with adapters those alone, in peft's format; `base` is the LLM that peft puts them into, None: that of `llm`.
+    Of a model with adapters those alone, in peft's format; `base` is the LLM that peft puts them into, None: that of `llm`. One that
+    learnt conversations, `is_chat`, stops generating where its template ends an answer, too.
     """
     if adapters(model):
         _save_adapters(model, base or str(llm.folder), folder)
     else:
+        if is_chat:
+            _stop_at(model, llm.surface(is_chat=True).eos_id)
         _save_whole(model, llm, folder)
     save_tokenizer_of(llm, folder)
 
@@ -31,6 +34,14 @@ def _save_whole(model: PreTrainedModel, llm: LocalLLM, folder: Path) -> None:
         if not (copy := folder / name).exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(llm.folder / name, copy)
+
+
+def _stop_at(model: PreTrainedModel, turn_end: int | None) -> None:
+    how = model.generation_config
+    assert how is not None, "it generates"
+    stops = [how.eos_token_id] if isinstance(how.eos_token_id, int) else how.eos_token_id or []
+    if turn_end is not None and turn_end not in stops:
+        how.eos_token_id = [turn_end, *stops]
 
 
 def _save_adapters(model: PreTrainedModel, base: str, folder: Path) -> None:

@@ -62,7 +62,8 @@ class Merged:
         first = next(iter(llms.values())).folder
         if (first / GENERATION).exists():  # mergekit leaves it out
             shutil.copyfile(first / GENERATION, parts / "merged" / GENERATION)
-        save(self._llm(base, parts / "merged").load(), base, folder)
+        is_chat = next(iter(self.targets.values())).prepared.corpus.is_chat
+        save(self._llm(base, parts / "merged").load(), base, folder, is_chat=is_chat)
 
     def validation(self, folder: Path) -> float:
         """What the merged LLM in this folder pays on the validation split, in bits per byte over all bytes, as a fit counts."""

@@ -23,7 +23,8 @@ PLAIN = "plain"
 # For an LLM that never learnt a template: only tokens that every tokenizer has, and none that a message could run into.
 PLAIN_TEMPLATE = """{{ bos_token or eos_token }}{% for message in messages %}{{ message['role'] }}:
 {{ message['content'] }}{{ eos_token }}
-{% endfor %}"""
+{% endfor %}{% if add_generation_prompt %}assistant:
+{% endif %}"""
 # A template that writes today's date would write another tomorrow, and a trace is kept: the day that Llama 3's falls back to.
 DAY = {"%d %b %Y": "26 Jul 2024", "%d %B %Y": "26 July 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
 CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1")

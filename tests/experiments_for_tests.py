@@ -150,7 +150,7 @@ def trainer(max_steps: int = 12, also: Sequence[L.Callback] = (), **options: Any
 
     def make(callbacks: Sequence[L.Callback] = (), **given: Any) -> L.Trainer:
         settings = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0, "check_val_every_n_epoch": None}
-        settings |= {"max_steps": max_steps, "val_check_interval": 2, "log_every_n_steps": 1}
+        settings |= {"max_steps": max_steps, "val_check_interval": 2, "log_every_n_steps": 4}
         return L.Trainer(**{**settings, **options, **given}, callbacks=[*callbacks, *also])
 
     return make

@@ -83,7 +83,9 @@ def learned(folder: Path, name: str, device: torch.device) -> dict[str, float]:
         sources[0].align = rank_matched(TokenizerPair(surface("neox"), surface("llama")))
     for setting, value in LEARNED[name].items():
         setattr(module, setting, value)
-    runner = on(device, [Where(device)])(**QUIET, num_sanity_val_steps=0, use_distributed_sampler=False)
+    runner = on(device, [Where(device)])(
+        **QUIET, num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=1
+    )
     runner.fit(module, data_module(sources))
     return {key: float(value) for key, value in runner.callback_metrics.items()}
 

@@ -123,7 +123,13 @@ def fitted(
     data = data_module(readers(folder / "traces", documents(30)))
     module = fusion_module(llm, router_loss=weight, learning_rate=rate, activation_checkpointing="strategy" in options)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    options |= {"logger": CSVLogger(folder), "limit_val_batches": 0, "use_distributed_sampler": False, **quiet}
+    options |= {
+        "logger": CSVLogger(folder),
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "log_every_n_steps": 1,
+        **quiet,
+    }
     trainer(steps, **options)().fit(module, data)
     return module
 

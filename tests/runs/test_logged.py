@@ -29,7 +29,8 @@ def test_a_fit_that_goes_on_logs_every_step_once(tmp_path: Path) -> None:
     target = local_llm(tmp_path / "target")
 
     def run(folder: Path, stop: int | None = None, start: Path | None = None) -> None:
-        make, module = trainer(6, also=[PowerCut(stop)] if stop else []), fusion_module(target, is_fused=False)
+        make = trainer(6, also=[PowerCut(stop)] if stop else [], log_every_n_steps=1)
+        module = fusion_module(target, is_fused=False)
         fit("job", folder, module, data_module(), make, 2e-3, lambda: [logger_of(CSV, folder)], start)
 
     run(tmp_path / "whole")

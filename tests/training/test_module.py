@@ -1,5 +1,6 @@
 """A target LLM learns from batches: what is minimised, logged, clipped and refused."""
 
+import csv
 import math
 import warnings
 from collections.abc import Callable
@@ -64,7 +65,13 @@ class Watch(L.Callback):
 
 def learn(module: FusionModule, data: L.LightningDataModule, max_steps: int = 4, **options: Any) -> Watch:
     watch = Watch()
-    options = {"num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False, **options}
+    options = {
+        "num_sanity_val_steps": 0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+        **options,
+    }
     trainer(max_steps, also=[watch], enable_progress_bar=False, enable_model_summary=False, **options)().fit(
         module, data
     )
@@ -197,12 +204,18 @@ def test_plain_clm_logs_no_source(target: LocalLLM) -> None:
 
 
 def test_the_metrics_reach_the_logger(target: LocalLLM, tmp_path: Path) -> None:
-    """Read back from the CSV file, with the fit's name before them."""
+    """Read back from the CSV file, with the fit's name before them; of steps that no logger takes nothing is said of sources."""
     logger = CSVLogger(tmp_path, prefix="fit")
-    module = fusion_module(target)
-    learn(module, data_module(readers(tmp_path / "traces", documents(30))), 2, logger=logger)
-    header = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"fit-train/loss_nats", "fit-val/bits_per_byte", "fit-share/neox", "fit-coverage/unigram"} <= set(header)
+    module, sources = fusion_module(target), readers(tmp_path / "traces", documents(30))
+    watch = learn(module, data_module(sources), 4, logger=logger, log_every_n_steps=2)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["fit-train/loss_nats"]]
+    assert [int(row["step"]) for row in rows] == [1, 3]
+    for name in ("train/loss_nats", "share/neox", "coverage/unigram", "train/disagreement_nats", "mass/neox/exact"):
+        assert [float(row[f"fit-{name}"]) for row in rows] == [watch.logged[n][name] for n in (1, 3)]
+    assert "fit-val/bits_per_byte" in rows[0]
+    assert "train/loss_nats" in watch.logged[0]
+    assert "share/neox" not in watch.logged[0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from knowfuse.evaluation.harness_files import WORD, HarnessFiles, harness_files
 from knowfuse.progress import say
 
 INSTALL = "pip install -e '.[eval]'"
@@ -53,11 +54,13 @@ class Tasks:
             raise ValueError(f"tasks has {missing[0]!r}, and there is no such file: give the YAML file of a task")
         self.names = [_task_of(Path(name)) if Path(name) in files else name for name in names]
         self.limit, self.run_code = limit, run_code
-        self.manager = _manager(tuple(sorted({path.parent for path in files})), has_others=len(files) < len(names))
+        self._links = TemporaryDirectory(prefix="knowfuse-tasks-")  # for as long as its tasks may be built
+        others = [name for name in names if Path(name) not in files]
+        self.manager = _manager(sorted({path.parent for path in files}), others, Path(self._links.name))
         known = set(self.manager.all_tasks)
         for name in self.names:
             if name not in known:
-                near = difflib.get_close_matches(name, sorted(known), 3)
+                near = difflib.get_close_matches(name, sorted(known | _its_own().names), 3)
                 hint = f"do you mean {' or '.join(near)}? " if near else ""
                 raise ValueError(
                     f"tasks has {name!r}, which lm-evaluation-harness does not know: {hint}lm-eval ls tasks lists them; a task of "
@@ -109,20 +112,25 @@ class Tasks:
         return {task: _answers(found["results"][task], found["samples"][task], llm) for task in found["samples"]}
 
 
-def _manager(folders: tuple[Path, ...], has_others: bool) -> Any:
-    """What the harness knows of tasks: those in these folders, and its own, which take seconds to find."""
+def _manager(folders: Sequence[Path], names: Sequence[str], links: Path) -> Any:
+    """What the harness knows of tasks: those in these folders, and those of its own that are among the names, or that they name.
+
+    These are read by `links`, an empty folder.
+    """
     from lm_eval.tasks import TaskManager  # here: it is an extra
 
-    if has_others and not folders:
-        return _its_own()
-    return TaskManager(include_path=list(folders) or None, include_defaults=has_others)
+    if names:
+        its = _its_own()
+        files = [file for folder in folders for file in folder.rglob("*.yaml")]
+        named = {word for file in files for word in WORD.findall(file.read_text(encoding="utf-8", errors="replace"))}
+        its.link({*names, *(named & its.names)}, links)
+    return TaskManager(include_path=[links, *folders], include_defaults=False)
 
 
-@cache
-def _its_own() -> Any:
-    from lm_eval.tasks import TaskManager
+def _its_own() -> HarnessFiles:
+    import lm_eval.tasks
 
-    return TaskManager()
+    return harness_files(Path(lm_eval.tasks.__file__).parent)
 
 
 def _task_of(path: Path) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -143,6 +144,7 @@ def stand(folder: Path) -> None:
         left.unlink()
     text_files(user)
     experiments(user / "conf" / "experiment")
+    conversations(user)
     llms(user)
     damaged(user, cache)
 
@@ -189,6 +191,28 @@ def experiments(folder: Path) -> None:
     (folder / "names.yaml").write_text(f"{package}sources: [gpt2, llm]\n")
     (folder / "no_override.yaml").write_text(f"{package}defaults:\n  - fusion: avg_ce\n")
     (folder / "misspelt.yaml").write_text(f"{package}defaults:\n  - override /fusion: avgce\n")
+
+
+def conversations(user: Path) -> None:
+    """Conversations, and templates, sound and not."""
+    ask, tell = {"role": "user", "content": "So?"}, {"role": "assistant", "content": "So."}
+    sound: list[Any] = [{"messages": [ask, {**tell, "content": d.text.strip()}]} for d in documents(60)]
+    listed: dict[str, list[Any]] = {
+        "chat": sound,
+        "unanswered": [{"messages": [ask]}],
+        "hollow": [{"messages": [ask, {**tell, "content": ""}]}],
+        "tools": [{"messages": [ask, {**tell, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}]}],
+        "boss": [*sound[:1], {"messages": [{**ask, "role": "boss"}, tell]}],
+        "shapes": [{"question": "So?"}, {"messages": "So?"}, {"messages": [ask, {**tell, "content": ["So."]}]}],
+        "twice": [{"messages": [ask, tell, tell]}],
+    }
+    for name, rows in listed.items():
+        (user / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (user / "raises.jinja").write_text("{{ raise_exception('no') }}")
+    (user / "alternates.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] + eos_token }}{% endfor %}"
+    )
 
 
 def llms(user: Path) -> None:

@@ -25,7 +25,8 @@ def test_the_page_has_every_case_as_it_is_now() -> None:
 
 
 def test_every_area_is_there() -> None:
-    areas = ["config", "text", "tokenizers", "sources", "store", "checkpoints", "sweeps", "evaluation", "environment"]
+    areas = ["config", "text", "conversations", "tokenizers", "sources", "store", "checkpoints", "sweeps", "evaluation"]
+    areas.append("environment")
     assert list(dict.fromkeys(case.area for case in CASES)) == areas
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knowfuse import progress
-from knowfuse.progress import Pulse, clock, counting, open_closed_streams, show_table
+from knowfuse.progress import LOG_WIDTH, Pulse, clock, counting, open_closed_streams, screen_width, show_table
 
 
 @pytest.fixture
@@ -73,6 +73,19 @@ def test_no_figure_is_cut_off_where_the_screen_is_narrow(log: io.StringIO, monke
         "target fused: code 4.049",
         "two are left out",
     ]
+
+
+@pytest.mark.parametrize(("says", "width"), [("0", LOG_WIDTH), (None, LOG_WIDTH), ("40", None)])
+def test_as_wide_as_a_log_where_nobody_says_how_wide(
+    says: str | None, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COLUMNS=0 is what some start a program with: the console would print nothing at all."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if says is not None:
+        monkeypatch.setenv("COLUMNS", says)
+    monkeypatch.setattr(sys, "__stdout__", None)  # the terminal of who runs the tests
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert screen_width() == width
 
 
 def test_a_closed_stream_is_one_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -66,8 +67,17 @@ open_closed_streams()
 LOG_WIDTH = 140  # characters of a line where there is no terminal that says how many it has
 WIDE = 10_000  # characters, more than any table has
 PULSE_SECONDS = 30.0
-_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH
-console = Console(quiet=not is_first_rank(), width=_width)
+
+
+def screen_width() -> int | None:
+    """None: as the terminal, or COLUMNS, says; a COLUMNS of 0, which some start programs with, says nothing, and rich would print nothing."""
+    says = os.environ.get("COLUMNS")
+    if says != "0" and (says is not None or sys.stdout.isatty()):
+        return None
+    return shutil.get_terminal_size((LOG_WIDTH, 0)).columns
+
+
+console = Console(quiet=not is_first_rank(), width=screen_width())
 
 
 class _Speed(TextColumn):

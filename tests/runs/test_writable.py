@@ -41,11 +41,13 @@ def test_a_run_folder_without_room_is_refused_before_hydra_writes_there(tmp_path
 
 
 @pytest.mark.parametrize("named", ["link", "link/run", "loop", "loop/run"])
-def test_a_link_to_no_folder_is_named_with_what_it_is_a_link_to(tmp_path: Path, named: str) -> None:
+def test_a_link_to_no_folder_is_named_with_what_it_is_to(tmp_path: Path, named: str) -> None:
     (tmp_path / "link").symlink_to("nowhere/at/all")
     (tmp_path / "loop").symlink_to("loop")
     aim = "nowhere/at/all" if named.startswith("link") else "loop"
-    with pytest.raises(SystemExit, match=rf"cannot be made, '/.*{named[:4]}' is a link to '{aim}', which is no folder"):
+    with pytest.raises(
+        SystemExit, match=rf"cannot be made, '/.*{named[:4]}' is a link to '{aim}', and no folder: make one there"
+    ):
         require_writable(tmp_path / named)
     (tmp_path / "nowhere" / "at" / "all").mkdir(parents=True)
     require_writable(tmp_path / "link" / "run")
@@ -54,3 +56,10 @@ def test_a_link_to_no_folder_is_named_with_what_it_is_a_link_to(tmp_path: Path, 
 def test_a_name_that_is_too_long_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"cannot be made \(File name too long\): take another with hydra\.run\.dir"):
         require_writable(tmp_path / ("x" * 300) / "run")
+
+
+@pytest.mark.parametrize("named", ["outputs", "outputs/quickstart/run"])
+def test_a_file_where_a_folder_is_to_be(tmp_path: Path, named: str) -> None:
+    (tmp_path / "outputs").touch()
+    with pytest.raises(SystemExit, match=r"cannot be made, '/.*outputs' is a file, and no folder: make one there"):
+        require_writable(tmp_path / named)

@@ -32,10 +32,11 @@ def require_writable(folder: Path) -> None:
         raise SystemExit(
             f"run folder {str(folder)[:200]!r} cannot be made ({why(error)}): take another with hydra.run.dir=<folder>"
         ) from error
-    if there.is_symlink() and not there.is_dir():
+    if not there.is_dir():
+        what = f"a link to {os.readlink(there)!r}" if there.is_symlink() else "a file"
         raise SystemExit(
-            f"run folder {str(folder)!r} cannot be made, {str(there)!r} is a link to {os.readlink(there)!r}, which is no folder: make "
-            "that, or take another with hydra.run.dir=<folder>"
+            f"run folder {str(folder)!r} cannot be made, {str(there)!r} is {what}, and no folder: make one there, or take another with "
+            "hydra.run.dir=<folder>"
         )
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SystemExit(

@@ -18,11 +18,21 @@ import numpy as np
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
+from yaml import YAMLError
 
 from knowfuse.unfinished import beside, remove, remove_if_left, remove_left
 from knowfuse.unwritable import naming
 
-DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, EOFError, LookupError, TypeError, AttributeError)
+DAMAGED = (
+    json.JSONDecodeError,
+    YAMLError,
+    UnicodeDecodeError,
+    SafetensorError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 WORTH_REMEMBERING = 2**20  # bytes of a file from which looking its checksum up is faster than reading it
 SETTLED_SECONDS = 3.0
 
@@ -170,7 +180,7 @@ def undamaged(path: str | Path, remedy: str = "remove it and run the same comman
         with allowed(path):
             yield
     except DAMAGED as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"  # of YAML it has lines
         raise ValueError(f"{str(path)!r} is cut off or damaged ({reason}): {remedy}") from error
 
 

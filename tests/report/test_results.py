@@ -95,7 +95,7 @@ def test_a_folder_of_no_run_has_no_table(
 def test_results_cut_off_are_named(tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "results.json").write_text(content)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    with pytest.raises(ValueError, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with"):
+    with pytest.raises(SystemExit, match=r"results\.json' is cut off or damaged .*remove it and run train\.py with"):
         command.main()
 
 

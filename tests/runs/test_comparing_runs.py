@@ -103,6 +103,12 @@ def test_an_evaluation_is_compared_by_the_settings_of_its_run(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"elsewhere' are not what its settings give now"):
         compared([str(place), "some/model"], texts)
     assert [(run.evaluated, run.settings) for run in asked] == [(evaluated, SETTINGS)]
+    for content in ("", "run: [", "run: {}"):
+        (place / "evaluated.yaml").write_text(content)
+        with pytest.raises(
+            ValueError, match=r"evaluated\.yaml' is cut off or damaged .*: run that evaluate\.py once more"
+        ):
+            compared([str(place)], no_texts)
 
 
 @pytest.mark.parametrize("what", ["texts", "twice", "seeds", "file", "nothing", "baseline", "no run"])

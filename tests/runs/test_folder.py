@@ -263,6 +263,15 @@ def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
         checkpoints_to_resume(tmp_path, "gone.ckpt", ["fused-lr0.01"])
 
 
+@pytest.mark.parametrize("content", ["", "a: [\n", "- a\n", "\x00"])
+def test_a_run_whose_settings_are_damaged(tmp_path: Path, content: str) -> None:
+    (started(tmp_path, finished=True) / "config.yaml").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"config\.yaml' is cut off or damaged .*: copy it from where the run was made"
+    ):
+        saved_settings(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", '{"fits": {"fused": ', '{"fits": {"fused": {"name": "mine"}}}'])
 def test_a_run_whose_results_are_cut_off(tmp_path: Path, content: str) -> None:
     """It is named with the command that makes them anew; that one takes the run for an unfinished one then."""

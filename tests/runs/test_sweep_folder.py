@@ -61,3 +61,12 @@ def test_what_starts_at_once_shares_no_folder(name: str, tmp_path: Path, monkeyp
     folders = {composed(name, return_hydra_config=True).hydra.run.dir for _ in range(3)}
     assert len(folders) == 3
     assert all(Path(folder).is_dir() for folder in folders)
+
+
+def test_a_record_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ASKED).write_text('{"settings": ')
+    with pytest.raises(
+        ValueError, match=r"sweep\.json' is cut off or damaged .*: remove it, and the sweep starts anew"
+    ):
+        sweep_folder(tmp_path, ASKS)

@@ -35,11 +35,11 @@ def main() -> None:
     run = Path(str(asked.run).removeprefix("run="))
     if asked.samples is not None and asked.samples < 1:
         parser.error(f"--samples is {asked.samples}: it must be at least 1")
-    try:
-        left = left_by(run)
-    except FileNotFoundError as error:
-        parser.error(str(error))
     with told("Make room there, or copy the run to a folder that you may write to"):
+        try:
+            left = left_by(run)
+        except FileNotFoundError as error:
+            parser.error(str(error))
         if left.results is not None:
             say(markdown(left.results))
         write_page(run, None if asked.samples is None else ask(run, asked.samples))

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
 from knowfuse.files import undamaged
-from knowfuse.runs.compared import EVALUATED
+from knowfuse.runs.compared import EVALUATED, read_evaluated
 from knowfuse.runs.folder import require_one_run, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
 from knowfuse.training.fit import DONE, Fit
@@ -69,19 +69,19 @@ def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
 
     unfinished = "the run is not finished: the same command with ckpt_path=last goes on with it"
     written = read("results.json", _results, unfinished) if results is None else json.loads(json.dumps(results))
-    is_evaluation = (folder / EVALUATED).exists()
+    of_evaluation = read_evaluated(folder) if (folder / EVALUATED).exists() else None
     reason = unfinished if written is None else OLDER
-    kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED)) if is_evaluation else None
-    settings = (
-        kept["run"] if kept else read("config.yaml", lambda path: saved_settings(path.parent), "it was taken away")
-    )
+    if of_evaluation is not None:
+        settings, evaluated = of_evaluation
+    else:
+        settings, evaluated = read("config.yaml", lambda path: saved_settings(path.parent), "it was taken away"), None
     left = Left(
         folder,
         written,
         settings,
         read(".hydra/overrides.yaml", _list, "Hydra's record of the command is not in the folder"),
-        kept["evaluated"] if kept else None,
-        read(HEADROOM, _json, "it is of the run, not of an evaluation" if kept else OLDER),
+        evaluated,
+        read(HEADROOM, _json, OLDER if of_evaluation is None else "it is of the run, not of an evaluation"),
         read(DOCUMENTS, read_by_document, reason),
         read(SAMPLES, lambda path: read_samples(path.parent), reason),
         {},

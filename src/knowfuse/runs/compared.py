@@ -65,6 +65,13 @@ def save_evaluated(folder: Path, settings: Mapping[str, Any], evaluated: Mapping
     write_whole(folder / EVALUATED, OmegaConf.to_yaml(kept).encode())
 
 
+def read_evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `save_evaluated` has written; ValueError where it is damaged."""
+    with undamaged(folder / EVALUATED, "run that evaluate.py once more, and give the folder that it makes"):
+        kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED))
+        return kept["run"], kept["evaluated"]
+
+
 def judged(place: str) -> Judged:
     """ValueError where the folder is neither a finished run nor an evaluation of one, or has no figures by document."""
     folder = Path(place)
@@ -85,8 +92,7 @@ def judged(place: str) -> Judged:
     if (folder / "config.yaml").exists():
         settings, evaluated = saved_settings(folder), OWN_TEXT
     else:
-        kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED))
-        settings, evaluated = kept["run"], kept["evaluated"]
+        settings, evaluated = read_evaluated(folder)
     return Judged(folder, settings, evaluated, unit, read_by_document(folder / DOCUMENTS))
 
 

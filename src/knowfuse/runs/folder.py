@@ -215,9 +215,11 @@ def was_started(run: Path) -> bool:
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
-    """The configuration that the run was started with, as plain values."""
-    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
-    assert isinstance(settings, dict)
+    """The configuration that the run was started with, as plain values; ValueError where its file is damaged."""
+    with undamaged(run / "config.yaml", "copy it from where the run was made, or train it again"):
+        settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+        if not isinstance(settings, dict) or not settings:
+            raise EOFError("it holds no settings")
     return {str(key): value for key, value in settings.items()}
 
 

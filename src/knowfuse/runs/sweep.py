@@ -73,7 +73,8 @@ def sweep_folder(root: Path, asked: Mapping[str, Any]) -> str:
     It is this process's until that ends.
     """
     for kept in sorted(root.glob(f"*/{ASKED}"), reverse=True):
-        found = json.loads(kept.read_text(encoding="utf-8"))
+        with undamaged(kept, "remove it, and the sweep starts anew"):
+            found = json.loads(kept.read_text(encoding="utf-8"))
         if not found.pop("is_done") and found == asked and _hold(kept.parent):
             say(
                 f"sweep {kept.parent}: goes on, it was stopped before all its points were done (hydra.sweep.dir=<another folder> "

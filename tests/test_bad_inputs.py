@@ -36,7 +36,8 @@ def test_the_settings_of_its_user_are_those_of_the_tests(tmp_path: Path) -> None
     bad_inputs.small(tmp_path / "conf")
     more = ["compare_with_clm=false", "trainer.max_steps=2", "samples=0"]
     with initialize_config_dir(version_base="1.3", config_dir=str(tmp_path / "conf")):
-        assert compose("train") == composed("train", *TINY_TRAINING, *more)
+        small = compose("train")
+    assert small == composed("train", *TINY_TRAINING, *more)
 
 
 @pytest.mark.parametrize("word", ["granularity=token", "--multirun lm_weight=3,4", "WORLD_SIZE=2 python train.py"])

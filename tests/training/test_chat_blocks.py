@@ -15,6 +15,7 @@ from knowfuse.fusion.cross_entropy import cross_entropy
 from knowfuse.traces.manifest import TraceKey
 from knowfuse.traces.store import TraceStore
 from knowfuse.training.blocks import PackedBlocks, SourceReader
+from knowfuse.training.data import FusionDataModule
 from knowfuse.types import IGNORE
 
 OTHER: Said = [("user", "so?"), ("assistant", "return text")]
@@ -50,3 +51,13 @@ def test_labels_bytes_and_sources_are_of_what_is_learnt(tmp_path: Path, learn: A
         rows = np.concatenate([np.arange(t.first, t.last) for t in turns])
         want = theirs.nll[rows].astype(np.float64).sum() / sum(t.end - t.begin for t in turns)
         assert float(ce[0, 0][batch.document_ids[0] == number][0]) == pytest.approx(want, rel=2e-3), "nats have 16 bits"
+
+
+def test_a_target_whose_template_refuses_every_conversation_says_so() -> None:
+    refused = [conversation([("system", "be brief"), ("user", f"{n}?"), ("assistant", "yes")]) for n in range(3)]
+    message = (
+        r"target 'gemma' can read none of the 3 training documents; the first, [0-9a-f]{24}: its chat template refuses .* System role "
+        r"not supported\. Set target= to another LLM, set its `chat_template:` to one that keeps the conversations as they are"
+    )
+    with pytest.raises(ValueError, match=message):
+        FusionDataModule(refused, refused, chat("gemma"), block_tokens=64, batch_blocks=1, max_document_tokens=32)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+TOO_LONG = "too long"
 # What a reason says -> its kind, the first that fits. A reason is kept as a line with what of the document it is.
 KINDS = {
     "chat template drops the white space": "trimmed by the template",
@@ -17,7 +18,7 @@ KINDS = {
     "a message spells": "a special token spelled",
     "has no bytes for": "unknown to the tokenizer",
     "spells": "changed by the tokenizer",
-    "can hold": "too long",
+    "can hold": TOO_LONG,
 }
 
 

@@ -159,9 +159,13 @@ def report_set_aside(
     first = f"{counted}the first, {aside[0]}: {reasons[aside[0]]}{changes}"
     if len(aside) == len(documents):
         other = "Leave it out of `sources`" if role == "source" else "Set target= to another LLM"
+        remedy = (
+            "set its `chat_template:` to one that keeps the conversations as they are, or give shorter ones where they are too long"
+            if documents.is_chat
+            else "set its `tokenizer:` to one that keeps every byte, or cut the documents shorter (corpus.max_document_bytes)"
+        )
         raise ValueError(
-            f"{role} {surface.name!r} can read none of the {len(documents)} {what}; {first}. {other}, set its `tokenizer:` to "
-            "one that keeps every byte, or cut the documents shorter (corpus.max_document_bytes)"
+            f"{role} {surface.name!r} can read none of the {len(documents)} {what}; {first}. {other}, {remedy}"
         )
     begins = "traces" if role == "source" else "target"
     share = len(aside) / len(documents)

@@ -15,8 +15,10 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
+from knowfuse.surface.unspellable import TOO_LONG, by_kind
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
+from knowfuse.traces.tracing import report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 
 
@@ -65,7 +67,7 @@ class FusionDataModule(L.LightningDataModule):
     `max_document_tokens` is what the target can hold; a longer document is set aside, however much room a block has.
     Tokens are cut once and kept in `tokens_folder`.
     Documents on two sides of a length in `length_borders` share no batch where a document is a row.
-    Raises ValueError where a source has not read all training documents, or no document fits in a block.
+    Raises ValueError where a source has not read all training documents, the target can read none, or none fits in a block.
     """
 
     def __init__(
@@ -92,9 +94,14 @@ class FusionDataModule(L.LightningDataModule):
         shape = (max_document_tokens, tokens_folder, packing, length_borders)
         self.train_blocks = PackedBlocks(train, surface, block_tokens, sources, *shape)
         self.validation_blocks = PackedBlocks(validation, surface, block_tokens, (), *shape)
-        for side, blocks in (("training", self.train_blocks), ("validation", self.validation_blocks)):
+        for side, blocks, documents in (
+            ("training", self.train_blocks, train),
+            ("validation", self.validation_blocks, Documents.of(validation)),
+        ):
             if len(blocks) > 0:
                 continue
+            if by_kind(blocks.set_aside.values()).keys() - {TOO_LONG}:
+                report_set_aside("target", surface, blocks.set_aside, documents, f"{side} documents")
             if max_document_tokens is not None and max_document_tokens < block_tokens:
                 raise ValueError(
                     f"no {side} document fits in the {max_document_tokens} tokens that target {surface.name!r} can hold: "

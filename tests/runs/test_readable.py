@@ -95,6 +95,19 @@ def test_null_is_no_choice(word: str) -> None:
         require_readable([word, "clm_learning_rates=null"], ROOT / "conf", "train")
 
 
+def test_two_that_make_one_object_are_not_chosen_together() -> None:
+    """Their settings would be mixed; experiments, and sources, which have names, are."""
+    with pytest.raises(SystemExit, match=r"^logger=\[csv,tensorboard\]: each of csv, tensorboard is one of its own"):
+        require_readable(["logger=[csv,tensorboard]"], ROOT / "conf", "train")
+    words = [
+        "experiment=[fusechat,methods]",
+        "sources=[small_llms,fusellm_7b]",
+        "logger=[csv]",
+        "logger=csv,tensorboard",
+    ]
+    require_readable(words, ROOT / "conf", "train")
+
+
 def test_every_file_of_ours_is_read() -> None:
     words = [f"{file.parent.name}={file.stem}" for file in (ROOT / "conf").glob("*/*.yaml")]
     require_readable(words, ROOT / "conf", "train")

@@ -12,7 +12,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from knowfuse.runs.chosen import choices, groups, shown_choices
-from knowfuse.runs.command import NO_CHARACTERS, Refused, command, refusal
+from knowfuse.runs.command import NO_CHARACTERS, Refused, command, refusal, require_cache
 from knowfuse.runs.folder import require_name
 
 CONF = ROOT / "conf"
@@ -41,6 +41,13 @@ def test_a_place_where_nothing_can_be_written(number: int) -> None:
     told = refusal(OSError(number, "No", "there/a"))
     assert told is not None
     assert told.startswith("'there/a': no. Caches are in the folder cache=, or KNOWFUSE_CACHE")
+
+
+@pytest.mark.parametrize("cache", ["", "s3://bucket/cache"])
+def test_a_cache_is_a_folder_of_this_machine(cache: str) -> None:
+    with pytest.raises(ValueError, match="cache is "):
+        require_cache(OmegaConf.create({"cache": cache}))
+    require_cache(OmegaConf.create({"cache": "~/.cache/knowfuse"}))
 
 
 def test_a_name_that_this_locale_cannot_say() -> None:

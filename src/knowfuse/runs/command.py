@@ -132,9 +132,14 @@ def refusal(error: Exception, places: str = PLACES) -> str | None:
 
 
 def require_cache(cfg: DictConfig) -> None:
-    """ValueError where the cache is a name of no letters: it would be whatever folder the command is run in."""
-    if cfg.get("cache") == "":
+    """ValueError where the cache is a name of no letters, which would be whatever folder the command is run in, or a URL."""
+    cache = cfg.get("cache")
+    if cache == "":
         raise ValueError("cache is empty: unset KNOWFUSE_CACHE, or set it, or cache=, to a folder")
+    if "://" in str(cache):
+        raise ValueError(
+            f"cache is {cache!r}: give a folder of this machine; tracing.place takes a URL, for what sources said alone"
+        )
 
 
 def _raised_in(error: Exception) -> str:

@@ -37,13 +37,27 @@ def _named(words: Sequence[str], conf: Path) -> Iterator[Path]:
     for word in words:
         group, equals, choices = word.lstrip("+").partition("=")
         folder = conf / group.partition("@")[0]
-        for choice in re.split(r"[\[\],]", choices) if equals and folder.is_dir() else []:
+        several = re.split(r"[\[\],]", choices) if equals and folder.is_dir() else []
+        if choices.startswith("["):
+            _require_one(word, [folder / f"{choice}.yaml" for choice in several], conf)
+        for choice in several:
             if choice == "null":
                 raise SystemExit(
                     f"{word}: null is no file of {folder.relative_to(conf.parent)}; leave {group} out, or choose one of {_there(folder)}"
                 )
             if choice:
                 yield folder / f"{choice}.yaml"
+
+
+def _require_one(word: str, files: Sequence[Path], conf: Path) -> None:
+    """Of several choices at most one makes the group's own object: Hydra would make one of the settings of all."""
+    making = [
+        file.stem for file in files if file.is_file() and _package(file) is None and "_target_" in _held(file, conf)
+    ]
+    if len(making) > 1:
+        raise SystemExit(
+            f"{word}: each of {', '.join(making)} is one of its own, and they do not go together; choose one"
+        )
 
 
 def _held(file: Path, conf: Path) -> Mapping[Any, Any]:

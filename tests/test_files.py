@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import stat
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -172,3 +175,26 @@ def test_a_folder_is_made_once_and_whole(tmp_path: Path) -> None:
     assert not make_folder_once(path, lambda folder: None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.1", "a.1.b.77.part", "a.1.lock", "a.2.77.part"]
     assert (path / "file").read_text() == "x"
+
+
+def test_a_folder_behind_http_is_read_by_its_url(tmp_path: Path) -> None:
+    """By the server of Python's library, over this machine alone."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.json").write_bytes(b"{}")
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        folder = Folder(f"http://127.0.0.1:{server.server_port}/there/", tmp_path / "copies")
+        assert folder.names("*.json") == ["a.json"]
+        assert folder.read("a.json") == b"{}"
+        assert not folder.exists("b.json")
+        server.shutdown()
+
+
+def test_a_place_that_cannot_be_reached(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'ftp://127\.0\.0\.1:9/x' cannot be reached \(.*refused\): check its name"):
+        Folder("ftp://127.0.0.1:9/x", tmp_path)
+    pytest.importorskip("aiohttp")
+    with pytest.raises(ValueError, match=r"'http://127\.0\.0\.1:9/x' cannot be reached \(.*\): check its name"):
+        Folder("http://127.0.0.1:9/x", tmp_path).names("*")

@@ -53,14 +53,28 @@ class Folder:
             remote, path = fsspec.core.url_to_fs(self.place)
         except (ImportError, ValueError) as error:
             raise ValueError(f"cannot open {self.place!r} ({error}): install the driver that fsspec names") from error
+        except OSError as error:
+            raise ValueError(f"{self.place!r} cannot be reached ({error}): check its name, and the network") from error
         self.path = Path(path)
         if not isinstance(remote, LocalFileSystem):
-            self.remote = remote
+            self.remote, self.root = remote, path.rstrip("/")  # of http the whole URL, whose // a Path would make one
             if copies is None:
                 raise ValueError(f"{self.place!r} is not on this machine: say where copies of its files go")
 
     def __str__(self) -> str:
         return self.place
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """ValueError that names the place where its server does not answer."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self.remote is None:
+                raise
+            raise ValueError(f"{self.place!r} cannot be reached ({error}): check its name, and the network") from error
 
     def exists(self, name: str) -> bool:
         return self.remote.exists(self._key(name)) if self.remote else (self.path / name).exists()
@@ -70,7 +84,9 @@ class Folder:
         try:
             if self.remote:
                 self.remote.invalidate_cache()
-                there = [key.rstrip("/").rsplit("/", 1)[-1] for key in self.remote.ls(self._key(""), detail=False)]
+                with self._reached():
+                    keys = self.remote.ls(self._key(""), detail=False)
+                there = [key.rstrip("/").rsplit("/", 1)[-1] for key in keys]
             else:
                 there = os.listdir(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -130,7 +146,7 @@ class Folder:
         return copy
 
     def _key(self, name: str) -> str:
-        return f"{self.path.as_posix()}/{name}".rstrip("/")
+        return f"{self.root}/{name}".rstrip("/")
 
 
 def sha256_of(path: Path, memo: Path | None = None) -> str:

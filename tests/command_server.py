@@ -1,7 +1,7 @@
 """Forks for each command of the user's that a test asks for, with what takes longest at a start, imports, done before.
 
 Started by `commands_for_tests.py`; a program, not a test. A command gets its own arguments, folder, environment, streams,
-session and exit status, and imports knowfuse itself; what it starts by `sys.executable` is forked here too (`stand_in.py`).
+session and exit status; what it starts by `sys.executable` is forked here too (`stand_in.py`).
 Of what Python does at a start it misses this: the seed of `hash()` is the server's, and settings that a library reads when
 it is imported are those of the server's environment.
 """
@@ -20,6 +20,7 @@ import sys
 import threading
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from select import select
 from typing import Any, NoReturn
 
@@ -57,6 +58,13 @@ LIBRARIES = [
     "rich.table",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
+]
+OURS = [  # with all that they import
+    "knowfuse.runs.command",
+    "knowfuse.runs.experiment",
+    "knowfuse.runs.compared",
+    "knowfuse.report",
+    "knowfuse.plan.memory",
 ]
 REQUEST_BYTES = 1 << 17
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # where Lightning reads which process this is, when it is imported
@@ -187,10 +195,15 @@ def _forget_the_server(rank: int, executable: str) -> None:
 
 
 def _use_once() -> None:
-    """What libraries import and make at their first use: numba's compiler, matplotlib's fonts."""
+    """What libraries import, make and read at their first use: numba's compiler, matplotlib's fonts, Hydra's files and ours."""
+    from hydra import compose, initialize_config_dir
     from matplotlib.figure import Figure
     from numba import njit
+    from settings_for_tests import read_settings_once
 
+    read_settings_once()
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        compose("train")
     njit(lambda: 0)()
     figure = Figure(layout="constrained")
     figure.subplots().set_title("any")
@@ -199,7 +212,7 @@ def _use_once() -> None:
 
 if __name__ == "__main__":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which kernels it did not find
-    for name in [*LIBRARIES, *os.environ.get("ALSO_IMPORTED", "").split()]:
+    for name in [*LIBRARIES, *OURS]:
         import_module(name)
     _use_once()
     gc.freeze()  # what is there now is looked at by no collection of a command

@@ -8,7 +8,7 @@ named on the command line runs in the process itself, and so does everything wit
 - Nothing is written outside `tmp_path`, `tmp_path_factory` and `tiny_cache`, and no port is fixed: a command that starts
   processes of its own gets one in `MASTER_PORT`, others are `commands_for_tests.free_port()`.
 - Commands of the user's run by `commands_for_tests.run_python` in a process of their own, forked from one in which torch,
-  Lightning and transformers are imported; ranks by `run_ranks`; what they start by `sys.executable`, and what a shell finds
+  Lightning, transformers and knowfuse are imported; ranks by `run_ranks`; what they start by `sys.executable`, and what a shell finds
   behind `stand_in()` in its `PATH`, is forked too. `start_python` really starts Python, which takes 7 s: once for each
   command of the user's is enough.
 - The workers share what is costly to make, under a lock: see `made_once`.
@@ -48,37 +48,49 @@ hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machin
 hypothesis.settings.load_profile("no clock")
 
 MOST_WORKERS = 4  # each holds 1 GB
-# The files that take longest, in this order; those that are not here come after them.
+# The files that take longest, 7 s and more, in this order, after six whose tests are nearly all long; the others come last.
 LONGEST = [
     "traces/test_vllm",
     "test_readme",
-    "surface/test_real_tokenizers",
-    "alignment/test_real_pairs",
-    "test_main_job",
-    "plan/test_memory",
-    "test_benchmarks",
-    "llms/test_sharding",
-    "test_merge",
-    "test_notebooks",
     "test_studies",
-    "alignment/test_byte_exact",
-    "llms/test_finetune",
-    "runs/test_scaled",
-    "runs/test_experiment",
-    "training/test_fit",
-    "plan/test_plan",
-    "llms/test_architectures",
+    "test_notebooks",
     "test_sweep",
     "test_multirun",
-    "evaluation/test_tasks",
-    "runs/test_prepared",
-    "training/test_module",
-    "losses/test_linear",
+    "surface/test_real_tokenizers",
+    "test_main_job",
+    "plan/test_memory",
+    "training/test_fit",
     "test_conf",
-    "align_report/test_align_report",
+    "llms/test_finetune",
+    "runs/test_experiment",
+    "training/test_module",
+    "runs/test_prepared",
+    "test_benchmarks",
+    "llms/test_architectures",
+    "evaluation/test_tasks",
+    "plan/test_plan",
+    "losses/test_linear",
+    "test_merge",
+    "test_rounds",
+    "traces/test_asking",
     "test_export",
+    "alignment/test_byte_exact",
+    "llms/test_dispatched",
+    "llms/test_sharding",
+    "llms/test_optimizers",
+    "test_probe",
+    "plan/test_advice",
+    "test_commands",
+    "training/test_data",
+    "losses/test_sparse_kl",
+    "alignment/test_drawn",
+    "runs/test_agent_words",
+    "traces/test_served",
     "llms/test_finetune_sharded",
-    "alignment/test_exact_match",
+    "runs/test_itself",
+    "align_report/test_align_report",
+    "test_devices",
+    "runs/test_scaled",
     "test_launcher",
 ]
 
@@ -122,10 +134,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_cache(shared: Path) -> Path:
     """The cache after the real `python -m knowfuse.prepare` with the overrides `TINY`."""
-    from commands_for_tests import start_python
+    from commands_for_tests import run_python
     from experiments_for_tests import TINY
 
-    return made_once(shared / "tiny_cache", lambda folder: start_python("-m", "knowfuse.prepare", *TINY, cache=folder))
+    return made_once(shared / "tiny_cache", lambda folder: run_python("-m", "knowfuse.prepare", *TINY, cache=folder))
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:

@@ -15,6 +15,7 @@ from commands_for_tests import run_python as run_python
 from hydra import compose, initialize_config_dir
 from models_for_tests import tiny_llm
 from omegaconf import DictConfig
+from settings_for_tests import read_settings_once
 from tokenizers_for_tests import llama, neox, random_trace, surface
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
@@ -75,6 +76,7 @@ TINY_TRAINING = [
 
 def composed(name: str, *overrides: str, **more: Any) -> DictConfig:
     """The configuration `conf/<name>.yaml` as Hydra composes it."""
+    read_settings_once()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         return compose(name, list(overrides), **more)
 

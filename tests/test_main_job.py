@@ -17,7 +17,7 @@ import hydra
 import pytest
 import torch
 from commands_for_tests import FORKED_AND_STARTED, ROOT, SECRET, Run, ended, run_python, start_python
-from experiments_for_tests import SOURCES, TINY_TRAINING, composed
+from experiments_for_tests import SOURCES, TINY, TINY_TRAINING, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from pages_for_tests import page_of
@@ -129,6 +129,16 @@ def test_both_methods_saw_the_same_text(run: Path) -> None:
     clm, fused = (results(run)["fits"][method]["history"] for method in ("clm", "fused"))
     assert [tokens for tokens, _ in clm] == [tokens for tokens, _ in fused]
     assert clm != fused
+
+
+@pytest.mark.long
+def test_a_python_that_is_started_prepares_the_same(tiny_cache: Path, tmp_path: Path) -> None:
+    """The LLMs and what they said, byte by byte, as the forked command made them."""
+    start_python("-m", "knowfuse.prepare", *TINY, cache=tmp_path)
+    made = list(tmp_path.rglob("*.safetensors"))
+    assert len(made) >= 2 * len(SOURCES)
+    for path in made:
+        assert path.read_bytes() == (tiny_cache / path.relative_to(tmp_path)).read_bytes(), path
 
 
 @FORKED_AND_STARTED

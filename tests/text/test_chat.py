@@ -32,7 +32,7 @@ def of(row: dict[str, Any]) -> tuple[Conversation | None, Findings]:
         {"conversations": [{"from": "human", "value": " h\u00e9? "}, {"from": "gpt", "value": "so"}]},
         {"prompt": " h\u00e9? ", "completion": "so"},
         {"prompt": [ASK], "completion": [TELL], "messages": None},
-        {"messages": [{**ASK, "name": "Jo"}, {**TELL, "tool_calls": None}], "tools": "[]", "system": ""},
+        {"messages": [{**ASK, "name": "Jo"}, {**TELL, "tool_calls": None, "weight": 1}], "tools": "[]", "system": ""},
     ],
 )
 def test_every_form_gives_the_bytes_of_the_messages(row: dict[str, Any]) -> None:
@@ -76,6 +76,10 @@ def test_what_is_no_conversation_is_a_fault_with_its_line(row: dict[str, Any], f
         ({"messages": [ASK, {"role": "assistant", "content": " \n"}]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": None}]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": "\ud83d"}]}, "half a surrogate pair"),
+        (
+            {"messages": [ASK, {**TELL, "weight": 0}, ASK, {**TELL, "weight": 1}]},
+            "conversation with a message of another 'weight' than 1, and all answers are learnt alike",
+        ),
         (
             {"messages": [ASK, {**TELL, "tool_calls": [{"name": "look"}]}, TELL]},
             "conversation with 'tool_calls', which no template is given",

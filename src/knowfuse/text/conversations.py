@@ -20,6 +20,7 @@ NAMED: dict[str, Role] = {
 WANTED = "messages, conversations, or prompt and completion"
 OF_ROW = ("system", "tools", "functions", "documents")  # beside the messages
 OF_MESSAGE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")  # beside the content
+LEARNT = (None, 1)  # what a message's `weight` is where it counts as others do; OpenAI's 0 is an answer not to learn
 NOTHING = (None, "", "[]", [], {})
 NO_CONTENT, NO_ANSWER = "conversation with an empty message", "conversation without an answer of the assistant"
 SHAPE = "give each row a list of messages, {role, content}, whose contents are texts"
@@ -30,7 +31,12 @@ class Conversations:
     """Reads rows as conversations, each with the bytes of its messages as they are."""
 
     holds = "conversation"
-    state: Any = ("conversations", *OF_ROW, *OF_MESSAGE)  # in place of the names of fields, in the key of a corpus
+    state: Any = (
+        "conversations",
+        *OF_ROW,
+        *OF_MESSAGE,
+        "weight",
+    )  # in place of the names of fields, in the key of a corpus
 
     def columns(self, there: Sequence[str]) -> list[str]:
         """Those that are read of a table with these columns; none where it holds no conversation."""
@@ -110,6 +116,8 @@ def _message(each: Any, which: str) -> tuple[Role, str]:
     if not isinstance(role, str) or role not in NAMED:
         raise _Fault(f"has an unknown role {_shown(role)} in {which}", ANY_ROLE)
     _require_no_more(each, OF_MESSAGE)
+    if each.get("weight") not in LEARNT:
+        raise _More("conversation with a message of another 'weight' than 1, and all answers are learnt alike")
     if content is None:  # as some write an empty one
         content = ""
     if not isinstance(content, str):

@@ -70,5 +70,6 @@ def harness_files(folder: Path) -> HarnessFiles:
             of_group = stated.pop("task", []) if "group" in stated else []
             for group in stated.get("group", []):
                 members[group] += of_group
-            names.update(*stated.values())
+            alone = of_group if len(of_group) == 1 else []  # that of a task in Python, which may name its group too
+            names.update(*stated.values(), alone)
     return HarnessFiles(folder, dict(places), dict(including), dict(members), names)

@@ -189,8 +189,14 @@ def _forget_the_server(rank: int, executable: str) -> None:
     import numpy as np
     from lightning.pytorch.utilities import rank_zero_only
 
+    from knowfuse import progress
+
     np.random.seed()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    console, width = progress.console, progress.screen_width()
+    console.__init__(
+        quiet=not progress.is_first_rank(), width=width
+    )  # as when it was imported, of this rank and screen
     sys.executable = executable
 
 

@@ -24,9 +24,9 @@ def aligned_rows(
     texts: Texts,
     cuts: OwnCuts | None,
 ) -> Aligned:
-    """Every row of the target document, C = K + 2: the K kept candidates, the gold one, and the chained one, for which there is none with `cuts`.
+    """Every row of the target document, C = K + 2: the K kept candidates, the gold one, the chained one.
 
-    With `cuts` a row takes as known in which of the source's tokens the true next target token ends.
+    With `cuts` a row takes as known in which of the source's tokens the true next target token ends, and has no chained one, C = K + 1.
     """
     said = Said(
         trace.input_ids,

@@ -1,9 +1,8 @@
 """How good is an alignment, before anyone trains?
 
 Three numbers and a budget, over documents that a source has read. *Alignment loss*: the bits per byte that the aligned
-distribution pays on the true next target tokens, minus what the source itself pays on the same bytes. What a row takes as known of its true token (`AlignedSource.given`) it is
-charged as well. A true token that no
-slot holds is charged the tail's share, `tail / (V - slots)`, for every method: V are the tokens that the target LLM can say,
+distribution pays on the true next target tokens, minus what the source itself pays on the same bytes. A row is charged what it
+takes as known of its true token as well (`AlignedSource.given`). A true token that no slot holds is charged the tail's share, `tail / (V - slots)`, for every method: V are the tokens that the target LLM can say,
 over which the tail counts as spread evenly. What the source pays needs no share: of it the trace holds every true token.
 So with the source's own tokenizer, the identity, a method that keeps the true token loses 0, and one that keeps the K best
 alone loses what the tail's share charges beyond it. *Coverage*: the share of rows that are aligned. *Top-1 fidelity*: of a source that is certain of its true next

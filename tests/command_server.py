@@ -193,10 +193,8 @@ def _forget_the_server(rank: int, executable: str) -> None:
 
     np.random.seed()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
-    console, width = progress.console, progress.screen_width()
-    console.__init__(
-        quiet=not progress.is_first_rank(), width=width
-    )  # as when it was imported, of this rank and screen
+    # As when it is imported, of this rank and screen.
+    progress.console.__init__(quiet=not progress.is_first_rank(), width=progress.screen_width())
     sys.executable = executable
 
 

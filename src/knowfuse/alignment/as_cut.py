@@ -4,7 +4,15 @@ from typing import no_type_check
 
 import numpy as np
 
-from knowfuse.alignment.byte_places import ENDS_HERE, code_of, hear, keep_starting_with, nothing_heard, place
+from knowfuse.alignment.byte_places import (
+    ENDS_HERE,
+    code_of,
+    hear,
+    keep_cut_so,
+    keep_starting_with,
+    nothing_heard,
+    place,
+)
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.gold_chain import chain
 from knowfuse.alignment.row_classes import serving_rows
@@ -42,15 +50,16 @@ def _give_to_first_tokens(said, read, rows, tokens, roles, to):
         if heard.row[0] != at.row:
             hear(said, at.row, heard)
         elif t == 1 or read.ends[t] > read.ends[t - 1]:
-            _keep_cut_so(read.ids[t], at.gold, heard)
+            keep_cut_so(read.ids[t], at.gold, heard)
         keep_starting_with(at, read.data, tokens, heard)
         table[:] = -1
         count, total, gold_slot, gold_class = ZERO, 0.0, -1, UNMAPPED
         for c in range(heard.size[0]):
             candidate, p = heard.ids[c], heard.weights[c]
-            heard.reads[c] = code_of(candidate, at.residual, t == 0, tokens)
+            code = code_of(candidate, at.residual, t == 0, tokens)
+            heard.reads[c] = code >> 1
             total += p
-            first, kind = _first_token(candidate, heard.reads[c], at, read, roles)
+            first, kind = _first_token(candidate, code, at, read, roles)
             to.budget[t, kind] += p
             slot = -1
             if first >= 0:
@@ -75,18 +84,6 @@ def _first_token(candidate, code, at, read, roles):
     if code < 0:
         return -1, AMBIGUOUS if code == ENDS_HERE else UNMAPPED
     return code >> 1, EXACT if code & 1 else PREFIX
-
-
-@compiled_part
-@no_type_check
-def _keep_cut_so(read, gold, heard):
-    """Keeps those candidates whose next token, as the target cuts them, is the one that it has read, and the gold one."""
-    count = 0
-    for c in range(heard.size[0]):
-        if heard.ids[c] == gold or heard.reads[c] >> 1 == read:
-            heard.ids[count], heard.weights[count] = heard.ids[c], heard.weights[c]
-            count += 1
-    heard.size[0] = count
 
 
 @compiled_part

@@ -46,7 +46,7 @@ class Heard(NamedTuple):
 
     ids: Int64[np.ndarray, " K_1"]
     weights: Float64[np.ndarray, " K_1"]
-    reads: Int64[np.ndarray, " K_1"]  # a token, or a code of `FirstTokens`
+    reads: Int64[np.ndarray, " K_1"]  # a token; below 0: none
     kinds: Int64[np.ndarray, " K_1"]  # the class of its mass
     size: Int64[np.ndarray, "1"]
     row: Int64[np.ndarray, "1"]  # -1: none yet
@@ -108,6 +108,18 @@ def code_of(candidate, residual, is_first, tokens):
     if tokens.starts[candidate + 1] > at:
         return tokens.at_start[at] if is_first else tokens.inside[at]
     return ENDS_HERE if residual > 0 else -1
+
+
+@compiled_part
+@no_type_check
+def keep_cut_so(read_id, gold, heard):
+    """Keeps those candidates of which the target reads the token that it has read, and the gold one."""
+    count = 0
+    for c in range(heard.size[0]):
+        if heard.ids[c] == gold or heard.reads[c] == read_id:
+            heard.ids[count], heard.weights[count] = heard.ids[c], heard.weights[c]
+            count += 1
+    heard.size[0] = count
 
 
 @compiled_part

@@ -4,7 +4,15 @@ from typing import no_type_check
 
 import numpy as np
 
-from knowfuse.alignment.byte_places import ENDS_HERE, code_of, hear, keep_starting_with, nothing_heard, place
+from knowfuse.alignment.byte_places import (
+    ENDS_HERE,
+    code_of,
+    hear,
+    keep_cut_so,
+    keep_starting_with,
+    nothing_heard,
+    place,
+)
 from knowfuse.alignment.duplicates import new_table, slot_of
 from knowfuse.alignment.longer import (
     NONE,
@@ -81,7 +89,7 @@ def _hear_what_goes_on(at, said, read, tokens, longer, known, heard):
         else:
             hear(said, at.row, heard)
     elif t == 1 or read.ends[t] > read.ends[t - 1]:
-        _keep_cut_so(read.ids[t], at.gold, heard)
+        keep_cut_so(read.ids[t], at.gold, heard)
     keep_starting_with(at, read.data, tokens, heard)
 
 
@@ -190,18 +198,6 @@ def becomes(longer, known, tokens, token, skip, node, p):
     if longest == NONE or skip > 0 or p < ASKED:
         return longest
     return own_cut(known, node * (len(tokens.starts) - 1) + token, longest)
-
-
-@compiled_part
-@no_type_check
-def _keep_cut_so(read_id, gold, heard):
-    """Keeps those candidates of which the target reads the token that it has read, and the gold one."""
-    count = ZERO
-    for c in range(heard.size[0]):
-        if heard.ids[c] == gold or heard.reads[c] == read_id:
-            heard.ids[count], heard.weights[count] = heard.ids[c], heard.weights[c]
-            count += 1
-    heard.size[0] = count
 
 
 @compiled_part

@@ -42,6 +42,13 @@ def at_work(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
+def rounded_otherwise(model: PreTrainedModel) -> PreTrainedModel:
+    """The same in place, each weight up or down by about half the distance to the next float32."""
+    for parameter in model.parameters():
+        parameter.mul_(1 + (torch.rand_like(parameter) < 0.5).mul(2).sub(1) * torch.finfo(torch.float32).eps / 2)
+    return model
+
+
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_lora_leaves_experts_and_routers_as_they_are(tmp_path: Path, architecture: str) -> None:
     """Adapters on exactly the linear layers, shared experts among them; merged, the LLM says what the adapted one says."""
@@ -55,9 +62,12 @@ def test_lora_leaves_experts_and_routers_as_they_are(tmp_path: Path, architectur
     assert not any(p.requires_grad for p in experts.tensors.values())
     assert all("lora_A" in name or "lora_B" in name for name in trained(model))
     ids = torch.arange(1, 33)[None]
+    whole = merged(llm, model)
     with torch.no_grad():
-        want, got, before = (m(input_ids=ids).logits for m in (model, merged(llm, model), plain))
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)  # one product instead of two
+        want, got, before = (m(input_ids=ids).logits for m in (model, whole, plain))
+        nudged = torch.stack([rounded_otherwise(whole)(input_ids=ids).logits for _ in range(4)])
+    # One product instead of two is as far off as other roundings of the weights, of which a recurrence makes much.
+    assert (got - want).abs().max() <= 4 * (nudged - got).abs().max() < 0.004
     assert (before - want).abs().max() > 0.05, "the adapters are at work"
 
 

@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse import report
+from knowfuse.commands.command import command
 from knowfuse.evaluation import Tasks
 from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
-from knowfuse.runs.command import command
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.completing import code_prompts, completions_of
 from knowfuse.runs.folder import load_run, register_resolvers

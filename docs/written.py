@@ -19,7 +19,7 @@ import yaml
 from hydra.utils import get_object
 from packaging.requirements import Requirement
 
-from knowfuse.runs.chosen import first_comment, groups
+from knowfuse.commands.chosen import first_comment, groups
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"

@@ -60,7 +60,7 @@ LIBRARIES = [
     "matplotlib.backends.backend_agg",
 ]
 OURS = [  # with all that they import
-    "knowfuse.runs.command",
+    "knowfuse.commands.command",
     "knowfuse.runs.experiment",
     "knowfuse.runs.compared",
     "knowfuse.report",

@@ -84,7 +84,7 @@ LONGEST = [
     "training/test_data",
     "losses/test_sparse_kl",
     "alignment/test_drawn",
-    "runs/test_agent_words",
+    "commands/test_agent_words",
     "traces/test_served",
     "llms/test_finetune_sharded",
     "runs/test_itself",

@@ -20,6 +20,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
+from knowfuse.commands.command import refusal
 from knowfuse.llms import merging
 from knowfuse.llms.local import localize
 from knowfuse.llms.merging import Merging
@@ -28,7 +29,6 @@ from knowfuse.merge.__main__ import main
 from knowfuse.merge.pairs import pair_by_pair
 from knowfuse.report.compared import markdown
 from knowfuse.report.left import left_by
-from knowfuse.runs.command import refusal
 from knowfuse.runs.compared import judged
 from knowfuse.runs.folder import load_run
 from knowfuse.types import LLMSpec

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from tokenizers_for_tests import neox
 
+from knowfuse.commands.command import refusal, told
 from knowfuse.files import make_folder_once, whole_folder, write_csv, write_through, write_whole
 from knowfuse.pages import write_png
-from knowfuse.runs.command import refusal, told
 from knowfuse.training.checkpoints import writing
 from knowfuse.unwritable import as_os_error, no_place, why
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from knowfuse.commands.command import command
 from knowfuse.progress import quiet_libraries
-from knowfuse.runs.command import command
 from knowfuse.runs.prepared import prepare, require_here
 
 

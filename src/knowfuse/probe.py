@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 
+from knowfuse.commands.command import command
 from knowfuse.files import write_whole
 from knowfuse.progress import quiet_libraries, say, show_table
-from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.runs.probing import Probed, probe

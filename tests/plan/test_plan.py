@@ -9,11 +9,11 @@ from experiments_for_tests import composed
 from hydra.errors import InstantiationException
 from transformers import LlamaConfig
 
+from knowfuse.commands.command import refusal
 from knowfuse.plan.__main__ import assumptions, main, make_plan, show
 from knowfuse.plan.advice import candidates
 from knowfuse.plan.settings import training_shape
 from knowfuse.progress import console
-from knowfuse.runs.command import refusal
 from knowfuse.runs.described import experiment_of
 
 

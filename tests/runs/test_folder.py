@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from knowfuse.commands.sweep import goes_on_from
 from knowfuse.runs.folder import (
     checkpoints_to_resume,
     load_run,
@@ -18,7 +19,6 @@ from knowfuse.runs.folder import (
     run_folder,
     saved_settings,
 )
-from knowfuse.runs.sweep import goes_on_from
 from knowfuse.training.fit import Fit
 
 SETTINGS = {

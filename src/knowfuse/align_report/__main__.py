@@ -20,11 +20,11 @@ from knowfuse.align_report.picture import picture
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.alignment.slots import require_slots
+from knowfuse.commands.command import command
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.files import write_whole
 from knowfuse.pages import write_png
 from knowfuse.progress import quiet_libraries, say, show_table
-from knowfuse.runs.command import command
 from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own

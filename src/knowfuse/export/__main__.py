@@ -13,6 +13,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
+from knowfuse.commands.command import command
 from knowfuse.export.converting import convert, require_converter
 from knowfuse.export.finished import checksums, is_finished, may_be_finished, say_finished, write_note
 from knowfuse.export.folder import export, require_dtype
@@ -24,7 +25,6 @@ from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.report.left import left_by
-from knowfuse.runs.command import command
 from knowfuse.runs.folder import load_fit, load_run
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from knowfuse.commands.command import command
 from knowfuse.export import checksums, is_finished, may_be_finished, require_dtype, say_finished, write_note
 from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.merging import Merging, require_mergekit
 from knowfuse.merge import Merged, trained_by
 from knowfuse.progress import quiet_libraries, say
 from knowfuse.report import show_comparison
-from knowfuse.runs.command import command
 from knowfuse.runs.trained import Trained
 
 

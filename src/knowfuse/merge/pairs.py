@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from knowfuse.commands.sweep import goes_on_from
 from knowfuse.files import make_folder_once, write_whole
 from knowfuse.llms.merging import Merging, require_mergekit
 from knowfuse.merge.merged import BEFORE, Merged
@@ -23,7 +24,6 @@ from knowfuse.report import show_comparison, write_comparison
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import PARTS, open_run, wait_until_left
 from knowfuse.runs.refusals import require_pairs
-from knowfuse.runs.sweep import goes_on_from
 
 DIRECT = "direct fusion"  # of all sources; no source is called so
 Train = Callable[[Experiment, DictConfig, Path], float]  # one run of `train.py` in its folder

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from transformers import PretrainedConfig
 
+from knowfuse.commands.command import command
 from knowfuse.llms.attention import ELSEWHERE
 from knowfuse.llms.known import FOLDER, llm_config
 from knowfuse.llms.licences import concerns
@@ -25,7 +26,6 @@ from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import quiet_libraries, say, show_table
-from knowfuse.runs.command import command
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import register_resolvers, require_complete
 from knowfuse.types import LLMSpec

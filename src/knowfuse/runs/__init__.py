@@ -1,1 +1,1 @@
-"""What is one run? Its settings, what it needs prepared, and the folder it lives in."""
+"""What is one run? Its settings, what it needs prepared, the folder it lives in, and what is asked of it later."""

@@ -7,7 +7,7 @@ python -m knowfuse.study docs/results.md
 import argparse
 from pathlib import Path
 
-from knowfuse.runs.command import told
+from knowfuse.commands.command import told
 from knowfuse.study.page import printed, write_tables
 
 

@@ -14,15 +14,15 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from knowfuse.commands.agent_words import in_hydras_words
+from knowfuse.commands.by_signal import ending_as_told
+from knowfuse.commands.chosen import shown_choices
+from knowfuse.commands.left_over import remove_unused_sweep
+from knowfuse.commands.readable import require_readable
+from knowfuse.commands.words import answer, unknown_setting, unknown_target
 from knowfuse.progress import say
-from knowfuse.runs.agent_words import in_hydras_words
-from knowfuse.runs.by_signal import ending_as_told
-from knowfuse.runs.chosen import shown_choices
-from knowfuse.runs.left_over import remove_unused_sweep
-from knowfuse.runs.readable import require_readable
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
-from knowfuse.runs.words import answer, unknown_setting, unknown_target
 from knowfuse.unwritable import no_place, why
 
 PLACES = (

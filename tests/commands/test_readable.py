@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from experiments_for_tests import ROOT
 
-from knowfuse.runs.readable import require_readable
+from knowfuse.commands.readable import require_readable
 
 FAULTS = {
     "small:\n\tpath: x\n": r"line 2, column 1, is no YAML \(found character '\\t' that cannot start any token\)",

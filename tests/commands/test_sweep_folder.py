@@ -7,9 +7,9 @@ import pytest
 from experiments_for_tests import composed
 from filelock import FileLock
 
-from knowfuse.runs import sweep
+from knowfuse.commands import sweep
+from knowfuse.commands.sweep import ASKED, sweep_folder
 from knowfuse.runs.folder import register_resolvers
-from knowfuse.runs.sweep import ASKED, sweep_folder
 
 ASKS = {"settings": {"lm_weight": 0.3}, "overrides": ["lm_weight=0.1,0.9"], "sweeper": {}}
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 
-from knowfuse.runs.words import answer, unknown_setting, unknown_target
+from knowfuse.commands.words import answer, unknown_setting, unknown_target
 
 CONF = ROOT / "conf"
 

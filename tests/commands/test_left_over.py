@@ -8,9 +8,9 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from knowfuse.runs import left_over
+from knowfuse.commands import left_over
+from knowfuse.commands.left_over import NothingLeft, made_for_a_sweep, remove_unused, remove_unused_sweep
 from knowfuse.runs.folder import open_run
-from knowfuse.runs.left_over import NothingLeft, made_for_a_sweep, remove_unused, remove_unused_sweep
 
 
 def started(folder: Path) -> None:

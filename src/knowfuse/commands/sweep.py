@@ -18,11 +18,11 @@ from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
+from knowfuse.commands.left_over import made_for_a_sweep
 from knowfuse.files import undamaged, write_whole
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.runs.folder import PARTS, RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
-from knowfuse.runs.left_over import made_for_a_sweep
 from knowfuse.text.quoting import literal
 from knowfuse.training.stopping import STOPPED
 

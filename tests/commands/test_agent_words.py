@@ -10,7 +10,7 @@ from experiments_for_tests import ROOT, composed
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from knowfuse.runs.agent_words import in_hydras_words
+from knowfuse.commands.agent_words import in_hydras_words
 
 IN_A_SWEEP = {"WANDB_SWEEP_ID": "sweep"}
 

@@ -11,8 +11,8 @@ from experiments_for_tests import ROOT, composed
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
-from knowfuse.runs.chosen import choices, groups, shown_choices
-from knowfuse.runs.command import NO_CHARACTERS, Refused, command, refusal, require_cache
+from knowfuse.commands.chosen import choices, groups, shown_choices
+from knowfuse.commands.command import NO_CHARACTERS, Refused, command, refusal, require_cache
 from knowfuse.runs.folder import require_name
 
 CONF = ROOT / "conf"

@@ -16,12 +16,12 @@ from tokenizers_for_tests import surface
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.surface.cutting import Chat
+from knowfuse.surface.set_aside import report_set_aside
 from knowfuse.surface.templates import Template, template_of
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.surface.turns import learnt_rows
 from knowfuse.surface.unspellable import by_kind
 from knowfuse.text.documents import Documents
-from knowfuse.traces.tracing import report_set_aside
 from knowfuse.types import TokenizedDocument
 
 

@@ -23,9 +23,9 @@ from knowfuse.runs.logged import logger_of
 from knowfuse.runs.prepared import Prepared, prepare, prepare_target
 from knowfuse.runs.refusals import fit_name
 from knowfuse.runs.schema import Settings
+from knowfuse.surface.set_aside import report_set_aside
 from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
-from knowfuse.traces.tracing import report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best

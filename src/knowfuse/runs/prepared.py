@@ -11,13 +11,14 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.progress import counting, say
 from knowfuse.runs.unbiased import require_drawable
 from knowfuse.surface import Surface
+from knowfuse.surface.set_aside import report_set_aside
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.document import Document, Split
 from knowfuse.traces.maps import MapStore
 from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.traces.store import TraceStore
-from knowfuse.traces.tracing import Tracing, read_documents, report_set_aside
+from knowfuse.traces.tracing import Tracing, read_documents
 from knowfuse.training.materialise import materialise
 from knowfuse.types import Kept, LLMSpec
 

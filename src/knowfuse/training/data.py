@@ -15,10 +15,10 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from knowfuse.llms.isolation import Packing
 from knowfuse.surface import Surface
+from knowfuse.surface.set_aside import report_set_aside
 from knowfuse.surface.unspellable import TOO_LONG, by_kind
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
-from knowfuse.traces.tracing import report_set_aside
 from knowfuse.training.blocks import PackedBlocks, SourceReader, collate
 
 

@@ -476,7 +476,7 @@ def test_a_store_with_manifests_of_all_documents_is_upgraded(tmp_path: Path) -> 
     """Its traces are not read again; killed half way it is upgraded by the next."""
     second_format(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("knowfuse.files.Folder.remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("knowfuse.traces.place.Folder.remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             TraceStore(tmp_path, KEY)
     for _ in range(2):
@@ -495,7 +495,7 @@ def test_a_store_of_the_second_format_that_is_only_to_be_read(tmp_path: Path, mo
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("knowfuse.files.Folder.write", refuse)
+    monkeypatch.setattr("knowfuse.traces.place.Folder.write", refuse)
     with pytest.raises(
         OSError, match=r"lists all documents.* cannot be written \(.*Read-only.*\): run python -m knowfuse"
     ):

@@ -5,7 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from knowfuse.files import Folder, undamaged
+from knowfuse.files import undamaged
+from knowfuse.traces.place import Folder
 from knowfuse.traces.second_format import upgrade
 from knowfuse.types import Kept
 

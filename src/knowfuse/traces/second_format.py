@@ -7,10 +7,10 @@ process does not do again.
 import json
 from typing import Any
 
-from knowfuse.files import Folder
 from knowfuse.ids import id_array
 from knowfuse.traces import index
 from knowfuse.traces.index import Shard
+from knowfuse.traces.place import Folder
 from knowfuse.unwritable import why
 
 

@@ -21,12 +21,13 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from knowfuse.files import Folder, sha256_of, undamaged
+from knowfuse.files import sha256_of, undamaged
 from knowfuse.ids import ID, IdIndex, hex_names, id_array
 from knowfuse.traces import codec, drawn_codec, index
 from knowfuse.traces.codec import Layout
 from knowfuse.traces.index import Shard
 from knowfuse.traces.manifest import MANIFEST, TraceKey, manifest_of, read_manifest
+from knowfuse.traces.place import Folder
 from knowfuse.types import SourceTrace
 from knowfuse.unwritable import why
 

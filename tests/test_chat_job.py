@@ -31,8 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"messages": [{"role": "user", "content": f"{n} {ask}"}, {"role": "assistant", "content": tell}]}
         for n, (ask, tell) in enumerate(zip(texts[::2], texts[1::2], strict=False))
     ]
-    brief = {"role": "system", "content": "be brief"}
-    write_jsonl(folder / "chat.jsonl", [*rows, *({"messages": [brief, *row["messages"]]} for row in rows[:20])])
+    brief, empty = ({"role": "system", "content": content} for content in ("be brief", ""))
+    briefed = [{"messages": [said, *row["messages"]]} for said in (brief, empty) for row in rows[:20]]
+    write_jsonl(folder / "chat.jsonl", [*rows, *briefed])
     for group in ("sources", "target"):
         (folder / "conf" / group).mkdir(parents=True)
     specs = [f"{kind}: {{_target_: knowfuse.types.LLMSpec, path: {folder / kind}}}" for kind in KINDS]

@@ -227,6 +227,64 @@ def test_a_default_system_prompt_is_the_templates_and_the_day_stands_still() -> 
     assert b"Today: 26 Jul 2024" in b"".join(day)
 
 
+# Of real templates what they do with a system prompt: Llama 3.1, Mistral Small, Gemma 3, Phi 3, and one that asks whether there is one.
+TURNS = "{% for m in rest %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+REST = "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set rest = messages[1:] %}"
+SYSTEMS = {
+    "trimmed, and a header without it too": REST
+    + "{% set system = system | trim %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}"
+    + "{{ '<|im_start|>system\nToday.\n' + system + '<|im_end|>' }}"
+    + TURNS,
+    "defined": REST
+    + "{% else %}{% set system = 'You are.' %}{% set rest = messages %}{% endif %}{{ '<|im_start|>' + system + '<|im_end|>' }}"
+    + TURNS,
+    "before the first question": REST
+    + "{% set before = system + '\n\n' %}{% else %}{% set before = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    + "{{ '<|im_start|>' + m['role'] + '\n' + (before if loop.first else '') + m['content'] + '<|im_end|>\n' }}{% endfor %}",
+    "each alike": TURNS.replace("in rest", "in messages"),
+}
+TAKEN_FOR_NONE = {
+    "nothing in its place": REST
+    + "{% else %}{% set rest = messages %}{% endif %}{% if system %}{{ '<|im_start|>' + system + '<|im_end|>' }}{% endif %}"
+    + TURNS,
+    "its own in its place": REST
+    + "{% else %}{% set rest = messages %}{% endif %}{{ '<|im_start|>' + (system or 'You are.') + '<|im_end|>' }}"
+    + TURNS,
+}
+
+
+def with_template(template: str) -> Surface:
+    return replace(chat("chatml"), chat=Chat(Template(template, {})))
+
+
+@pytest.mark.parametrize("how", [*SYSTEMS, *(kind for kind in KINDS if kind != "gemma"), "plain"])
+def test_an_empty_system_prompt_is_read_as_the_template_writes_it(how: str) -> None:
+    """In the tokens of transformers, in which it has no byte and nothing that is learnt; it keeps a default prompt away."""
+    llm = with_template(SYSTEMS[how]) if how in SYSTEMS else chat("chatml", how) if how == "plain" else chat(how)
+    kind = how if how in KINDS else "chatml"
+    said = [("system", ""), *SAID]
+    messages = [{"role": role, "content": content} for role, content in said]
+    assert llm.chat is not None
+    template = llm.chat.template.source.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
+    theirs = chat_tokenizer(kind).apply_chat_template(messages, chat_template=template, return_dict=False)
+    empty, without = (cut(llm, *each, learn="all") for each in (said, SAID))
+    assert empty.input_ids.tolist() == theirs
+    assert empty.ends[-1] == without.ends[-1]
+    assert [(t.begin, t.end) for t in empty.turns or ()] == [(t.begin, t.end) for t in without.turns or ()]
+    assert conversation(said).id != conversation(SAID).id
+    spelled = b"".join(llm.token_bytes[i] or b"" for i in empty.input_ids.tolist())
+    assert b"You are" not in spelled
+
+
+@pytest.mark.parametrize("how", TAKEN_FOR_NONE)
+def test_one_that_a_template_takes_for_none_is_set_aside(how: str) -> None:
+    """Another prompt than the one that was given would be read, or none."""
+    told = refused(with_template(TAKEN_FOR_NONE[how]), ("system", ""), *SAID)
+    assert told == "its chat template takes an empty system prompt for none"
+    assert list(by_kind([told])) == ["an empty system prompt that the template takes for none"]
+    assert cut(with_template(TAKEN_FOR_NONE[how]), ("system", "be brief"), *SAID)
+
+
 def test_an_llm_without_a_template_says_what_to_set(tmp_path: Path) -> None:
     tokenizer = deepcopy(chat_tokenizer("llama2"))
     tokenizer.chat_template = None

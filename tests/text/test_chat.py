@@ -39,6 +39,11 @@ def test_every_form_gives_the_bytes_of_the_messages(row: dict[str, Any]) -> None
     assert of(row)[0] == WANTED
 
 
+def test_an_empty_system_prompt_is_a_message_of_no_bytes() -> None:
+    briefed = {"messages": [{"role": "system", "content": ""}, ASK, TELL]}
+    assert of(briefed)[0] == Conversation(WANTED.text, (Message("system", 0), *WANTED.messages))
+
+
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
@@ -75,6 +80,9 @@ def test_what_is_no_conversation_is_a_fault_with_its_line(row: dict[str, Any], f
         ({"messages": [ASK]}, "conversation without an answer of the assistant"),
         ({"messages": [ASK, {"role": "assistant", "content": " \n"}]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": None}]}, "conversation with an empty message"),
+        ({"messages": [{"role": "system", "content": None}, ASK, TELL]}, "conversation with an empty message"),
+        ({"messages": [{"role": "system", "content": " "}, ASK, TELL]}, "conversation with an empty message"),
+        ({"messages": [{"role": "user", "content": ""}, TELL]}, "conversation with an empty message"),
         ({"messages": [ASK, {"role": "assistant", "content": "\ud83d"}]}, "half a surrogate pair"),
         (
             {"messages": [ASK, {**TELL, "weight": 0}, ASK, {**TELL, "weight": 1}]},

@@ -98,10 +98,12 @@ def _spelled(
     ends = np.zeros(len(ids) + 1, dtype=np.int64)  # in what was written; token n is [ends[n], ends[n + 1])
     np.cumsum(_lengths(surface, data, ids, is_special), out=ends[1:])
     starts = np.array(begins) if text.isascii() else np.array([len(text[:at].encode()) for at in begins])
-    stops = starts + [message.num_bytes for message in document.messages]
+    sizes = np.array([message.num_bytes for message in document.messages])
+    starts, sizes = starts[sizes > 0], sizes[sizes > 0]  # an empty system prompt is template and nothing else
+    stops = starts + sizes
     if not is_probe:
         _require_boundaries(surface, data, ids, is_special, ends, starts, stops)
-    contents = np.cumsum(stops - starts)  # bytes of all contents up to the end of each message
+    contents = np.cumsum(sizes)  # bytes of all contents up to the end of each message
     before = np.concatenate([[0], contents[:-1]])
     inside = np.interp(ends[1:], np.stack([starts, stops], -1).ravel(), np.stack([before, contents], -1).ravel())
     return TokenizedDocument(input_ids, inside.astype(np.int64))

@@ -55,8 +55,20 @@ class Template:
             at = begins[-1] + len(content)
         together = "".join(part for both in zip(pieces, contents, strict=False) for part in both) + pieces[-1]
         if together != whole:
-            raise UnspellableDocument(_changed(whole, contents))
+            raise UnspellableDocument(self._changed(whole, roles, contents))
         return whole, begins
+
+    def _changed(self, whole: str, roles: Sequence[Role], contents: Sequence[str]) -> str:
+        """What it did to the first message that it changed, or to empty ones."""
+        said = [(role, content) for role, content in zip(roles, contents, strict=True) if content]
+        if len(said) < len(contents) and self._render(*zip(*said, strict=True)) == whole:
+            return "its chat template takes an empty system prompt for none"
+        for number, content in enumerate(contents, 1):
+            if content not in whole:
+                trims = content.strip() in whole and content != content.strip()
+                what = "drops the white space around" if trims else "changes the text of"
+                return f"its chat template {what} message {number}"
+        return "its chat template writes otherwise around these messages than around others of the same roles"
 
     def _pieces(self, roles: tuple[Role, ...]) -> list[str]:
         """What stands before, between and after the messages of these roles."""
@@ -101,16 +113,6 @@ class Template:
             does = "refuses" if type(error) is TemplateError else "fails on"  # as raise_exception does, or otherwise
             raise UnspellableDocument(f"its chat template {does} {_told(roles)}: {said}") from error
         return written
-
-
-def _changed(whole: str, contents: Sequence[str]) -> str:
-    """What a template did to the first message that it changed."""
-    for number, content in enumerate(contents, 1):
-        if content not in whole:
-            trims = content.strip() in whole and content != content.strip()
-            what = "drops the white space around" if trims else "changes the text of"
-            return f"its chat template {what} message {number}"
-    return "its chat template writes otherwise around these messages than around others of the same roles"
 
 
 def _told(roles: Sequence[Role]) -> str:

@@ -9,6 +9,7 @@ KINDS = {
     "chat template drops the white space": "trimmed by the template",
     "chat template changes": "changed by the template",
     "chat template writes otherwise": "changed by the template",
+    "chat template takes an empty": "an empty system prompt that the template takes for none",
     "chat template refuses": "refused by the template",
     "chat template fails": "the template fails",
     "chat template leaves out": "left out by the template",

@@ -36,6 +36,7 @@ class Conversations:
         *OF_ROW,
         *OF_MESSAGE,
         "weight",
+        "empty system prompt",
     )  # in place of the names of fields, in the key of a corpus
 
     def columns(self, there: Sequence[str]) -> list[str]:
@@ -47,7 +48,8 @@ class Conversations:
         """The conversation of a row.
 
         None where there is nothing to learn, which is counted: a message without content, no answer, or more than messages of
-        text. What is no conversation, or has a role that no LLM knows, is a fault.
+        text. An empty system prompt is content: it says to many a template that its own is not wanted. What is no conversation, or
+        has a role that no LLM knows, is a fault.
         """
         at = f"{place} {row}"
         try:
@@ -56,11 +58,11 @@ class Conversations:
             what, remedy = fault.args
             findings.fault(at, what, remedy, place)
             return None
-        except _More as more:
-            findings.skip(str(more), at)
+        except _LeftOut as why:
+            findings.skip(str(why), at)
             return None
         contents = [content for _, content in said]
-        if not all(contents) or any(content.isspace() for content in contents):
+        if any(content.isspace() or (not content and role != "system") for role, content in said):
             findings.skip(NO_CONTENT, at)
         elif all(role != "assistant" for role, _ in said):
             findings.skip(NO_ANSWER, at)
@@ -76,8 +78,8 @@ class _Fault(Exception):
     """What is wrong with a row, and what to do about it."""
 
 
-class _More(Exception):
-    """What is in a row beside messages of text."""
+class _LeftOut(Exception):
+    """What is in a row beside messages of text, or in place of one."""
 
 
 def _said(record: Mapping[str, Any]) -> list[tuple[Role, str]]:
@@ -97,7 +99,7 @@ def _said(record: Mapping[str, Any]) -> list[tuple[Role, str]]:
 def _require_no_more(said: Mapping[str, Any], fields: Sequence[str]) -> None:
     for field in fields:
         if said.get(field) not in NOTHING:
-            raise _More(f"conversation with {field!r}, which no template is given")
+            raise _LeftOut(f"conversation with {field!r}, which no template is given")
 
 
 def _messages(listed: Any, field: str) -> list[tuple[Role, str]]:
@@ -117,9 +119,9 @@ def _message(each: Any, which: str) -> tuple[Role, str]:
         raise _Fault(f"has an unknown role {_shown(role)} in {which}", ANY_ROLE)
     _require_no_more(each, OF_MESSAGE)
     if each.get("weight") not in LEARNT:
-        raise _More("conversation with a message of another 'weight' than 1, and all answers are learnt alike")
-    if content is None:  # as some write an empty one
-        content = ""
+        raise _LeftOut("conversation with a message of another 'weight' than 1, and all answers are learnt alike")
+    if content is None:  # an empty message, and of a system prompt one or none: which, it does not say
+        raise _LeftOut(NO_CONTENT)
     if not isinstance(content, str):
         raise _Fault(f"has no text in {which}, but {type(content).__name__} {_shown(content)}", SHAPE)
     return NAMED[role], content

@@ -26,7 +26,7 @@ LEARN: tuple[Learn, ...] = get_args(Learn)
 
 @dataclass(frozen=True)
 class Message:
-    """Who says a message of a conversation, and how many bytes its content has: at least 1."""
+    """Who says a message of a conversation, and how many bytes its content has: at least 1, but for an empty system prompt."""
 
     role: Role
     num_bytes: int
@@ -139,7 +139,7 @@ def spans_of(messages: Sequence[Message]) -> list[Span]:
 
 def learnt_spans(messages: Sequence[Message], learn: Learn, prompt_bytes: int = 0) -> list[Span]:
     """Those of the messages that are learnt, which begin behind the prompt."""
-    spans = [span for span in spans_of(messages) if span.begin >= prompt_bytes]
+    spans = [span for span in spans_of(messages) if prompt_bytes <= span.begin < span.end]
     answers = [span for span in spans if span.role == "assistant"]
     return spans if learn == "all" else answers[-1:] if learn == "last" else answers
 

@@ -210,6 +210,25 @@ def test_a_line_that_was_killed_goes_on_to_the_same_end(line: Path, tiny_cache: 
     assert not (line / "merged.1.part").exists()
 
 
+@pytest.mark.long
+def test_two_processes_make_one_line(tiny_cache: Path, tmp_path: Path) -> None:
+    """`trainer=fsdp` on the CPU: runs that are kept in shards, which one of the two merges, says and writes; it is found again."""
+    folder = tmp_path / "line"
+    sharded = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "batch_blocks=1"]
+    command = ["train.py", *LINE, *sharded, f"hydra.run.dir={folder}"]
+    said = run_python(*command, cache=tiny_cache)
+    assert (said.count("2 targets merged by sce"), said.count("Results: test")) == (1, 3)
+    pairs = [str(folder / "pairs" / name) for name in ("mpt", "openllama")]
+    assert all((Path(run) / "fits" / "fused-lr0.002" / "best.ckpt").is_dir() for run in pairs)
+    (tmp_path / "again").mkdir()
+    Merged(trained_by(pairs, "fused"), Merging()).make(tmp_path / "again")
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (folder / "merged" / weights).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "merged").iterdir()}
+    assert "finished before" in run_python(*command, cache=tiny_cache)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_the_folder_of_a_line_is_no_run(line: Path) -> None:
     """Whoever wants one is told which there are."""
     askers: list[Callable[[], object]] = [lambda: load_run(line), lambda: judged(str(line)), lambda: left_by(line)]

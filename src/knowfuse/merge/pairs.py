@@ -20,6 +20,7 @@ from knowfuse.llms.merging import Merging, require_mergekit
 from knowfuse.merge.merged import BEFORE, Merged
 from knowfuse.merge.targets import trained_by
 from knowfuse.progress import is_first_rank, say
+from knowfuse.ranks import wait_for
 from knowfuse.report import show_comparison, write_comparison
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import PARTS, open_run, wait_until_left
@@ -105,7 +106,10 @@ def _merge(run: Path, parts: Mapping[str, Part], how: Merging, overrides: Sequen
         (beside["plain CLM"],) = trained_by([str(last.folder)], "clm").values()
     merged = Merged(targets, how, beside, DIRECT if DIRECT in parts else BEFORE)
     place = run / "merged"
-    make_folder_once(place, merged.make)
+    if is_first_rank():
+        make_folder_once(place, merged.make)
+    else:  # where there are ranks, transformers saves on the first alone
+        wait_for(place.exists)
     table, validation = merged.compared(place), merged.validation(place)
     assert table is not None, "all runs have one text"
     if not is_first_rank():

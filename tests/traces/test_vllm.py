@@ -1,9 +1,11 @@
 """Real vLLM on this machine's CPU, with a tiny Llama of random weights and a real tokenizer, against local reading.
 
 It is in an environment of its own, whose Python `KNOWFUSE_VLLM` names (requirements-vllm.txt says how to make it). Without it
-these tests are left out, with that reason; in CI they must not be. A server takes 30 s to start, and two are started.
+these tests are left out, with that reason; in CI they must not be. A server takes 30 s to start, and two are started. What they
+have is the target of a run, which also writes through them.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -18,13 +20,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands_for_tests import free_port
+import torch
+from commands_for_tests import ROOT, free_port, run_python
 from experiments_for_tests import TRACING, documents, local_llm
 from models_for_tests import tiny_llm
 from tokenizers_for_tests import llama
 
-from knowfuse.llms.local import LocalLLM, localize
+from knowfuse.llms.local import LocalLLM
+from knowfuse.rollouts import Sampling, saved_target
+from knowfuse.rollouts.going_on import elsewhere, sayable
+from knowfuse.rollouts.prompts import prompts_of
 from knowfuse.runs.prepared import Prepared, prepare
+from knowfuse.runs.trained import trained_of
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus, Document
 from knowfuse.text.documents import Documents
@@ -94,12 +101,47 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def near(tmp_path_factory: pytest.TempPathFactory) -> LocalLLM:
-    """Heads of 32, the least that vLLM's attention on a CPU knows; nine rows of the head stand for no token."""
-    folder = tmp_path_factory.mktemp("llms") / "near"
-    local_llm(folder, "llama", width=128)
-    tiny_llm("llama", len(llama()) + 9, width=128).save_pretrained(folder)
-    return localize("near", LLMSpec(path=str(folder)))
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A step of fusing an LLM from itself: heads of 32, the least that vLLM's attention on a CPU knows; nine rows of the head
+    stand for no token."""
+    place = tmp_path_factory.mktemp("user")
+    local_llm(place / "llm", "llama", width=128)
+    tiny_llm("llama", len(llama()) + 9, width=128).save_pretrained(place / "llm")
+    (place / "mine.jsonl").write_text("".join(json.dumps({"text": d.text}) + "\n" for d in documents(80)))
+    llm = f"{{_target_: knowfuse.types.LLMSpec, path: {place / 'llm'}}}"
+    for group, settings in (("sources", f"mine: {llm}\n"), ("target", f"# @package _global_\ntarget: {llm}\n")):
+        (place / "conf" / group).mkdir(parents=True)
+        (place / "conf" / group / "mine.yaml").write_text(settings)
+    small = [
+        "block_tokens=128",
+        "batch_blocks=2",
+        "top_k=8",
+        "trainer.max_steps=1",
+        "trainer.val_check_interval=1",
+        "samples=0",
+    ]
+    text = [
+        "data=text_files",
+        f"corpus.files={{mine: [{place / 'mine.jsonl'}]}}",
+        "corpus.validation_share=0.2",
+        "corpus.test_share=0.2",
+    ]
+    mine = [
+        f"hydra.searchpath=[file://{place / 'conf'}]",
+        "sources=mine",
+        "target=mine",
+        "compare_with_clm=false",
+        "num_workers=0",
+    ]
+    run_python(
+        str(ROOT / "train.py"), *mine, *text, *small, f"hydra.run.dir={place / 'run'}", cache=place / "cache", cwd=place
+    )
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def near(run: Path) -> LocalLLM:
+    return saved_target(trained_of(run, "fused"))
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +230,43 @@ def test_a_key_that_is_not_its_key(
 def test_a_name_that_it_does_not_have(near: LocalLLM, running: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no 'other'; it has \['tiny'\]: set served_model to one of these"):
         far_from(near, running[0], tmp_path, served_model="other")
+
+
+def test_it_says_what_is_likely_of_what_may_be_said(near: LocalLLM, running: Any, tmp_path: Path) -> None:
+    """At a temperature of 0.01 no token is drawn that is more than 0.3 below the best logit: it has e^-30 of its chance. The best
+    of those that may be said, which special tokens and rows without one may not be."""
+    far, sampling = far_from(near, running[0], tmp_path), Sampling(temperature=0.01, prompt_tokens=5, new_tokens=8)
+    its, model = far.surface(), near.load()
+    prompts = prompts_of(Documents.of(TEXTS[:20]), its, sampling.prompt_tokens, far.context_length())
+    with elsewhere(far, its, sampling) as go_on:
+        said = go_on([(prompt, 0) for prompt in prompts])
+    may = torch.tensor(sayable(its))
+    for prompt, ids in zip(prompts, said, strict=True):
+        assert len(ids) == sampling.new_tokens or ids[-1] == its.eos_id
+        whole = torch.tensor([*prompt.input_ids, *ids])
+        with torch.inference_mode():
+            logits = model(whole[None]).logits[0].masked_fill(~may, -torch.inf)[len(prompt.input_ids) - 1 : -1]
+        assert (logits.amax(1) - logits.gather(1, torch.tensor(ids)[:, None])[:, 0]).max() < 0.3
+
+
+def test_the_target_of_a_run_writes_through_it(run: Path, running: Any) -> None:
+    """By the command, which has nothing to take on trust: the server has the folder that it names."""
+    cache = run.parent / "cache"
+    asked = [
+        f"run={run}",
+        f"server={running[0]}",
+        "server_key=KNOWFUSE_TEST_KEY",
+        "prompt_tokens=5",
+        "new_tokens=8",
+        "n=3",
+    ]
+    told = " ".join(run_python("-m", "knowfuse.rollouts", *asked, "most_prompts=8", cache=cache).split())
+    assert "WARNING" not in told
+    (folder,) = (cache / "rollouts").glob("*/")
+    assert f"documents of 8 prompts in {folder}" in told
+    texts = [json.loads(line)["text"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    assert 12 < len(texts) <= 24
+    assert len(set(texts)) > 8, "each by its own chance, not that of its prompt"
 
 
 def test_killed_in_the_middle_and_started_again(

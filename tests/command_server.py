@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -161,9 +162,9 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, executable
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    _forget_the_server(next((int(environment[key]) for key in RANKS if key in environment), 0), executable)
     kind, *rest = arguments
     try:
+        _forget_the_server(environment, executable)
         if kind == "-m":
             sys.argv, sys.path[0] = rest, cwd
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -184,13 +185,16 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, executable
     return 0
 
 
-def _forget_the_server(rank: int, executable: str) -> None:
-    """What libraries drew or read when the server imported them, as a process of this rank would have."""
+def _forget_the_server(environment: Mapping[str, str], executable: str) -> None:
+    """What libraries drew or read when the server imported them, as a process of this environment would have."""
     import numpy as np
     from lightning.pytorch.utilities import rank_zero_only
 
     from knowfuse import progress
+    from knowfuse.launched import require_numbers
 
+    require_numbers(environment)
+    rank = next((int(environment[key]) for key in RANKS if key in environment), 0)
     np.random.seed()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
     # As when it is imported, of this rank and screen.

@@ -9,6 +9,10 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
 
+LAUNCHERS = {  # and what says that one is there
+    "torchrun": (TorchElasticEnvironment, "TORCHELASTIC_RUN_ID"),
+    "srun": (SLURMEnvironment, "SLURM_NTASKS"),
+}
 LOOK_AGAIN_S = 0.5  # seconds between two looks at what other ranks have written
 
 
@@ -27,12 +31,19 @@ ALONE = Ranks()
 def ranks() -> Ranks:
     """As Lightning reads torchrun and SLURM, or as it started this process itself; else one of one, whoever started it.
 
-    A process that is to start others is alone until a Trainer of several devices has begun.
+    A process that is to start others is alone until a Trainer of several devices has begun. ValueError where the environment is of
+    a launcher that did not start this process.
     """
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+    for launcher, (environment, mark) in LAUNCHERS.items():
         if environment.detect():
-            found = environment()
-            return Ranks(found.global_rank(), found.world_size(), found.local_rank())
+            try:
+                found = environment()
+                return Ranks(found.global_rank(), found.world_size(), found.local_rank())
+            except (KeyError, RuntimeError) as error:
+                lacks = f"{error.args[0]} is not" if isinstance(error, KeyError) else f"Lightning refuses it ({error})"
+                raise ValueError(
+                    f"the environment variable {mark} is set, as by {launcher}, and {lacks}: start by {launcher}, or unset {mark}"
+                ) from error
     if distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size(), LightningEnvironment().local_rank())
     return ALONE

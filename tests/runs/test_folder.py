@@ -1,6 +1,7 @@
 """Where a run lives, and from where it goes on."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from knowfuse.commands.sweep import goes_on_from
+from knowfuse.files import write_whole
 from knowfuse.runs.folder import (
     checkpoints_to_resume,
     load_run,
@@ -124,14 +126,6 @@ def test_processes_of_one_run_must_be_given_its_folder(variable: str, monkeypatc
         run_folder("mine", None, [])
 
 
-def test_a_number_of_processes_that_is_none_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(
-        ValueError, match=r"the environment variable WORLD_SIZE is 'two', and counts processes: unset it"
-    ):
-        run_folder("mine", None, [])
-
-
 def test_the_run_folder_is_known_to_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     register_resolvers()
@@ -202,6 +196,22 @@ def test_a_run_that_is_still_running_is_refused(tmp_path: Path) -> None:
         pass
     with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last"})):
         pass
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_run_whose_folder_is_removed_meanwhile_ends_in_a_sentence(tmp_path: Path, fails: bool) -> None:
+    """Whatever fails then, and where nothing does since what is written makes the folder anew."""
+    removed = rf"run '{tmp_path}/run' was removed, or moved, while it went on.*: start it again, or, where it was moved"
+
+    def goes_on() -> None:
+        with open_run(tmp_path / "run", OmegaConf.create(SETTINGS)) as run:
+            shutil.rmtree(run)
+            write_whole(run / "results.json", b"{}")
+            if fails:
+                raise FileNotFoundError(run / "metrics.csv")
+
+    with pytest.raises(ValueError, match=removed):
+        goes_on()
 
 
 def test_a_setting_without_a_value_is_refused() -> None:

@@ -20,6 +20,7 @@ from knowfuse.commands.chosen import shown_choices
 from knowfuse.commands.left_over import remove_unused_sweep
 from knowfuse.commands.readable import require_readable
 from knowfuse.commands.words import answer, unknown_setting, unknown_target
+from knowfuse.launched import require_joined
 from knowfuse.progress import say
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
@@ -67,6 +68,7 @@ def command(
                 return task(cfg)
             if {"-h", "--help"} & set(sys.argv[1:]):
                 return say(shown_choices(conf, config_name))  # which ends quietly where nobody reads on
+            require_joined(os.environ)
             typed = list(sys.argv)
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
             if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):

@@ -102,14 +102,8 @@ def new_folder(root: str | Path) -> str:
 
 
 def _processes() -> int:
-    """So many were started as one run; ValueError where what says so is no number."""
-    said = {key: os.environ.get(key, "1") for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")}
-    for key, number in said.items():
-        if not number.isdecimal():
-            raise ValueError(
-                f"the environment variable {key} is {number!r}, and counts processes: unset it, or start by torchrun or srun"
-            )
-    return max(map(int, said.values()))
+    """So many were started as one run."""
+    return max(int(os.environ.get(key, 1)) for key in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
 
 
 def _new_folder(wanted: Path) -> str:
@@ -138,12 +132,27 @@ def open_run(folder: str | os.PathLike[str], cfg: DictConfig) -> Iterator[Path]:
     """The run folder with its `config.yaml`, for as long as the run goes on: no other process gets it meanwhile.
 
     ValueError where the folder holds a run of other settings (named), a finished one, one that was stopped and that
-    `ckpt_path=last` does not ask to go on with, or one that is still running.
+    `ckpt_path=last` does not ask to go on with, or one that is still running; and where it is removed meanwhile.
     """
     run = Path(folder)
     run.mkdir(parents=True, exist_ok=True)
     with _alone(run) if is_first_rank() else nullcontext():  # the other ranks belong to the first
-        yield _opened(run, cfg)
+        opened = _opened(run, cfg)
+        try:
+            yield opened
+        except Exception as error:
+            _require_there(run, error)
+            raise
+        _require_there(run)
+
+
+def _require_there(run: Path, failed: Exception | None = None) -> None:
+    """ValueError where a run that goes on has lost its folder; whoever writes next makes a new one, which holds the rest alone."""
+    if not (run / "config.yaml").exists():
+        raise ValueError(
+            f"run {str(run)!r} was removed, or moved, while it went on, and what it has written since is no run: start it again, or, where "
+            "it was moved, go on there with hydra.run.dir=<its folder> ckpt_path=last"
+        ) from failed
 
 
 def is_running(run: Path) -> bool:

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import Strategy
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
+from knowfuse.ranks import ranks
 from knowfuse.training.checkpoints import WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
@@ -173,6 +174,7 @@ def _finished(folder: Path) -> Fit | None:
 
 def require_devices(trainer: Callable[..., L.Trainer]) -> None:
     """ValueError where the machine lacks what the Trainer asks for; it says what there is."""
+    ranks()  # of whose environment, where nobody starts processes as it says, this machine is not to blame
     try:
         made = deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:

@@ -38,7 +38,7 @@ HEAD = """# What went wrong?
 
 What our programs say to {number} bad inputs, by where the fault is: each command as it was typed, the message it ended with, the cause, and
 the remedy. All of them end with an exit status that is not 0, print no stack (`HYDRA_FULL_ERROR=1` adds it), and change nothing on disk;
-what a text or its tokens are, once read, stays in the cache for the next start.
+what a text or its tokens are, once read, and a trained target, once saved, stay in the cache for the next start.
 This page is written by `python benchmarks/bad_inputs.py --page docs/errors.md`, which runs them.
 """
 
@@ -171,6 +171,7 @@ def text_files(user: Path) -> None:
     (user / "torn.txt.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03KL")
     (user / "torn.parquet").write_bytes(b"PAR1 and no more")
     (user / "one.txt").write_text("A single text.")
+    (user / "long.txt").write_text("word after word " * 60)
 
 
 def experiments(folder: Path) -> None:

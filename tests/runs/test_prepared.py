@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up_while_tracing(
         return written_through(path, write)
 
     with monkeypatch.context() as patch, forward_passes() as passes:
-        patch.setattr("knowfuse.files.written_through", full)
+        patch.setattr("knowfuse.traces.place.written_through", full)
         with pytest.raises(OSError, match=r"cannot write 'shard-00002.*No space left.*in 2 shards written before stay"):
             make(one, tmp_path, **SMALL)
     kept = shards(tmp_path)

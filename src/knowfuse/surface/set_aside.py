@@ -1,4 +1,4 @@
-"""What is said of the documents that an LLM cannot read."""
+"""What is said of the documents that an LLM cannot read?"""
 
 from collections.abc import Mapping
 from typing import Literal

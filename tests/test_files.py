@@ -71,7 +71,7 @@ def test_of_two_processes_one_makes(tmp_path: Path) -> None:
 
 
 def test_what_is_there_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knowfuse.files.FileLock", None)
+    monkeypatch.setattr("knowfuse.files.lock_file", None)
     with pytest.raises(TypeError, match="not callable"):
         make_once(tmp_path / "gone", lambda: None)
     assert not make_once(tmp_path, lambda: None)

@@ -75,6 +75,25 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_what_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["/proc/made", "/proc/a/b/made"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: make_folder_once(path, Path.touch),
+        lambda path: _in_whole(path, Path.touch),
+        lambda path: write_whole(path, b"a"),
+    ],
+    ids=["once", "whole", "file"],
+)
+def test_a_place_where_the_system_makes_nothing(place: str, make: Callable[[Path], object]) -> None:
+    """It says that there is no such file; the user is told what to set."""
+    with pytest.raises(PermissionError) as error:
+        make(Path(place))
+    said = str(refusal(error.value))
+    assert "operation not permitted" in said.lower()
+    assert "cache= (or KNOWFUSE_CACHE)" in said or "set the one that this is of to a folder with room" in said
+
+
 def raised(outer: Exception, cause: Exception) -> Exception:
     try:
         raise outer from cause

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from safetensors import SafetensorError
 from yaml import YAMLError
 
+from knowfuse.locks import lock_file
 from knowfuse.unfinished import beside, remove, remove_left
-from knowfuse.unwritable import naming
+from knowfuse.unwritable import make_folder, naming
 
 DAMAGED = (
     json.JSONDecodeError,
@@ -104,8 +104,8 @@ def make_once(path: Path, make: Callable[[], None]) -> bool:
         with allowed(path):
             if path.exists():
                 return False
-            path.parent.mkdir(parents=True, exist_ok=True)
-            locked.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+            make_folder(path.parent)
+            locked.enter_context(lock_file(path.with_name(f"{path.name}.lock")))
             if path.exists():
                 return False
         make()
@@ -146,7 +146,7 @@ def written_through(path: Path, write: Callable[[BinaryIO], object]) -> Iterator
     """`write_through`; the file, in its place, is held by this process until the block ends."""
     with ExitStack() as held:
         with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             unfinished = held.enter_context(beside(path, Path.touch))
             try:
                 with unfinished.open("wb") as file:
@@ -167,7 +167,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Its files are as readable as the umask says, whoever wrote them: safetensors keeps its own from all others.
     """
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with beside(path, Path.mkdir) as unfinished:
             try:
                 mode = stat.S_IMODE(unfinished.stat().st_mode) & 0o666  # what the umask left of a folder's

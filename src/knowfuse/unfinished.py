@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from knowfuse.unwritable import making
+
 
 @contextmanager
 def beside(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
@@ -24,7 +26,8 @@ def beside(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     unfinished, held = path, None
     while held is None:  # or another process takes it for left before it is locked
         unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        make(unfinished)
+        with making():
+            make(unfinished)
         held = _locked(unfinished)
     try:
         yield unfinished

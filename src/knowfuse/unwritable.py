@@ -30,6 +30,23 @@ def naming(path: str | Path) -> Iterator[None]:
         raise OSError(found.errno, os.strerror(found.errno), str(path)) from error
 
 
+@contextmanager
+def making() -> Iterator[None]:
+    """PermissionError where the block can make nothing in a folder that is there: of /proc the system says that it is not."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename is None or not Path(error.filename).parent.is_dir():
+            raise
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it, where they are not there."""
+    with making():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def as_os_error(error: BaseException) -> OSError | None:
     """The error as that of the system which it is of; libraries in Rust, which write weights and tokenizers, say so in their text alone."""
     if isinstance(error, OSError):

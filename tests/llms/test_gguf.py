@@ -92,7 +92,7 @@ def test_it_is_converted_once_by_its_content(gguf: Path, tmp_path: Path, monkeyp
     assert first.folder.name.startswith("tiny-")
     (tmp_path / "moved").mkdir()
     os.link(gguf / "tiny.gguf", tmp_path / "moved" / "tiny.gguf")
-    monkeypatch.setattr("knowfuse.files.FileLock", None)  # where something must be made, it is called
+    monkeypatch.setattr("knowfuse.files.lock_file", None)  # where something must be made, it is called
     again = localize("other", LLMSpec(path=str(tmp_path / "moved"), gguf_file="tiny.gguf"), cache)
     assert (again.folder, again.fingerprint) == (first.folder, first.fingerprint)
     with pytest.raises(TypeError, match="not callable"):

@@ -124,7 +124,7 @@ def test_filled_caches_need_no_lock(
     """They may be on a read-only file system; documents that a source cannot hold are known too."""
     some = [*TEXTS, Document("word after word " * 200, "code", "fusion")]
     make(llms, tmp_path, some)
-    monkeypatch.setattr("knowfuse.traces.tracing.FileLock", None)
+    monkeypatch.setattr("knowfuse.traces.tracing.lock_file", None)
     make(llms, tmp_path, some, verify=verify).sources["mpt"].store.require(Documents.of(some).ids)
     with pytest.raises(TypeError, match="not callable"):
         make(llms, tmp_path / "empty", some)

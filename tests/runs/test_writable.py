@@ -28,6 +28,13 @@ def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Pat
     require_writable(folder / "new")
 
 
+def test_a_place_where_the_system_makes_nothing_is_refused_in_a_sentence() -> None:
+    with pytest.raises(
+        SystemExit, match=r"'/proc/a/run' cannot be written \(Operation not permitted\): .* take another with hydra"
+    ):
+        require_writable(Path("/proc/a/run"))
+
+
 def test_a_run_folder_without_room_is_refused_before_hydra_writes_there(tmp_path: Path) -> None:
     with (
         no_file_beyond(1000),

@@ -59,7 +59,7 @@ def test_a_second_call_reads_the_cache(made: tuple[Corpus, Path], monkeypatch: p
     (path,) = (p for p in (cache / "corpora").iterdir() if p.is_dir())
     before = path.stat().st_mtime_ns
     monkeypatch.setattr(quickstart, "_collect_quickstart", None)
-    monkeypatch.setattr("knowfuse.files.FileLock", None)  # as on a read-only file system
+    monkeypatch.setattr("knowfuse.files.lock_file", None)  # as on a read-only file system
     assert list(quickstart_corpus(**SETTINGS, cache=str(cache)).documents) == list(corpus.documents)
     assert path.stat().st_mtime_ns == before
     assert not list((cache / "corpora").glob("*.part"))

@@ -27,7 +27,7 @@ def test_a_map_is_made_once_and_found_again(tmp_path: Path) -> None:
 def test_a_filled_store_of_maps_is_read_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a read-only file system; a map cut off is named."""
     MapStore(tmp_path)("a", lambda: {"ids": np.arange(6)})
-    monkeypatch.setattr("knowfuse.files.FileLock", None)
+    monkeypatch.setattr("knowfuse.files.lock_file", None)
     assert MapStore(tmp_path)("a", dict)["ids"].tolist() == [0, 1, 2, 3, 4, 5]
     path = tmp_path / "a.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

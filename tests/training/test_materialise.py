@@ -30,7 +30,7 @@ def test_a_recipe_is_made_once(
     files = {p.relative_to(tmp_path).parts[1:]: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {parts[-1] for parts in files}
     assert not [parts for parts in files if "fit" in parts or parts[0].endswith(".part")]
-    monkeypatch.setattr("knowfuse.files.FileLock", None)
+    monkeypatch.setattr("knowfuse.files.lock_file", None)
     assert materialise("mine", spec, CORPUS, tmp_path) == llm
     assert "source mine: made before" in capsys.readouterr().out
     assert files == {

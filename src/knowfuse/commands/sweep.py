@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.commands.left_over import made_for_a_sweep
 from knowfuse.files import undamaged, write_whole
+from knowfuse.locks import lock_file
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.runs.folder import PARTS, RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
@@ -90,7 +91,7 @@ def sweep_folder(root: Path, asked: Mapping[str, Any]) -> str:
 
 
 def _hold(folder: Path) -> bool:
-    lock = FileLock(folder / RUNNING)
+    lock = lock_file(folder / RUNNING)
     try:
         lock.acquire(timeout=0)
     except Timeout:

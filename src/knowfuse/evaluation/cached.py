@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock
-
 from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, score_documents, score_served
 from knowfuse.files import make_once, undamaged, write_whole
 from knowfuse.llms.local import LocalLLM
+from knowfuse.locks import lock_file
 from knowfuse.progress import say
 from knowfuse.ranks import ALONE, Ranks, ranks, wait_for
 from knowfuse.surface import Surface
@@ -67,7 +66,7 @@ def _scores(
 def _put_together(shares: Sequence[Path], whole: Path) -> None:
     """Wait for all shares; another job with the same ranks may do the same at the same time."""
     wait_for(lambda: whole.exists() or all(share.exists() for share in shares))
-    with FileLock(whole.with_suffix(".lock")):
+    with lock_file(whole.with_suffix(".lock")):
         if not whole.exists():
             _write(whole, merged_scores(map(_read, shares)))
         _remove_shares(whole)

@@ -12,9 +12,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import nn
 from transformers import PreTrainedModel
+
+from knowfuse.locks import lock_file
+from knowfuse.unwritable import make_folder
 
 FOLDER = "offload"  # in the cache
 
@@ -52,11 +55,11 @@ def offload_folder(cache: Path, name: str) -> Iterator[Path]:
     What a kill left is removed by the next that comes: its lock is free.
     """
     place = cache / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     for left in place.glob("*.lock"):
-        with suppress(Timeout), FileLock(left, timeout=0):
+        with suppress(Timeout), lock_file(left).acquire(timeout=0):
             _remove(left)
-    with FileLock(place / f"{name}-{uuid4().hex}.lock") as lock:
+    with lock_file(place / f"{name}-{uuid4().hex}.lock") as lock:
         folder = Path(lock.lock_file).with_suffix("")
         try:
             folder.mkdir()

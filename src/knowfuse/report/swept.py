@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from knowfuse.files import undamaged, write_csv, write_whole
+from knowfuse.locks import lock_file
 from knowfuse.pages import write_png
 from knowfuse.progress import say
 
@@ -51,7 +51,7 @@ class Swept(Callback):
             say(f"point {point} of sweep {sweep} failed: {reason}")
         came = Came(point, list(config.hydra.overrides.task), figure, reason)
         write_whole(sweep / point / CAME, json.dumps(asdict(came), indent=1).encode())
-        with FileLock(sweep / ".table.lock"):  # points may end at once
+        with lock_file(sweep / ".table.lock"):  # points may end at once
             write_sweep(sweep)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

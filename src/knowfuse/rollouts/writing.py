@@ -17,15 +17,15 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from knowfuse.files import undamaged, write_whole
+from knowfuse.locks import lock_file
 from knowfuse.progress import counting, say
 from knowfuse.rollouts.going_on import GoOn, Item
 from knowfuse.rollouts.prompts import Prompt
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.rollouts.written import Line, line_of
 from knowfuse.surface import Surface
+from knowfuse.unwritable import make_folder
 
 FORMAT_VERSION = 1
 ROLLOUTS = "rollouts"  # in the cache
@@ -67,8 +67,8 @@ def write_rollouts(
     state = json.dumps([FORMAT_VERSION, fingerprint, surface.fingerprint, asdict(sampling), said])
     folder = cache / ROLLOUTS / hashlib.sha256(state.encode()).hexdigest()[:24]
     if not (folder / ABOUT).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        make_folder(folder)
+        with lock_file(folder.with_suffix(".lock")):
             if not (folder / ABOUT).exists():
                 _write(folder, go_on_by, surface, prompts, sampling, batch_documents, origin)
     with undamaged(folder / ABOUT):

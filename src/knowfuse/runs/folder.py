@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import restored, undamaged, write_whole
+from knowfuse.locks import lock_file
 from knowfuse.progress import is_first_rank, say
 from knowfuse.runs.requeued import slurm_job
 from knowfuse.runs.writable import require_writable
@@ -158,7 +159,7 @@ def _require_there(run: Path, failed: Exception | None = None) -> None:
 def is_running(run: Path) -> bool:
     """Whether another process has this run folder."""
     try:
-        with FileLock(run / RUNNING).acquire(timeout=0):
+        with lock_file(run / RUNNING).acquire(timeout=0):
             return False
     except Timeout:
         return True
@@ -168,13 +169,13 @@ def is_running(run: Path) -> bool:
 
 def wait_until_left(run: Path) -> None:
     """Return once no process has this run folder: for the ranks beside the first, which writes what all of them made."""
-    with FileLock(run / RUNNING):
+    with lock_file(run / RUNNING):
         pass
 
 
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
-    lock = FileLock(run / RUNNING)
+    lock = lock_file(run / RUNNING)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

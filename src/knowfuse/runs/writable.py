@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from knowfuse.unwritable import why
+from knowfuse.unwritable import making, why
 
 OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 
@@ -44,7 +44,7 @@ def require_writable(folder: Path) -> None:
             "hydra.run.dir=<folder>; ckpt_path=<file> goes on there from a checkpoint that is only to be read"
         )
     try:
-        with TemporaryFile(dir=there) as file:
+        with making(), TemporaryFile(dir=there) as file:
             file.write(bytes(OF_A_START))
             file.flush()
     except OSError as error:

@@ -12,18 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import undamaged, write_whole
+from knowfuse.locks import lock_file
 from knowfuse.progress import say
 from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.starting import start
 from knowfuse.study.point import Point
 from knowfuse.training.fit import Fit
+from knowfuse.unwritable import make_folder
 
 STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
 STARTED = "study.json"  # in the folder of a run: with what it was started, and how long it took
@@ -112,8 +113,8 @@ class Runs:
         RuntimeError where `train.py` fails; what it said is on the screen.
         """
         folder = self.place(point, seed)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        make_folder(folder.parent)
+        with lock_file(folder.with_suffix(".lock")):
             if not (folder / "results.json").exists():
                 say(f"{point.name or 'as it is'}, seed {seed}: run {folder.name}")
                 self._make(folder, point, seed)

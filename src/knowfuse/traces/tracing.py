@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 
 from knowfuse.ids import ID_BYTES
 from knowfuse.llms.local import LocalLLM
+from knowfuse.locks import lock_file
 from knowfuse.progress import counting, say
 from knowfuse.ranks import Ranks, ranks
 from knowfuse.settings import require_choices
@@ -28,6 +28,7 @@ from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
 from knowfuse.traces.store import TraceStore
 from knowfuse.types import Kept, SourceTrace
+from knowfuse.unwritable import make_folder
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 
@@ -123,10 +124,10 @@ def share_of(documents: Documents, mine: Ranks) -> np.ndarray:
     return np.sort(by_size[np.isin(np.arange(len(by_size)) % (2 * mine.world), turns)])
 
 
-def _locked(lock: Path) -> FileLock:
+def _locked(lock: Path) -> AbstractContextManager[object]:
     """Taken only where something must be written: a filled cache may be read-only."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock)
+    make_folder(lock.parent)
+    return lock_file(lock)
 
 
 def _wait_for_all(store: TraceStore, ids: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from knowfuse.files import replaced, restored, write_through
 from knowfuse.progress import say
 from knowfuse.unfinished import remove, remove_left
-from knowfuse.unwritable import why
+from knowfuse.unwritable import make_folder, why
 
 SHARDED = "meta.pt"  # Lightning's name of what is not in shards, in the folder of a sharded checkpoint
 KEPT = ("last.ckpt", "best.ckpt")  # of a fit, the later one first; a fit can go on from either
@@ -28,7 +28,7 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_through(path, lambda file: _save(checkpoint, file))
 
 

@@ -130,6 +130,21 @@ def test_filled_caches_need_no_lock(
         make(llms, tmp_path / "empty", some)
 
 
+@pytest.mark.parametrize("place", ["/proc/traces", "taken", "file://{folder}/taken"])
+def test_a_place_that_takes_no_traces_is_refused_before_a_source_reads(
+    llms: dict[str, LocalLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    place = place.format(folder=tmp_path)
+    with (
+        forward_passes() as passes,
+        pytest.raises(OSError, match=rf"source 'llama' to '{place}/llama-.*another folder"),
+    ):
+        make(llms, tmp_path / "cache", place=place)
+    assert not passes
+
+
 def test_duplicates_are_said(llms: dict[str, LocalLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, more = llms["mpt"].spec, Corpus.of("tiny", corpus(TEXTS).documents, duplicates=7)
     prepare(more, spec, {}, 5, tmp_path, TRACING)

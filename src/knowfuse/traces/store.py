@@ -120,6 +120,11 @@ class TraceStore:
                 "run's settings"
             )
 
+    def require_writable(self) -> None:
+        """OSError where the folder cannot be written, as `write` says it: asked before a source reads for days."""
+        self._put(MANIFEST, manifest_of(self.key, self.codec_name))
+        self._has_manifest = True
+
     def write(self, traces: dict[str, SourceTrace]) -> None:
         """Add one shard with these documents, and its index.
 
@@ -262,8 +267,7 @@ class TraceStore:
     def _write_manifest(self) -> None:
         """Say what the traces depend on; the same whoever writes it, and once."""
         if not self._has_manifest:
-            self._put(MANIFEST, manifest_of(self.key, self.codec_name))
-            self._has_manifest = True
+            self.require_writable()
 
     def _put(self, file: str, data: bytes) -> None:
         with self._putting(file):

@@ -94,6 +94,7 @@ def read_documents(
         share = _share(llm, viewed, mine) if store.missing(viewed.ids).any() else viewed[:0]
         tokens: TokenizedDocuments | None = None
         if (is_missing := store.missing(share.ids)).any():
+            store.require_writable()
             tokens = tokenize_documents(surface, share, llm.context_length(), cache / "tokens").among(is_missing)
             surface.require_rows(tokens.largest_id)
             store.put_aside(tokens.set_aside)

@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
+from chats_for_tests import chat
 from experiments_for_tests import TINY_TRAINING, composed, run_python
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
@@ -19,7 +20,7 @@ from knowfuse.fusion.avg_ce import avg_ce
 from knowfuse.losses import LmWeight, fused_linear_loss
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import open_run
-from knowfuse.runs.headroom import headroom
+from knowfuse.runs.headroom import dear_eos, headroom
 from knowfuse.settings import require_choices
 from knowfuse.training.target import TargetModule
 from knowfuse.types import LLMSpec, Recipe
@@ -324,10 +325,23 @@ def test_a_source_that_does_not_expect_its_eos_is_told_how_to_say_another(
         line = f"source llama2: its EOS '</s>' costs {table.eos_nats['llama2']:.1f} nats a document"
         assert (line in said) == is_said
         assert (f"{line}: a small LLM, made here in minutes" in said) == (is_said and is_made)
-        remedy = f"{line}, more than {limit:g}: it hardly expects it there."
+        remedy = (
+            f"{line}, more than {limit:g}: it would rather go on there. Either your documents end otherwise than those"
+        )
         assert (remedy in said) == ("++sources.llama2.eos=<token>, or null for none" in said) == (not is_made)
         monkeypatch.undo()
     assert table.eos_nats.keys() == table.first_nats.keys() == table.rows.keys()
+
+
+def test_answers_that_a_source_would_not_end_so_are_not_put_down_to_its_template() -> None:
+    """Both that it may come of are named; `eos` is not, by which no conversation is read."""
+    said = dear_eos(chat("chatml"), 12.32, is_small=False)
+    assert said.startswith(
+        "source chatml: its EOS '<|im_end|>' costs 12.3 nats where an answer ends, more than 6: it would rather go on"
+    )
+    assert "Either your answers end otherwise than those that it learnt from, which no setting mends" in said
+    assert "or it learnt another chat template: then set ++sources.chatml.chat_template=<file of Jinja>" in said
+    assert "eos=" not in said
 
 
 def test_documents_that_no_block_holds_are_said(

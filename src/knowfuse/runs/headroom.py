@@ -1,11 +1,10 @@
 """How much is there to gain, before anyone trains?"""
 
-from pathlib import Path
-
 from knowfuse.evaluation import ScoreTable, oracle, score_table
 from knowfuse.losses import Headroom
 from knowfuse.progress import say
-from knowfuse.runs.prepared import Prepared, Source
+from knowfuse.runs.prepared import Prepared
+from knowfuse.surface import Surface
 from knowfuse.training.materialise import is_made
 
 DEAR_EOS = 6.0  # nats a document
@@ -22,7 +21,7 @@ def headroom(prepared: Prepared) -> ScoreTable:
     table = score_table(sources | before | {"oracle over the sources": oracle(sources)}, documents)
     for name, source in prepared.sources.items():
         if source.surface.eos_id is not None and (paid := table.eos_nats.get(name, 0.0)) > DEAR_EOS:
-            _say_dear_eos(name, source, paid, prepared.cache)
+            say(dear_eos(source.surface, paid, is_made(source.llm, prepared.cache)))
     return table
 
 
@@ -34,22 +33,20 @@ def validation_headroom(prepared: Prepared) -> Headroom:
     return Headroom(shared.over_all_bytes("oracle"), shared.over_all_bytes("before"))
 
 
-def _say_dear_eos(name: str, source: Source, paid: float, cache: Path) -> None:
-    """What an EOS costs that a source hardly expects where a document ends, and what may be done about it."""
-    assert source.surface.eos_id is not None
-    costs = f"its EOS {source.surface.token_strings[source.surface.eos_id]!r} costs {paid:.1f} nats a document"
-    if source.surface.chat is not None:
-        say(
-            f"source {name}: {costs}, more than {DEAR_EOS:g}, to end its answers: it hardly expects it there. Where it learnt another "
-            f"template, say so: ++sources.{name}.chat_template=<file of Jinja>; it counts apart"
+def dear_eos(surface: Surface, paid: float, is_small: bool) -> str:
+    """What an EOS costs that a source hardly expects, what that may come of, and what may be done about each; `is_small`: made here."""
+    assert surface.eos_id is not None
+    eos = f"source {surface.name}: its EOS {surface.token_strings[surface.eos_id]!r} costs {paid:.1f} nats"
+    if surface.chat is not None:
+        return (
+            f"{eos} where an answer ends, more than {DEAR_EOS:g}: it would rather go on there. Either your answers end otherwise than those "
+            "that it learnt from, which no setting mends (bits per byte leave the EOS out); or it learnt another chat template: then set "
+            f"++sources.{surface.name}.chat_template=<file of Jinja>. python -m knowfuse.surface with --chat shows how it reads a conversation"
         )
-        return
-    if is_made(source.llm, cache):
-        say(
-            f"source {name}: {costs}: a small LLM, made here in minutes, knows little of where texts end; it counts apart"
-        )
-        return
-    say(
-        f"source {name}: {costs}, more than {DEAR_EOS:g}: it hardly expects it there. Where its texts ended otherwise in training, "
-        f"say so: ++sources.{name}.eos=<token>, or null for none; python -m knowfuse.surface shows its special tokens"
+    if is_small:
+        return f"{eos} a document: a small LLM, made here in minutes, knows little of where texts end; it counts apart"
+    return (
+        f"{eos} a document, more than {DEAR_EOS:g}: it would rather go on there. Either your documents end otherwise than those that it "
+        "learnt from, which no setting mends (bits per byte leave the EOS out); or its texts ended with another token: then set "
+        f"++sources.{surface.name}.eos=<token>, or null for none. python -m knowfuse.surface shows its special tokens"
     )

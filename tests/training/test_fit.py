@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalL
 from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import Headroom, LmWeight
-from knowfuse.training.fit import Fit, fit, load_best
+from knowfuse.training.fit import Fit, fit, load_best, require_validations
 from knowfuse.training.resuming import RandomStates, Steps, require_resumable
 from knowfuse.types import IGNORE
 
@@ -294,6 +294,23 @@ def test_a_checkpoint_between_two_steps_is_refused(target: LocalLLM, tmp_path: P
     make = trainer(4, accumulate_grad_batches=4, val_check_interval=6)
     with pytest.raises(ValueError, match=r"val_check_interval=6 batches is no multiple of .*accumulate_grad_batches=4"):
         fit("one", tmp_path, fusion_module(target, is_fused=False), data_module(), make, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "accumulated"), [(20, 50, 1), (20, 100, 4), (4, 6, 4), (3, 1, 2), (1, 7, 2)]
+)
+def test_what_a_fit_that_would_not_validate_is_told_to_set_is_all_it_takes(
+    steps: int, every: int, accumulated: int
+) -> None:
+    """One setting, beside which no other is refused; of several that do, the one that is nearest from below."""
+    trainer = {"max_steps": steps, "val_check_interval": every, "accumulate_grad_batches": accumulated}
+    with pytest.raises(ValueError, match=r"set trainer\.val_check_interval=\d+") as refused:
+        require_validations(trainer)
+    told = re.search(r"set trainer\.val_check_interval=(\d+)", str(refused.value))
+    assert told is not None
+    most = min(every, steps * accumulated)
+    assert int(told[1]) == max(accumulated, most - most % accumulated)
+    require_validations({**trainer, "val_check_interval": int(told[1])})
 
 
 def test_a_stopped_fit_with_accumulation_ends_bit_identical(target: LocalLLM, tmp_path: Path, traces: Path) -> None:

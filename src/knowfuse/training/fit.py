@@ -206,15 +206,16 @@ def require_validations(trainer: Mapping[str, Any]) -> None:
         if type(value) is not int or value < 1:
             raise ValueError(f"trainer.{name} is {value!r}: it must be a whole number of at least 1")
     steps, every, accumulated = (trainer.get(name, 1) for name in COUNTS)
+    remedy = f"set trainer.val_check_interval={min(max(1, every // accumulated), steps) * accumulated}"
     if every % accumulated:
         raise ValueError(
             f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
-            f"{accumulated}: a checkpoint would lose gradients that wait for a step"
+            f"{accumulated}: a checkpoint would lose gradients that wait for a step; {remedy}"
         )
     if every > steps * accumulated:
         raise ValueError(
             f"trainer.val_check_interval={every} batches is more than the {steps * accumulated} of the whole fit "
-            f"(trainer.max_steps={steps}): nothing would be validated or kept, set it to at most that"
+            f"(trainer.max_steps={steps}): nothing would be validated or kept; {remedy}, or less to validate more often"
         )
 
 

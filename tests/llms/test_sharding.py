@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import time
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from knowfuse.files import restored, swap
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.parts import decoder_layers
 from knowfuse.llms.sharding import FSDP2
+from knowfuse.progress import console
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import length_buckets
 from knowfuse.training.fit import Fit, fit, load_best
@@ -208,10 +208,9 @@ def further(folder: Path) -> None:
         return its_loss(hidden, head, labels, fused, **more)
 
     module.loss = watched
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with console.capture() as said:
         learn(folder, "bfloat16", FSDP2("bfloat16"), module=module)
-    assert not [str(w.message) for w in said if "trained in bfloat16" in str(w.message)], "the shards are in float32"
+    assert "trained in bfloat16" not in said.get(), "the shards are in float32"
     require_shards(module)
     scored(folder, "bfloat16", FSDP2("bfloat16"))
     assert seen == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)}

@@ -2,10 +2,9 @@
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -38,6 +37,15 @@ Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 Fusion = Callable[[AlignedSources, Tensor, Tensor], FusedTarget]
+
+
+@cache
+def _say_bfloat16(name: str) -> None:
+    """Once a process, however many fits of the LLM it makes."""
+    say(
+        f"WARNING: the weights of LLM {name!r} are trained in bfloat16, which drops steps smaller than 1/256 of a weight: set its dtype to "
+        "float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp"
+    )
 
 
 class FusionModule(TargetModule):
@@ -106,11 +114,7 @@ class FusionModule(TargetModule):
         if isinstance(self.network, FSDPModule):
             self.network.reshard()  # to the float32 shards, which learn and into which a checkpoint is loaded after this
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.network.parameters()):
-            warnings.warn(
-                f"the weights of LLM {self.llm.name!r} are trained in bfloat16, which drops steps smaller than 1/256 of a weight: "
-                "set its dtype to float32 (trainer.precision=bf16-mixed computes in bfloat16 all the same), or use trainer=fsdp",
-                stacklevel=2,
-            )
+            _say_bfloat16(self.llm.name)
 
     def _require_read_alone(self) -> None:
         """At the lengths of a data module that says them."""

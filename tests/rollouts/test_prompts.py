@@ -82,13 +82,41 @@ def test_what_leaves_no_room_is_refused() -> None:
     ):
         prompts_of(texts, surface("llama"), 20, 20)
     with pytest.raises(
-        ValueError, match="none of the 4 documents of the run has more than prompt_tokens=400 tokens of target"
+        ValueError,
+        match="none of the 4 documents of the run begins so that target 'llama' can go on: 4 of at most prompt_tokens=400 tokens, for ",
     ):
         prompts_of(texts, surface("llama"), 400, 512)
     with pytest.raises(
-        ValueError, match="none of the 1 documents of the run leaves target 'chatml', which can hold 9 tokens, room"
+        ValueError,
+        match=r"none of the 1 documents of the run begins so that target 'chatml' can go on: 1 too long; the first, .* can hold 9",
     ):
         prompts_of(Documents.of([conversation(SAID)]), chat("chatml"), 16, 9)
+
+
+def test_conversations_that_leave_no_room_for_an_answer_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """By reason, with the first by its id in the corpus; two that are alike are two."""
+    short, long = conversation([("user", "And?"), ("assistant", "def")]), conversation(SAID)
+    briefed = conversation([("system", "be brief"), ("user", "And?"), ("assistant", "def")])
+    gemma = chat("gemma")
+    most = len(tokens_of(gemma, short).input_ids) + 2
+    prompts = prompts_of(Documents.of([short, long, briefed, long]), gemma, 16, most)
+    assert [prompt.messages for prompt in prompts] == [short.messages[:-1]]
+    told, kept = capsys.readouterr().out.splitlines()
+    first = f"rollouts: 3 of 4 documents left out: 2 too long, 1 refused by the template; the first, {long.id}, with an answer of one letter: "
+    assert told.startswith(first)
+    assert told.endswith(f" tokens, 'gemma' can hold {most}. Shorter conversations leave room for an answer")
+    assert kept == "rollouts: 1 prompts of 4 documents, 0 that begin alike left out"
+
+
+def test_texts_that_are_too_short_are_counted_and_long_ones_begin_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A prompt is the beginning: how long a text is beyond the context is of no matter."""
+    long = Document("def wrap(text): return text " * 40, "a", "fusion")
+    (prompt,) = prompts_of(Documents.of([Document("a", "a", "fusion"), long]), surface("neox"), 6, 20)
+    assert long.text.startswith(prompt.text)
+    told = capsys.readouterr().out
+    assert (
+        "rollouts: 1 of 2 documents left out: 1 of at most prompt_tokens=6 tokens, for which it can be lower\n" in told
+    )
 
 
 def test_some_of_the_documents_are_evenly_spread() -> None:

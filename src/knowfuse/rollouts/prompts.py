@@ -1,5 +1,6 @@
 """From which beginnings does a target write? Those of its run's own documents, or the texts of a file."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from knowfuse.progress import say
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
+from knowfuse.surface.unspellable import TOO_LONG, by_kind
 from knowfuse.text.document import Document, Message
 from knowfuse.text.documents import Documents
 from knowfuse.text.findings import Findings
@@ -39,22 +41,24 @@ def spread(documents: Documents, most: int | None) -> Documents:
 def prompts_of(documents: Documents, surface: Surface, prompt_tokens: int, most_tokens: int) -> list[Prompt]:
     """The beginning of each document, each once: a text's first tokens, a conversation up to its last answer.
 
-    `most_tokens` are what the LLM can hold. ValueError where that leaves it no room to go on, or where no document has such a
-    beginning.
+    `most_tokens` are what the LLM can hold. Documents without such a beginning are counted by reason in a line.
+    ValueError where that leaves it no room to go on, or where no document has such a beginning.
     """
     if documents.is_chat:
-        found = _of_conversations(documents, surface, most_tokens)
-        wanted = f"leaves target {surface.name!r}, which can hold {most_tokens} tokens, room for an answer: give shorter ones"
+        found, left_out = _of_conversations(documents, surface, most_tokens)
+    elif prompt_tokens < most_tokens:
+        found, left_out = _of_texts(documents, surface, prompt_tokens)
     else:
-        if prompt_tokens >= most_tokens:
-            raise ValueError(
-                f"prompt_tokens is {prompt_tokens}, and target {surface.name!r} can hold {most_tokens} tokens in all: set it lower, so "
-                "that there is room to go on"
-            )
-        found = _of_texts(documents, surface, prompt_tokens, most_tokens)
-        wanted = f"has more than prompt_tokens={prompt_tokens} tokens of target {surface.name!r}: set it lower"
+        raise ValueError(
+            f"prompt_tokens is {prompt_tokens}, and target {surface.name!r} can hold {most_tokens} tokens in all: set it lower, so "
+            "that there is room to go on"
+        )
     if not found:
-        raise ValueError(f"none of the {len(documents)} documents of the run {wanted}")
+        raise ValueError(
+            f"none of the {len(documents)} documents of the run begins so that target {surface.name!r} can go on: {left_out}"
+        )
+    if left_out:
+        say(f"rollouts: {len(documents) - len(found):,} of {len(documents):,} documents left out: {left_out}")
     return _each_once(found, f"{len(documents):,} documents")
 
 
@@ -79,18 +83,26 @@ def prompts_in(path: Path, surface: Surface, most_tokens: int) -> list[Prompt]:
     return _each_once([Prompt(tuple(tokens[text.id].input_ids.tolist()), text.text) for text in texts], str(path))
 
 
-def _of_texts(documents: Documents, surface: Surface, prompt_tokens: int, most_tokens: int) -> list[Prompt]:
-    tokens, found = tokenize_documents(surface, documents, most_tokens), []
-    for place in tokens.places[tokens.sizes[tokens.places] > prompt_tokens].tolist():
+def _of_texts(documents: Documents, surface: Surface, prompt_tokens: int) -> tuple[list[Prompt], str]:
+    """Those of the texts, however long, and what is said of the others."""
+    tokens, found = tokenize_documents(surface, documents, sys.maxsize), []
+    longer = tokens.places[tokens.sizes[tokens.places] > prompt_tokens]
+    for place in longer.tolist():
         its = tokens.at(place)
         data = documents[place].text.encode()[: its.ends[prompt_tokens - 1]]
         # One that ends inside a character, or holds nothing, is none.
         if data and (text := data.decode(errors="ignore")).encode() == data:
             found.append(Prompt(tuple(its.input_ids[:prompt_tokens].tolist()), text))
-    return found
+    told = {
+        f"of at most prompt_tokens={prompt_tokens} tokens, for which it can be lower": len(tokens.places) - len(longer),
+        f"whose first {prompt_tokens} tokens end inside a character": len(longer) - len(found),
+        "that its tokens do not spell": len(documents) - len(tokens.places),
+    }
+    return found, ", ".join(f"{number:,} {reason}" for reason, number in told.items() if number)
 
 
-def _of_conversations(documents: Documents, surface: Surface, most_tokens: int) -> list[Prompt]:
+def _of_conversations(documents: Documents, surface: Surface, most_tokens: int) -> tuple[list[Prompt], str]:
+    """Those of the conversations that the LLM can read and answer, and what is said of the others."""
     tokens = _begun(documents, surface, most_tokens)
     found = []
     for place in tokens.places.tolist():
@@ -99,7 +111,17 @@ def _of_conversations(documents: Documents, surface: Surface, most_tokens: int) 
         (turn,) = its.turns
         text = document.text.encode()[: turn.begin].decode()
         found.append(Prompt(tuple(its.input_ids[: turn.before + 1].tolist()), text, document.messages[:-1]))
-    return found
+    aside = np.setdiff1d(np.arange(len(documents)), tokens.places).tolist()
+    if not aside:
+        return found, ""
+    reasons = [tokens.set_aside[name] for name in tokens.documents.take(np.array(aside)).names]
+    kinds = by_kind(reasons)
+    counted = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    remedy = ". Shorter conversations leave room for an answer" if TOO_LONG in kinds else ""
+    return (
+        found,
+        f"{counted}; the first, {documents.names[aside[0]]}, with an answer of one letter: {reasons[0]}{remedy}",
+    )
 
 
 def _begun(documents: Documents, surface: Surface, most_tokens: int) -> TokenizedDocuments:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning as L
@@ -90,7 +90,7 @@ class _Speed(TextColumn):
         return Text(f"{tokens / seconds:,.0f} {unit}/s" if seconds and tokens else "", style="progress.data.speed")
 
 
-def _bar() -> Progress:
+def _bar(stays: bool = True) -> Progress:
     return Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -99,6 +99,8 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        transient=not stays,
+        disable=not (stays or console.is_terminal),  # rich would leave an empty line in a log
     )
 
 
@@ -151,10 +153,13 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def counting(stage: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
-    """A progress bar over tokens; call the yielded function with the number just done."""
+def counting(stage: str, total: int, unit: str = "tokens", stays: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar over tokens; call the yielded function with the number just done.
+
+    Not `stays`: it is there while the work lasts, and what comes of it is said elsewhere.
+    """
     pulse = Pulse(stage, total)
-    with _bar() as bar:
+    with _bar(stays) as bar:
         task = bar.add_task(stage, total=total, tokens=0, unit=unit, note="")
         done = 0
 
@@ -167,6 +172,35 @@ def counting(stage: str, total: int, unit: str = "tokens") -> Iterator[Callable[
         yield advance
         if not done:  # else it would look stuck
             bar.update(task, completed=total, note="found, nothing to do")
+
+
+class ReadProgress(L.Callback):
+    """The same bar, while it lasts, over the labels that a trained LLM reads; the ranks have about as many each."""
+
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.total = stage, total
+        self.shown = ExitStack()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.advance = self.shown.enter_context(counting(self.stage, self.total, stays=False))
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        _, labels = batch
+        self.advance(int((labels != IGNORE).sum()) * trainer.world_size)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.shown.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.shown.close()
 
 
 class FitProgress(L.Callback):

@@ -1,12 +1,15 @@
 """Bits per byte against one document at a time, in float64."""
 
+import io
 import math
 
 import pytest
 import torch
 from models_for_tests import tiny_llm
+from rich.console import Console
 from tokenizers_for_tests import surface
 
+from knowfuse import progress
 from knowfuse.evaluation import DocumentScores, by_document, oracle, score_documents, score_table
 from knowfuse.text.corpus import Document
 
@@ -147,3 +150,16 @@ def test_nats_that_are_not_finite_are_an_error_with_the_llm_and_the_document() -
         pytest.raises(ValueError, match=rf"LLM 'llama' gives the text of document {DOCUMENTS[0].id} NaN .* dtype"),
     ):
         score_documents(llm, its, DOCUMENTS[:1], max_tokens=500, batch_tokens=100)
+
+
+def test_scoring_says_how_far_it_is_and_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a log are those of its pulse: a document a minute."""
+    log = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=log, width=140))
+    now = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    its = surface("llama")
+    score_documents(tiny_llm("llama", its.vocabulary_size), its, DOCUMENTS, 500, 8)
+    lines = log.getvalue().splitlines()
+    assert [line.partition(" of ")[0].rpartition(":")[0] for line in lines] == ["scores llama"] * len(DOCUMENTS)
+    assert "(100%)" in lines[-1]

@@ -7,8 +7,9 @@ knows them (8-20 nats with LLMs whose EOS ends a chat turn), and is counted apar
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.dispatched import input_device
 from knowfuse.llms.head import row_logits
 from knowfuse.llms.isolation import length_borders
+from knowfuse.progress import counting
 from knowfuse.ranks import ALONE, Ranks
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
@@ -32,6 +34,8 @@ from knowfuse.text.corpus import Document
 from knowfuse.traces.asking import nats_served
 from knowfuse.traces.served import ServedLLM
 from knowfuse.types import TokenizedDocument
+
+Nats = TypeVar("Nats")
 
 
 @dataclass
@@ -64,15 +68,33 @@ def score_documents(
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
     scores = DocumentScores({}, tokens.set_aside)
-    for name, nats in nats_by_row(model, surface, tokens, batch_tokens, mine):
-        count(scores, name, tokens[name], nats, surface.name, tokens.data_of(name) if by_class else None)
+    batches = batches_of(tokens, batch_tokens, mine, length_borders(model.config))
+    with shown(surface.name, tokens, batches, nats_by_row(model, surface, tokens, batches)) as rows:
+        for name, nats in rows:
+            count(scores, name, tokens[name], nats, surface.name, tokens.data_of(name) if by_class else None)
     return scores
 
 
+@contextmanager
+def shown(
+    llm: str, tokens: TokenizedDocuments, batches: Sequence[Sequence[str]], rows: Iterable[tuple[str, Nats]]
+) -> Iterator[Iterator[tuple[str, Nats]]]:
+    """What an LLM pays on the documents of these batches, as it comes, under a bar over their tokens."""
+    lengths = tokens.lengths
+    with counting(f"scores {llm}", sum(lengths[name] for batch in batches for name in batch), stays=False) as advance:
+
+        def counted() -> Iterator[tuple[str, Nats]]:
+            for name, nats in rows:
+                yield name, nats
+                advance(lengths[name])
+
+        yield counted()
+
+
 def nats_by_row(
-    model: PreTrainedModel, surface: Surface, tokens: TokenizedDocuments, batch_tokens: int, mine: Ranks = ALONE
+    model: PreTrainedModel, surface: Surface, tokens: TokenizedDocuments, batches: Sequence[Sequence[str]]
 ) -> Iterator[tuple[str, Float[Tensor, " T"]]]:
-    """By document id: the nats that an LLM pays on the label of each row, padding after it; rows without a label are 0.
+    """By document id, a batch after another: the nats that an LLM pays on the label of each row, padding after it; rows without a label are 0.
 
     ValueError for tokens that it has no embedding of.
     """
@@ -80,7 +102,7 @@ def nats_by_row(
     was_training = model.training
     model.eval()
     llm, device = row_logits(model), input_device(model)
-    for batch in batches_of(tokens, batch_tokens, mine, length_borders(model.config)):
+    for batch in batches:
         ids, labels = (rows.to(device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
             paid = llm.label_nll(ids, labels)
@@ -143,9 +165,10 @@ def score_served(
     """The nats that an LLM on a server pays on each document; raises as `traces.asking.trace_served` does."""
     tokens = tokenize_documents(surface, documents, llm.context_length())
     scores = DocumentScores({}, tokens.set_aside)
-    for name, paid in nats_served(llm, tokens):
-        data = tokens.data_of(name) if by_class else None
-        count(scores, name, tokens[name], torch.from_numpy(paid), surface.name, data)
+    with shown(surface.name, tokens, [list(tokens)], nats_served(llm, tokens)) as rows:
+        for name, paid in rows:
+            data = tokens.data_of(name) if by_class else None
+            count(scores, name, tokens[name], torch.from_numpy(paid), surface.name, data)
     return scores
 
 

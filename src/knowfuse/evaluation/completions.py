@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria
 
 from knowfuse.llms.generating import Only, generated
+from knowfuse.progress import counting
 from knowfuse.surface import Surface
 from knowfuse.text.document import Document
 
@@ -126,8 +127,12 @@ def _prompt_of(document: Document) -> Prompt | None:
 
 def completed(model: PreTrainedModel, surface: Surface, prompts: Sequence[Prompt], max_tokens: int) -> Completed:
     """How an LLM does on them; it is asked one after another, and reads no more than `max_tokens`."""
-    accepted = [is_python(prompt.text, went_on(model, surface, prompt, max_tokens)) for prompt in prompts]
-    return Completed(len(prompts), sum(accepted))
+    accepted = 0
+    with counting(f"goes on {surface.name}", len(prompts), "prompts", stays=False) as advance:
+        for prompt in prompts:
+            accepted += is_python(prompt.text, went_on(model, surface, prompt, max_tokens))
+            advance(1)
+    return Completed(len(prompts), accepted)
 
 
 def went_on(model: PreTrainedModel, surface: Surface, prompt: Prompt, max_tokens: int) -> str:

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from knowfuse.evaluation.bits_per_byte import DocumentScores, count, nats_by_row
+from knowfuse.evaluation.batches import batches_of
+from knowfuse.evaluation.bits_per_byte import DocumentScores, count, nats_by_row, shown
 from knowfuse.evaluation.cached import BATCH_TOKENS
 from knowfuse.files import make_once, undamaged, write_whole
+from knowfuse.llms.isolation import length_borders
 from knowfuse.llms.local import LocalLLM
+from knowfuse.ranks import ALONE
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
@@ -82,10 +85,12 @@ class Ensemble:
 
         def read() -> None:
             with llm.to_read(self.cache) as model:
-                paid = dict(nats_by_row(model, self.surface, tokens, BATCH_TOKENS))
-            rows = [paid[name][: len(tokens[name].ends)].double().numpy() for name in tokens]
+                batches = batches_of(tokens, BATCH_TOKENS, ALONE, length_borders(model.config))
+                with shown(llm.name, tokens, batches, nats_by_row(model, self.surface, tokens, batches)) as rows:
+                    paid = dict(rows)
+            nats = [paid[name][: len(tokens[name].ends)].double().numpy() for name in tokens]
             kept = io.BytesIO()
-            np.save(kept, np.concatenate(rows))
+            np.save(kept, np.concatenate(nats))
             write_whole(file, kept.getvalue())
 
         make_once(file, read)

@@ -18,6 +18,7 @@ from knowfuse.evaluation.told import Beginnings, Told, go_on, unpadded
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import RowLogits
 from knowfuse.llms.isolation import length_borders
+from knowfuse.progress import ReadProgress
 from knowfuse.ranks import ALONE
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
@@ -91,7 +92,12 @@ def _read(
     *callbacks: L.Callback,
 ) -> _Read:
     runner = trainer(
-        callbacks=[_Loads(checkpoint, tokens.name, tokens.largest_id), StopsWhenTold(), *callbacks],
+        callbacks=[
+            _Loads(checkpoint, tokens.name, tokens.largest_id),
+            StopsWhenTold(),
+            ReadProgress(f"scores {tokens.name}", tokens.num_tokens - len(tokens)),
+            *callbacks,
+        ],
         logger=False,
         profiler=None,  # without a logger its table would lie where the command was called
         enable_checkpointing=False,

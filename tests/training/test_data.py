@@ -1,6 +1,8 @@
 """The batches of a fit: their order, what they hold, and what is refused."""
 
+import multiprocessing
 import pickle
+import time
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -41,6 +43,33 @@ def test_batches_are_the_same_in_the_same_order_with_and_without_sources(tmp_pat
         assert other.sources is not None
         for name in ("input_ids", "labels", "position_ids", "document_ids", "label_bytes"):
             assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_worker_ends_with_a_fit_that_is_killed(tmp_path: Path) -> None:
+    """Whoever its parent is: this one waits for nothing, least of all for torch to look whether it has another."""
+    begin = data_module(readers(tmp_path, TEXTS), num_workers=1).train_dataloader().worker_init_fn
+    assert begin is not None
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+
+    def work() -> None:
+        begin(0)
+        there.send("works")
+        time.sleep(600)
+
+    def fit() -> None:
+        fork.Process(target=work).start()
+        time.sleep(600)
+
+    process = fork.Process(target=fit)
+    process.start()
+    there.close()
+    assert here.recv() == "works"
+    process.kill()
+    assert here.poll(30)
+    with pytest.raises(EOFError):  # nobody is left who could write
+        here.recv()
+    process.join()
 
 
 def test_every_tensor_of_a_batch_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 Blocks are made in the workers (`packing`): no source LLM runs while training.
 """
 
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from threading import Thread
 
 import lightning as L
 import torch
@@ -175,5 +178,22 @@ class FusionDataModule(L.LightningDataModule):
             prefetch_factor=self.prefetch_batches if num_workers else None,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             collate_fn=collate,
+            worker_init_fn=_end_with_the_fit,
             persistent_workers=False,
         )
+
+
+def _end_with_the_fit(worker: int) -> None:
+    """A worker is gone once the fit is that had it started, killed or not.
+
+    torch's workers look whether they have another parent now; of those that a fork server started, as in a study, the server
+    stays the parent.
+    """
+    fit = multiprocessing.parent_process()
+    assert fit is not None
+
+    def follow() -> None:
+        fit.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()

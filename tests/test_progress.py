@@ -2,10 +2,14 @@
 
 import inspect
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from commands_for_tests import environment_with, stand_in
+from experiments_for_tests import ROOT, TINY_TRAINING, local_llm, run_python
 from rich.console import Console
 from rich.table import Table
 
@@ -105,3 +109,57 @@ def test_what_is_opened_later_has_no_number_of_a_closed_stream() -> None:
     program = f"import os, sys\n{source}\nopen_closed_streams()\nsys.exit(os.open(os.devnull, os.O_RDONLY))"
     done = subprocess.run(["sh", "-c", 'exec "$0" -IS -c "$1" >&- <&-', sys.executable, program], check=False)
     assert done.returncode > 2
+
+
+SAYING = [
+    "train.py --help",
+    "train.py --cfg job",
+    "-m knowfuse.plan",
+    "-m knowfuse.surface {llm}",
+    "evaluate.py --help",
+]
+
+
+@pytest.mark.parametrize("command", SAYING)
+def test_a_command_ends_with_its_reader(command: str, tmp_path: Path) -> None:
+    """As other programs do after `| head -1`: by the status of SIGPIPE, without a word; of Hydra's own printing too."""
+    local_llm(tmp_path / "llm")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [stand_in(), *command.format(llm=tmp_path / "llm").split()],
+        cwd=ROOT,
+        env=environment_with(KNOWFUSE_CACHE=str(tmp_path)),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_run_ends_with_its_reader_and_goes_on(tiny_cache: Path, tmp_path: Path) -> None:
+    line = [stand_in(), str(ROOT / "train.py"), *TINY_TRAINING, "compare_with_clm=false", "samples=0"]
+    environment = environment_with(KNOWFUSE_CACHE=str(tiny_cache))
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("run ")
+        run.stdout.close()
+        assert run.wait(120) == 141
+        assert run.stderr is not None
+        assert "Traceback" not in run.stderr.read()
+    run_python(*map(str, line[1:]), "ckpt_path=last", cache=tiny_cache, cwd=tmp_path)
+    assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == len(list(tmp_path.glob("outputs/*/*"))) == 1
+
+
+def test_a_screen_without_room_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [stand_in(), "train.py", "--cfg", "job"],
+            cwd=ROOT,
+            env=environment_with(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert (done.returncode, done.stderr) == (1, b"standard output cannot be written: No space left on device\n")

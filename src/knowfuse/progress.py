@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
@@ -75,6 +76,50 @@ def screen_width() -> int | None:
     if says != "0" and (says is not None or sys.stdout.isatty()):
         return None
     return shutil.get_terminal_size((LOG_WIDTH, 0)).columns
+
+
+UNREAD = 128 + signal.SIGPIPE  # the exit status that a shell shows of a program whose output nobody reads any more
+
+
+def end_unwritten(error: OSError) -> NoReturn:
+    """Ends the process since standard output takes no more: after `| head -1` as the system ends other programs, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would find the same
+    raise SystemExit(
+        UNREAD if isinstance(error, BrokenPipeError) else f"standard output cannot be written: {error.strerror}"
+    ) from error
+
+
+class _Screen:
+    """Standard output, which ends the process where it takes no more: Hydra, logging and rich each make something else of its error."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            end_unwritten(error)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            end_unwritten(error)
+
+
+@contextmanager
+def to_a_reader() -> Iterator[None]:
+    """Ends the process by `end_unwritten` where what the block prints goes nowhere, whoever prints it."""
+    screen: Any = _Screen(sys.stdout)
+    with redirect_stdout(screen):
+        try:
+            yield
+        finally:
+            screen.flush()
 
 
 console = Console(quiet=not is_first_rank(), width=screen_width())

@@ -21,7 +21,7 @@ from knowfuse.commands.left_over import remove_unused_sweep
 from knowfuse.commands.readable import require_readable
 from knowfuse.commands.words import answer, unknown_setting, unknown_target
 from knowfuse.launched import require_joined
-from knowfuse.progress import say
+from knowfuse.progress import UNREAD, say, to_a_reader
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
 from knowfuse.unwritable import no_place, why
@@ -67,7 +67,8 @@ def command(
             if cfg is not None:
                 return task(cfg)
             if {"-h", "--help"} & set(sys.argv[1:]):
-                return say(shown_choices(conf, config_name))  # which ends quietly where nobody reads on
+                with to_a_reader():
+                    return say(shown_choices(conf, config_name))
             require_joined(os.environ)
             typed = list(sys.argv)
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
@@ -78,10 +79,11 @@ def command(
             requeue_when_told(os.environ)
             tell = ending_as_told(os.environ)
             try:
-                return start()
+                with to_a_reader():
+                    return start()
             except SystemExit as end:
                 tell(end.code)
-                if end.code:
+                if end.code and end.code != UNREAD:
                     remove_unused_sweep()
                     print(answer(typed, conf, config_name, end.__context__), end="", file=sys.stderr)
                 raise
@@ -98,7 +100,8 @@ def told(places: str) -> Iterator[None]:
     `places` says what to do where nothing can be written.
     """
     try:
-        yield
+        with to_a_reader():
+            yield
     except Exception as error:
         if "HYDRA_FULL_ERROR" in os.environ or (said := refusal(error, places)) is None:
             raise

@@ -10,7 +10,7 @@ from tokenizers_for_tests import toy_surface
 from knowfuse.surface import Surface
 from knowfuse.types import EMPTY, AlignedSource, SourceTrace, TopK
 
-LENGTH = 7
+LENGTH = 6
 TOY_SOURCES = {
     "characters and pairs": (["a", "b", "c", "ab", "bc", "ca"], [("a", "b"), ("b", "c"), ("c", "a")]),
     "characters": (["a", "b", "c"], []),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.runs.folder import open_run
+from knowfuse.runs.folder import open_run, saved_settings
 from knowfuse.runs.tuned import tuned
 from knowfuse.study.point import Point
 from knowfuse.study.runs import Runs, deciding
@@ -24,12 +25,13 @@ UNUSED = (
     "fusion",
     "top_k",
 )  # of the settings, where an LLM is tuned by plain CLM
+PLACES = (*UNUSED, "name", "cache")  # what of the settings may be another in a fit that goes on
 
 
 def specialist(runs: Runs, name: str, llm: LocalLLM, corpus: Corpus, point: Point, seed: int = 0) -> LocalLLM:
     """`llm`, tuned on the fusion side of this corpus with the settings of the point; in the cache, or made now.
 
-    A fit that was stopped goes on in its folder beside the runs.
+    A fit that was stopped goes on in its folder beside the runs, wherever the same LLM lies by then.
     """
     cfg = runs.composed(point.plus({"ckpt_path": "last", **_as_target(llm)}), seed)
     settings = {key: value for key, value in deciding(cfg).items() if key not in UNUSED}
@@ -39,9 +41,19 @@ def specialist(runs: Runs, name: str, llm: LocalLLM, corpus: Corpus, point: Poin
     cache = Path(experiment.cache).expanduser()
     folder = cache / "tuned" / f"{name}-{key}"
     if not folder.exists():
-        with open_run(runs.root / runs.folder / f"tuned-{key}", cfg) as run:
+        place = runs.root / runs.folder / f"tuned-{key}"
+        with open_run(place, _as_started(place, cfg)) as run:
             tuned(experiment, llm, corpus, run, folder)
     return localize(name, LLMSpec(path=str(folder)), cache)
+
+
+def _as_started(run: Path, cfg: DictConfig) -> DictConfig:
+    """The settings, with those that its folder's name leaves out as the run was started with them."""
+    if not (run / "config.yaml").exists():
+        return cfg
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    started = {key: value for key, value in saved_settings(run).items() if key in PLACES}
+    return OmegaConf.create({key: value for key, value in now.items() if key not in PLACES} | started)
 
 
 def as_settings(target: LocalLLM, sources: Mapping[str, LocalLLM]) -> dict[str, Any]:

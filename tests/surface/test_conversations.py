@@ -289,7 +289,7 @@ def test_an_llm_without_a_template_says_what_to_set(tmp_path: Path) -> None:
     tokenizer = deepcopy(chat_tokenizer("llama2"))
     tokenizer.chat_template = None
     with pytest.raises(
-        ValueError, match=r"LLM 'base': its tokenizer has no chat template.* set its chat_template to a file"
+        ValueError, match=r"LLM 'base': its tokenizer has no chat template.* write chat_template: plain beside its path"
     ):
         template_of(tokenizer, "base", None, None)
     with pytest.raises(ValueError, match=r"LLM 'base': chat_template is 'none.jinja', and there is no such file"):

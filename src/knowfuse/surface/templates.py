@@ -140,8 +140,8 @@ def template_of(
         source = tokenizer.get_chat_template()
     else:
         raise ValueError(
-            f"LLM {name!r}: its tokenizer has no chat template, and data=chat needs one: set its chat_template to a file of Jinja, or "
-            f"to {PLAIN} for an LLM that never learnt one"
+            f"LLM {name!r}: its tokenizer has no chat template, and data=chat needs one: write chat_template: {PLAIN} beside its path, for "
+            "an LLM that never learnt one, or the file of Jinja that it learnt"
         )
     special = {role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return Template(source, {**special, **(variables or {})})

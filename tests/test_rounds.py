@@ -123,7 +123,7 @@ def test_as_many_steps_on_the_given_text_share_the_first_round(
             "prompt_tokens is 160, and target 'target' can hold 160 tokens in all: set it",
         ),
         (["run={run}", "prompts={long}"], "1 of 1 prompts of '{long}' cannot be gone on with, the first is number 1: "),
-        (["run={run}", "prompts={long}"], "tokens, 'target' can hold 159, of the 160 of its context. Cut them shorter"),
+        (["run={run}", "prompts={long}"], "tokens, 'target' can hold 159. Its context is of 160: cut them shorter"),
         (["run={run}", "batch_documents=0"], "batch_documents is 0: it must be at least 1"),
         (
             ["run={run}", "server=http://127.0.0.1:9/v1"],

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from chats_for_tests import SAID, chat, conversation, tokens_of
+from chats_for_tests import SAID, chat, conversation, tokens_of, write_jsonl
 from experiments_for_tests import documents
 from tokenizers_for_tests import surface
 
@@ -66,13 +66,36 @@ def test_the_texts_of_a_file(tmp_path: Path) -> None:
         ValueError, match=r"1 of 2 prompts of '.*mine.txt' cannot be gone on with, the first is number 2: "
     ) as caught:
         prompts_in(file, llama, 20)
-    assert "tokens, 'llama' can hold 19, of the 20 of its context. Cut them shorter, or leave them out" in str(
-        caught.value
-    )
+    assert "tokens, 'llama' can hold 19. Its context is of 20: cut them shorter, or leave them out" in str(caught.value)
     with pytest.raises(
         ValueError, match=r"prompts is '.*none.txt', and there is no such file: give a .txt or .jsonl file"
     ):
         prompts_in(tmp_path / "none.txt", llama, 20)
+
+
+def test_the_conversations_of_a_file_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to the answer that one ends with, or all of one that ends with a question; in the tokens of a corpus' own."""
+    llm = chat("chatml")
+    rows = [
+        {"messages": [{"role": role, "content": content} for role, content in said]}
+        for said in (SAID[:1], SAID[:3], SAID)
+    ]
+    file = write_jsonl(tmp_path / "mine.jsonl", [*rows, {"messages": [{"role": "user", "content": " "}]}])
+    first, second = prompts_in(file, llm, 512)
+    assert [first, second] == prompts_of(Documents.of([conversation(SAID[:2]), conversation(SAID)]), llm, 16, 512)
+    assert (
+        f"rollouts: of {file} left out: 1 conversation with an empty message; the first is " in capsys.readouterr().out
+    )
+    with pytest.raises(
+        ValueError, match=r"3 of 3 prompts of '.*' cannot be gone on with, the first is number 1: .* can hold 9"
+    ):
+        prompts_in(file, llm, 9)
+    briefed = [{"messages": [{"role": "system", "content": "be brief"}, *rows[0]["messages"]]}]
+    with pytest.raises(ValueError, match=r"the first is number 1: its chat template refuses .* leave them out"):
+        prompts_in(write_jsonl(tmp_path / "briefed.jsonl", briefed), chat("gemma"), 512)
+    (tmp_path / "mine.txt").write_text("And?")
+    with pytest.raises(ValueError, match=r"is a text, not a file of conversations: give .jsonl or .parquet files"):
+        prompts_in(tmp_path / "mine.txt", llm, 512)
 
 
 def test_what_leaves_no_room_is_refused() -> None:

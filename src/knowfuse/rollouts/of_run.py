@@ -39,11 +39,6 @@ def rollouts_of(trained: Trained, sampling: Sampling, asked: Asked, cache: Path 
     if asked.prompts is None:
         documents = spread(corpus.split("fusion"), asked.most_prompts)
         prompts = prompts_of(documents, surface, sampling.prompt_tokens, most)
-    elif corpus.is_chat:
-        raise ValueError(
-            f"prompts is {asked.prompts!r}, a file of texts, and run {str(trained.run)!r} is of conversations: leave prompts out, and its target "
-            "answers those of the run again"
-        )
     else:
         prompts = prompts_in(Path(asked.prompts).expanduser(), surface, most)
     origin = {"run": str(trained.run), "method": trained.method, "target": target.fingerprint}

@@ -1,4 +1,4 @@
-"""From which beginnings does a target write? Those of its run's own documents, or the texts of a file."""
+"""From which beginnings does a target write? Those of its run's own documents, or the texts or conversations of a file."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from knowfuse.progress import say
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.surface.unspellable import TOO_LONG, by_kind
-from knowfuse.text.document import Document, Message
+from knowfuse.text.conversations import Conversations
+from knowfuse.text.document import Document, Message, RawDocument
 from knowfuse.text.documents import Documents
 from knowfuse.text.findings import Findings
 from knowfuse.text.formats import texts_in
@@ -39,7 +40,7 @@ def spread(documents: Documents, most: int | None) -> Documents:
 
 
 def prompts_of(documents: Documents, surface: Surface, prompt_tokens: int, most_tokens: int) -> list[Prompt]:
-    """The beginning of each document, each once: a text's first tokens, a conversation up to its last answer.
+    """The beginning of each document, each once: a text's first tokens, a conversation up to the answer it ends with.
 
     `most_tokens` are what the LLM can hold. Documents without such a beginning are counted by reason in a line.
     ValueError where that leaves it no room to go on, or where no document has such a beginning.
@@ -63,24 +64,28 @@ def prompts_of(documents: Documents, surface: Surface, prompt_tokens: int, most_
 
 
 def prompts_in(path: Path, surface: Surface, most_tokens: int) -> list[Prompt]:
-    """Every text of a file is a prompt, whole, each once.
+    """Every text of a file is a prompt, whole; of an LLM that reads conversations every conversation, as for `prompts_of`. Each once.
 
     ValueError for what cannot be read, and for prompts that the target cannot spell, or that leave it no room to go on.
     """
     if not path.is_file():
         raise ValueError(f"prompts is {str(path)!r}, and there is no such file: give a .txt or .jsonl file, or null")
-    findings = Findings()
-    found = list(texts_in(path, TextRows(["text"], "text_field"), True, findings))
+    findings, is_chat = Findings(), surface.chat is not None
+    rows = Conversations(needs_answer=False) if is_chat else TextRows(["text"], "text_field")
+    found = [RawDocument.of(each, "prompts") for each in texts_in(path, rows, True, findings)]
     findings.require_no_faults()
-    texts = [Document(str(text), "prompts", "fusion", is_complete=False) for text in found]
-    tokens = tokenize_documents(surface, texts, most_tokens - 1)
-    if aside := tokens.set_aside:
-        number = next(n for n, text in enumerate(texts, 1) if text.id in aside)
+    if findings.skipped:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in findings.skipped.items())
+        say(f"rollouts: of {path} left out: {left_out}; the first is {next(iter(findings.first.values()))}")
+    given = [Document(each.text, each.domain, "fusion", is_complete=is_chat, messages=each.messages) for each in found]
+    tokens = _begun(given, surface, most_tokens) if is_chat else tokenize_documents(surface, given, most_tokens - 1)
+    names, aside = tokens.documents.names, tokens.set_aside
+    if numbers := [number for number, name in enumerate(names, 1) if name in aside]:
         raise ValueError(
-            f"{len(aside)} of {len(texts)} prompts of {str(path)!r} cannot be gone on with, the first is number {number}: "
-            f"{aside[texts[number - 1].id]}, of the {most_tokens} of its context. Cut them shorter, or leave them out"
+            f"{len(numbers)} of {len(given)} prompts of {str(path)!r} cannot be gone on with, the first is number {numbers[0]}: "
+            f"{aside[names[numbers[0] - 1]]}. Its context is of {most_tokens}: cut them shorter, or leave them out"
         )
-    return _each_once([Prompt(tuple(tokens[text.id].input_ids.tolist()), text.text) for text in texts], str(path))
+    return _each_once([_prompt(tokens, place) for place in range(len(given))], str(path))
 
 
 def _of_texts(documents: Documents, surface: Surface, prompt_tokens: int) -> tuple[list[Prompt], str]:
@@ -104,13 +109,7 @@ def _of_texts(documents: Documents, surface: Surface, prompt_tokens: int) -> tup
 def _of_conversations(documents: Documents, surface: Surface, most_tokens: int) -> tuple[list[Prompt], str]:
     """Those of the conversations that the LLM can read and answer, and what is said of the others."""
     tokens = _begun(documents, surface, most_tokens)
-    found = []
-    for place in tokens.places.tolist():
-        its, document = tokens.at(place), tokens.documents[place]
-        assert its.turns is not None
-        (turn,) = its.turns
-        text = document.text.encode()[: turn.begin].decode()
-        found.append(Prompt(tuple(its.input_ids[: turn.before + 1].tolist()), text, document.messages[:-1]))
+    found = [_prompt(tokens, place) for place in tokens.places.tolist()]
     aside = np.setdiff1d(np.arange(len(documents)), tokens.places).tolist()
     if not aside:
         return found, ""
@@ -124,15 +123,28 @@ def _of_conversations(documents: Documents, surface: Surface, most_tokens: int) 
     )
 
 
-def _begun(documents: Documents, surface: Surface, most_tokens: int) -> TokenizedDocuments:
-    """The conversations up to their last answer, in place of which a letter stands, in tokens."""
+def _begun(documents: Sequence[Document], surface: Surface, most_tokens: int) -> TokenizedDocuments:
+    """The conversations up to their last answer, all of one that ends with no answer, and a letter for the next, in tokens."""
     begun = []
     for document in documents:
-        last = max(n for n, message in enumerate(document.messages) if message.role == "assistant")
-        text = "".join(document.contents[:last]) + ANSWER
-        messages = (*document.messages[:last], Message("assistant", len(ANSWER)))
+        said = document.messages[:-1] if document.messages[-1].role == "assistant" else document.messages
+        text = "".join(document.contents[: len(said)]) + ANSWER
+        messages = (*said, Message("assistant", len(ANSWER)))
         begun.append(replace(document, text=text, messages=messages, learn="last"))
     return tokenize_documents(surface, begun, most_tokens)
+
+
+def _prompt(tokens: TokenizedDocuments, place: int) -> Prompt:
+    """A whole text, or a conversation that `_begun` cut, up to the answer."""
+    its, document = tokens.at(place), tokens.documents[place]
+    if its.turns is None:
+        return Prompt(tuple(its.input_ids.tolist()), document.text)
+    (turn,) = its.turns
+    return Prompt(
+        tuple(its.input_ids[: turn.before + 1].tolist()),
+        document.text.encode()[: turn.begin].decode(),
+        document.messages[:-1],
+    )
 
 
 def _each_once(found: Sequence[Prompt], of: str) -> list[Prompt]:

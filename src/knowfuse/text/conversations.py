@@ -28,7 +28,7 @@ ANY_ROLE = f"use the roles {', '.join(ROLES)} (ShareGPT's human and gpt are know
 
 
 class Conversations:
-    """Reads rows as conversations, each with the bytes of its messages as they are."""
+    """Reads rows as conversations, each with the bytes of its messages as they are; to be learnt from they need an answer."""
 
     holds = "conversation"
     state: Any = (
@@ -38,6 +38,9 @@ class Conversations:
         "weight",
         "empty system prompt",
     )  # in place of the names of fields, in the key of a corpus
+
+    def __init__(self, needs_answer: bool = True) -> None:
+        self.needs_answer = needs_answer
 
     def columns(self, there: Sequence[str]) -> list[str]:
         """Those that are read of a table with these columns; none where it holds no conversation."""
@@ -64,7 +67,7 @@ class Conversations:
         contents = [content for _, content in said]
         if any(content.isspace() or (not content and role != "system") for role, content in said):
             findings.skip(NO_CONTENT, at)
-        elif all(role != "assistant" for role, _ in said):
+        elif self.needs_answer and all(role != "assistant" for role, _ in said):
             findings.skip(NO_ANSWER, at)
         elif not is_whole("".join(contents)):
             findings.skip(HALF_PAIR, at)

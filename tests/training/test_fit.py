@@ -439,10 +439,13 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(
     assert not list(tmp_path.rglob("fit.json"))
 
 
+@pytest.mark.parametrize(
+    ("every", "begins"), [(2, "goes on from the last validation"), (4, "starts it anew: it was not validated yet")]
+)
 def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
-    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path, capsys: pytest.CaptureFixture[str]
+    target: LocalLLM, tmp_path: Path, traces: Path, capsys: pytest.CaptureFixture[str], every: int, begins: str
 ) -> None:
-    """SIGTERM, as schedulers send it: Lightning would end the process with 0."""
+    """SIGTERM after three steps, as schedulers send it: Lightning would end the process with 0."""
 
     class Terminated(L.Callback):
         def on_train_batch_end(self, *arguments: Any) -> None:
@@ -450,9 +453,10 @@ def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit) as stopped:
-        Job(target, traces).run(tmp_path / "fit", stop=Terminated())
+        Job(target, traces).run(tmp_path / "fit", stop=Terminated(), val_check_interval=every)
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert "job: stopped; the same command with ckpt_path=last goes on" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"job: stopped; the same command with ckpt_path=last {begins}" in said
     assert not (tmp_path / "fit" / "fit.json").exists()
 
 

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import Strategy
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.progress import FitProgress, say
 from knowfuse.ranks import ranks
-from knowfuse.training.checkpoints import WholeFiles, damage, remove_unfinished, writing
+from knowfuse.training.checkpoints import KEPT, WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
@@ -150,7 +150,7 @@ def fit(
         require_resumable(ckpt_path, runner, data, settings)
         if runner.is_global_zero:
             _take_best_along(ckpt_path.parent, folder)
-    with _failing(name, runner.loggers):
+    with _failing(name, folder, runner.loggers):
         runner.fit(module, data, ckpt_path=ckpt_path)
         if not keep.best_model_path:
             raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
@@ -220,7 +220,7 @@ def require_validations(trainer: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _failing(name: str, loggers: Iterable[Logger]) -> Iterator[None]:
+def _failing(name: str, folder: Path, loggers: Iterable[Logger]) -> Iterator[None]:
     """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures.
 
     A fit that is told to stop (Ctrl-C, SIGTERM) says how to go on, and its process fails.
@@ -233,7 +233,9 @@ def _failing(name: str, loggers: Iterable[Logger]) -> Iterator[None]:
                 logger.experiment.finish(exit_code=1)
         if isinstance(error, Exception):
             raise
-        say(f"{name}: stopped; the same command with ckpt_path=last goes on from the last validation")
+        is_kept = any(restored(folder / checkpoint).exists() for checkpoint in KEPT)
+        begins = "goes on from the last validation" if is_kept else "starts it anew: it was not validated yet"
+        say(f"{name}: stopped; the same command with ckpt_path=last {begins}")
         raise
 
 

@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from knowfuse.commands.agent_words import in_hydras_words
 from knowfuse.commands.by_signal import ending_as_told
 from knowfuse.commands.chosen import shown_choices
+from knowfuse.commands.interrupted import ending_at_ctrl_c
 from knowfuse.commands.left_over import remove_unused_sweep
 from knowfuse.commands.readable import require_readable
 from knowfuse.commands.words import answer, unknown_setting, unknown_target
@@ -79,7 +80,7 @@ def command(
             requeue_when_told(os.environ)
             tell = ending_as_told(os.environ)
             try:
-                with to_a_reader():
+                with ending_at_ctrl_c(config_name, typed[1:]), to_a_reader():
                     return start()
             except SystemExit as end:
                 tell(end.code)

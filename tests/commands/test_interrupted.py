@@ -1,0 +1,61 @@
+"""Ctrl-C ends a command by a line and the status that shells give it, whoever has answered it before."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from knowfuse.commands.interrupted import INTERRUPTED, ending_at_ctrl_c
+
+
+@pytest.fixture(autouse=True)
+def _hears_again() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def as_lightning_does() -> None:
+    try:
+        interrupted()
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+@pytest.mark.parametrize("block", [interrupted, as_lightning_does])
+@pytest.mark.parametrize(
+    ("config_name", "words", "more"),
+    [
+        ("train", ["lm_weight=0.5"], " with ckpt_path=last"),
+        ("train", ["ckpt_path=last"], ""),
+        ("train", ["-m", "lm_weight=0.5,0.6"], ""),
+        ("evaluate", [], ""),
+    ],
+)
+def test_it_says_how_to_go_on(
+    block: Callable[[], None], config_name: str, words: list[str], more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end, ending_at_ctrl_c(config_name, words):
+        block()
+    assert end.value.code == INTERRUPTED == 130
+    said = f"interrupted: what is done is kept, and the same command{more} goes on from there\n"
+    assert capsys.readouterr().err == said
+    interrupted()  # a second one is not heard
+
+
+def test_with_its_stack_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(KeyboardInterrupt), ending_at_ctrl_c("train", []):
+        interrupted()
+
+
+@pytest.mark.parametrize("status", [1, 143])
+def test_any_other_end_stays_what_it_is(status: int) -> None:
+    with pytest.raises(SystemExit) as end, ending_at_ctrl_c("train", []):
+        sys.exit(status)
+    assert end.value.code == status

@@ -1,6 +1,6 @@
 """What every test shares: few threads, no hub, no cache of the user's, one prepared miniature of the quickstart.
 
-`python -m pytest` gives files of tests to as many worker processes as there are cores, the longest files first; one file
+`python -m pytest` gives files of tests to one worker process more than there are cores, the longest files first; one file
 named on the command line runs in the process itself, and so does everything with `-n 0`. Tests marked `long` are left out;
 `python -m pytest -m long` runs them, `-m ""` all. What a test needs to know:
 
@@ -96,10 +96,13 @@ LONGEST = [
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Of `-n logical`: none for one file of tests, which would not be shared anyway."""
+    """Of `-n logical`: none for one file of tests, which would not be shared anyway.
+
+    One more than there are cores: of two each waits a fifth of its time for ranks, servers and disks.
+    """
     files = [argument for argument in config.args if Path(argument.partition("::")[0]).is_file()]
     is_one_file = len(config.args) == len(files) == 1
-    return 0 if is_one_file else min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    return 0 if is_one_file else min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -287,12 +287,12 @@ def test_killed_in_the_middle_and_started_again(
             kill(process)
         return ask(self, url, body)
 
-    monkeypatch.setattr(server.Server, "post", kill_first)
-    with pytest.raises(
-        ConnectionError, match="What it said before is kept: see to it that the server runs, and run the same"
-    ):
-        make(near, address, tmp_path, shard_tokens=50)
-    monkeypatch.undo()
+    with monkeypatch.context() as asking:
+        asking.setattr(server.Server, "post", kill_first)
+        with pytest.raises(
+            ConnectionError, match="What it said before is kept: see to it that the server runs, and run"
+        ):
+            make(near, address, tmp_path, shard_tokens=50)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert before
     port = free_port()

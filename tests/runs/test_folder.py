@@ -239,7 +239,7 @@ def test_what_is_not_a_finished_run(tmp_path: Path) -> None:
     ):
         load_run(tmp_path)
     with pytest.raises(
-        ValueError, match=r"it has no results\.json: .*or finish it with python train\.py ckpt_path=last"
+        ValueError, match=r"it has no results\.json: .*or finish it by its own command with ckpt_path=last"
     ):
         load_run(started(tmp_path / "run"))
 

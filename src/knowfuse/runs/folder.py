@@ -240,7 +240,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
         if not (run / file).exists():
             raise ValueError(
                 f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
-                "or finish it with python train.py ckpt_path=last"
+                "or finish it by its own command with ckpt_path=last"
             )
     with undamaged(
         run / "results.json",

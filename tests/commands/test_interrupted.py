@@ -10,8 +10,9 @@ from knowfuse.commands.interrupted import INTERRUPTED, ending_at_ctrl_c
 
 
 @pytest.fixture(autouse=True)
-def _hears_again() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+def _hears() -> Iterator[None]:
+    """As of a terminal, also where the tests are a job in the background, which a shell lets ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 

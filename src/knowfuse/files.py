@@ -104,7 +104,6 @@ def make_once(path: Path, make: Callable[[], None]) -> bool:
         with allowed(path):
             if path.exists():
                 return False
-            make_folder(path.parent)
             locked.enter_context(lock_file(path.with_name(f"{path.name}.lock")))
             if path.exists():
                 return False

@@ -44,7 +44,7 @@ def test_it_says_how_to_go_on(
     with pytest.raises(SystemExit) as end, ending_at_ctrl_c(config_name, words):
         block()
     assert end.value.code == INTERRUPTED == 130
-    said = f"interrupted: what is done is kept, and the same command{more} goes on from there\n"
+    said = f"interrupted: what is done is kept, and the same command{more} does the rest\n"
     assert capsys.readouterr().err == said
     interrupted()  # a second one is not heard
 

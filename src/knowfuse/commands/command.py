@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from knowfuse.commands.agent_words import in_hydras_words
 from knowfuse.commands.by_signal import ending_as_told
 from knowfuse.commands.chosen import shown_choices
+from knowfuse.commands.data_worker import refusal_of_a_worker
 from knowfuse.commands.interrupted import ending_at_ctrl_c
 from knowfuse.commands.left_over import remove_unused_sweep
 from knowfuse.commands.readable import require_readable
@@ -129,6 +130,8 @@ def refusal(error: Exception, places: str = PLACES) -> str | None:
         return f"{error.full_key} refers to {named[1]}, and there is no such setting: set {error.full_key} as well"
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return str(error).partition("\n")[0] if isinstance(error, OmegaConfBaseException) else str(error)
+    if (told := refusal_of_a_worker(error)) is not None:
+        return told
     says_where = isinstance(error, OSError) and error.errno is None  # one of ours
     if not says_where and (unwritable := no_place(error)) is not None:
         place = "a file cannot be written" if unwritable.filename is None else repr(str(unwritable.filename))

@@ -29,4 +29,4 @@ def ending_at_ctrl_c(config_name: str, words: Sequence[str]) -> Iterator[None]:
 def _how_to_go_on(config_name: str, words: Sequence[str]) -> str:
     is_a_sweep, says_so = bool({"-m", "--multirun"} & set(words)), any(word.startswith("ckpt_path=") for word in words)
     more = " with ckpt_path=last" if config_name == "train" and not is_a_sweep and not says_so else ""
-    return f"what is done is kept, and the same command{more} goes on from there"
+    return f"what is done is kept, and the same command{more} does the rest"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,20 +69,34 @@ def score_documents(
     """
     tokens = tokenize_documents(surface, documents, max_tokens)
     scores = DocumentScores({}, tokens.set_aside)
-    batches = batches_of(tokens, batch_tokens, mine, length_borders(model.config))
-    with shown(surface.name, tokens, batches, nats_by_row(model, surface, tokens, batches)) as rows:
+    with nats_by_row(model, surface.name, tokens, batch_tokens, mine) as rows:
         for name, nats in rows:
             count(scores, name, tokens[name], nats, surface.name, tokens.data_of(name) if by_class else None)
     return scores
 
 
 @contextmanager
-def shown(
-    llm: str, tokens: TokenizedDocuments, batches: Sequence[Sequence[str]], rows: Iterable[tuple[str, Nats]]
+def nats_by_row(
+    model: PreTrainedModel, llm: str, tokens: TokenizedDocuments, batch_tokens: int, mine: Ranks = ALONE
+) -> Iterator[Iterator[tuple[str, Float[Tensor, " T"]]]]:
+    """By document id: the nats that an LLM of this name pays on the label of each row, padding after it; rows without a label are 0.
+
+    One of several processes gets its share of the documents. They come under a bar over their tokens.
+
+    ValueError for tokens that it has no embedding of.
+    """
+    batches = batches_of(tokens, batch_tokens, mine, length_borders(model.config))
+    with _shown(llm, tokens, chain.from_iterable(batches), _nats_by_row(model, llm, tokens, batches)) as rows:
+        yield rows
+
+
+@contextmanager
+def _shown(
+    llm: str, tokens: TokenizedDocuments, names: Iterable[str], rows: Iterable[tuple[str, Nats]]
 ) -> Iterator[Iterator[tuple[str, Nats]]]:
-    """What an LLM pays on the documents of these batches, as it comes, under a bar over their tokens."""
+    """What an LLM pays on these documents, as it comes, under a bar over their tokens."""
     lengths = tokens.lengths
-    with counting(f"scores {llm}", sum(lengths[name] for batch in batches for name in batch), stays=False) as advance:
+    with counting(f"scores {llm}", sum(lengths[name] for name in names), stays=False) as advance:
 
         def counted() -> Iterator[tuple[str, Nats]]:
             for name, nats in rows:
@@ -91,21 +106,17 @@ def shown(
         yield counted()
 
 
-def nats_by_row(
-    model: PreTrainedModel, surface: Surface, tokens: TokenizedDocuments, batches: Sequence[Sequence[str]]
+def _nats_by_row(
+    model: PreTrainedModel, llm: str, tokens: TokenizedDocuments, batches: Sequence[Sequence[str]]
 ) -> Iterator[tuple[str, Float[Tensor, " T"]]]:
-    """By document id, a batch after another: the nats that an LLM pays on the label of each row, padding after it; rows without a label are 0.
-
-    ValueError for tokens that it has no embedding of.
-    """
-    require_embedded(model, surface.name, tokens.largest_id)
+    require_embedded(model, llm, tokens.largest_id)
     was_training = model.training
     model.eval()
-    llm, device = row_logits(model), input_device(model)
+    logits, device = row_logits(model), input_device(model)
     for batch in batches:
         ids, labels = (rows.to(device) for rows in in_rows(tokens, batch))
         with torch.inference_mode():
-            paid = llm.label_nll(ids, labels)
+            paid = logits.label_nll(ids, labels)
         yield from zip(batch, paid.cpu(), strict=True)
     model.train(was_training)
 
@@ -165,7 +176,7 @@ def score_served(
     """The nats that an LLM on a server pays on each document; raises as `traces.asking.trace_served` does."""
     tokens = tokenize_documents(surface, documents, llm.context_length())
     scores = DocumentScores({}, tokens.set_aside)
-    with shown(surface.name, tokens, [list(tokens)], nats_served(llm, tokens)) as rows:
+    with _shown(surface.name, tokens, tokens, nats_served(llm, tokens)) as rows:
         for name, paid in rows:
             data = tokens.data_of(name) if by_class else None
             count(scores, name, tokens[name], torch.from_numpy(paid), surface.name, data)

@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from knowfuse.evaluation.batches import batches_of
-from knowfuse.evaluation.bits_per_byte import DocumentScores, count, nats_by_row, shown
+from knowfuse.evaluation.bits_per_byte import DocumentScores, count, nats_by_row
 from knowfuse.evaluation.cached import BATCH_TOKENS
 from knowfuse.files import make_once, undamaged, write_whole
-from knowfuse.llms.isolation import length_borders
 from knowfuse.llms.local import LocalLLM
-from knowfuse.ranks import ALONE
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
@@ -84,10 +81,8 @@ class Ensemble:
         file = self.cache / "rows" / f"{llm.name}-{hashlib.sha256(state.encode()).hexdigest()[:24]}.npy"
 
         def read() -> None:
-            with llm.to_read(self.cache) as model:
-                batches = batches_of(tokens, BATCH_TOKENS, ALONE, length_borders(model.config))
-                with shown(llm.name, tokens, batches, nats_by_row(model, self.surface, tokens, batches)) as rows:
-                    paid = dict(rows)
+            with llm.to_read(self.cache) as model, nats_by_row(model, llm.name, tokens, BATCH_TOKENS) as rows:
+                paid = dict(rows)
             nats = [paid[name][: len(tokens[name].ends)].double().numpy() for name in tokens]
             kept = io.BytesIO()
             np.save(kept, np.concatenate(nats))

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from knowfuse.locks import lock_file
-from knowfuse.unwritable import make_folder
 
 FOLDER = "offload"  # in the cache
 
@@ -55,7 +54,6 @@ def offload_folder(cache: Path, name: str) -> Iterator[Path]:
     What a kill left is removed by the next that comes: its lock is free.
     """
     place = cache / FOLDER
-    make_folder(place)
     for left in place.glob("*.lock"):
         with suppress(Timeout), lock_file(left).acquire(timeout=0):
             _remove(left)

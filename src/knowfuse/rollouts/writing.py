@@ -67,7 +67,6 @@ def write_rollouts(
     state = json.dumps([FORMAT_VERSION, fingerprint, surface.fingerprint, asdict(sampling), said])
     folder = cache / ROLLOUTS / hashlib.sha256(state.encode()).hexdigest()[:24]
     if not (folder / ABOUT).exists():
-        make_folder(folder)
         with lock_file(folder.with_suffix(".lock")):
             if not (folder / ABOUT).exists():
                 _write(folder, go_on_by, surface, prompts, sampling, batch_documents, origin)
@@ -128,7 +127,7 @@ def _batches(places: Sequence[int], items: Sequence[Item], most: int) -> Iterato
 
 
 def _write_part(folder: Path, batch: Sequence[int], lines: Sequence[Line]) -> None:
-    (folder / PARTS).mkdir(exist_ok=True)
+    make_folder(folder / PARTS)
     told = "".join(json.dumps([place, line]) + "\n" for place, line in zip(batch, lines, strict=True))
     write_whole(folder / PARTS / f"{batch[0]:09d}.jsonl", told.encode())
 

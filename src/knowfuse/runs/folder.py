@@ -158,6 +158,8 @@ def _require_there(run: Path, failed: Exception | None = None) -> None:
 
 def is_running(run: Path) -> bool:
     """Whether another process has this run folder."""
+    if not run.is_dir():
+        return False
     try:
         with lock_file(run / RUNNING).acquire(timeout=0):
             return False

@@ -24,7 +24,6 @@ from knowfuse.runs.folder import load_run
 from knowfuse.runs.starting import start
 from knowfuse.study.point import Point
 from knowfuse.training.fit import Fit
-from knowfuse.unwritable import make_folder
 
 STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
 STARTED = "study.json"  # in the folder of a run: with what it was started, and how long it took
@@ -113,7 +112,6 @@ class Runs:
         RuntimeError where `train.py` fails; what it said is on the screen.
         """
         folder = self.place(point, seed)
-        make_folder(folder.parent)
         with lock_file(folder.with_suffix(".lock")):
             if not (folder / "results.json").exists():
                 say(f"{point.name or 'as it is'}, seed {seed}: run {folder.name}")

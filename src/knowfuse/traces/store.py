@@ -122,8 +122,7 @@ class TraceStore:
 
     def require_writable(self) -> None:
         """OSError where the folder cannot be written, as `write` says it: asked before a source reads for days."""
-        self._put(MANIFEST, manifest_of(self.key, self.codec_name))
-        self._has_manifest = True
+        self._write_manifest()
 
     def write(self, traces: dict[str, SourceTrace]) -> None:
         """Add one shard with these documents, and its index.
@@ -148,7 +147,7 @@ class TraceStore:
         shard = Shard(
             self._file(number), sum(map(len, rows.values())), hashlib.sha256(data).hexdigest(), id_array(rows)
         )
-        self._write_manifest()
+        self._require_manifest()
         with self._putting(shard.file), self.folder.writing(shard.file, data):
             self._put(shard.index, index.to_bytes(shard))
         self._shards[shard.index] = shard
@@ -166,7 +165,7 @@ class TraceStore:
         if not reasons:
             return
         name = f"aside{self._writer}-{len(self._reasons):05d}.json"
-        self._write_manifest()
+        self._require_manifest()
         self._put(name, json.dumps(reasons, indent=0).encode())
         self._reasons[name] = dict(reasons)
         self._changed()
@@ -264,10 +263,14 @@ class TraceStore:
         self._verified.add(shard.sha256)
         return None
 
-    def _write_manifest(self) -> None:
-        """Say what the traces depend on; the same whoever writes it, and once."""
+    def _require_manifest(self) -> None:
         if not self._has_manifest:
-            self.require_writable()
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        """Say what the traces depend on; the same whoever writes it."""
+        self._put(MANIFEST, manifest_of(self.key, self.codec_name))
+        self._has_manifest = True
 
     def _put(self, file: str, data: bytes) -> None:
         with self._putting(file):

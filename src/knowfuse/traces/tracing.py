@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,6 @@ from knowfuse.traces.reading import trace_documents
 from knowfuse.traces.served import ServedLLM
 from knowfuse.traces.store import TraceStore
 from knowfuse.types import Kept, SourceTrace
-from knowfuse.unwritable import make_folder
 
 LOOK_AGAIN_S = 1.0  # seconds between two looks at what other ranks have written
 
@@ -86,7 +85,8 @@ def read_documents(
     store, viewed = tracing.store(key, cache, writer), Documents.of(documents)
     if tracing.verify == "now":
         store.verify()
-    with _locked(lock) if tracing.verify == "read_again" or store.missing(viewed.ids).any() else nullcontext():
+    is_written = tracing.verify == "read_again" or bool(store.missing(viewed.ids).any())
+    with lock_file(lock) if is_written else nullcontext():  # a filled cache may be read-only
         store.refresh()
         if tracing.verify == "read_again":
             for file in store.drop_broken():
@@ -123,12 +123,6 @@ def share_of(documents: Documents, mine: Ranks) -> np.ndarray:
     by_size = np.lexsort((documents.ids.view(f"S{ID_BYTES}"), -documents.num_bytes))
     turns = (mine.rank, 2 * mine.world - 1 - mine.rank)  # there and back: 0 1 2 2 1 0 0 1 ...
     return np.sort(by_size[np.isin(np.arange(len(by_size)) % (2 * mine.world), turns)])
-
-
-def _locked(lock: Path) -> AbstractContextManager[object]:
-    """Taken only where something must be written: a filled cache may be read-only."""
-    make_folder(lock.parent)
-    return lock_file(lock)
 
 
 def _wait_for_all(store: TraceStore, ids: np.ndarray) -> None:

@@ -3,6 +3,9 @@
 import importlib.util
 import re
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -124,3 +127,28 @@ def test_a_part_that_python_calls_is_refused() -> None:
     assert compiled(lambda x: part(x) * 2.0)(1.0) == 4.0
     with pytest.raises(TypeError, match=r"<lambda> is called by compiled functions alone: make it `compiled`"):
         part(1.0)
+
+
+def at_once(folder: Path, values: list[float]) -> list[tuple[float, int]]:
+    """What each of these processes finds for its own value, and how often it had to compile the caller for that."""
+    with ProcessPoolExecutor(len(values), get_context("fork")) as processes:
+        return list(processes.map(compiled_and_called, [folder] * len(values), values))
+
+
+def compiled_and_called(folder: Path, value: float) -> tuple[float, int]:
+    caller = started(folder, FILES)
+    time.sleep(0.2)  # until all have started
+    found = caller.caller(value, sys.modules["callee_of_a_copy"].Pair(0.25, 0.5))
+    return found, sum(caller.caller.stats.cache_misses.values())
+
+
+def test_of_several_processes_one_compiles(places: Path) -> None:
+    found = at_once(places, [1.0, 1.0, 1.0])
+    assert [value for value, _ in found] == [120.25] * 3
+    assert sum(misses for _, misses in found) == 1
+
+
+def test_what_several_processes_compile_of_one_function_is_kept_of_each(places: Path) -> None:
+    """numba reads the index, adds to it and writes it: who does so at the same time drops what others have entered."""
+    assert at_once(places, [1.0, 1, True]) == [(120.25, 1)] * 3
+    assert at_once(places, [1.0, 1, True]) == [(120.25, 0)] * 3

@@ -15,9 +15,9 @@ def test_a_lock_that_the_system_does_not_make_is_refused(folder: str) -> None:
         lock_file(Path(folder) / "a.lock")
 
 
-def test_a_folder_that_is_not_there_is_another_fault(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        lock_file(tmp_path / "gone" / "a.lock")
+def test_its_folder_is_made(tmp_path: Path) -> None:
+    with lock_file(tmp_path / "no" / "folder" / "a.lock"):
+        assert (tmp_path / "no" / "folder" / "a.lock").exists()
 
 
 def test_one_has_it_at_a_time_and_what_is_in_the_file_stays(tmp_path: Path) -> None:

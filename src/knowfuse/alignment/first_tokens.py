@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int16, Int32, Int64, UInt8
 
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import Surface
+
+
+NO_BYTE = 256
 
 
 class FirstTokens(NamedTuple):
@@ -23,11 +26,15 @@ class FirstTokens(NamedTuple):
     inside: Int32[np.ndarray, " bytes"]
     at_start: Int32[np.ndarray, " bytes"]
     whole: Int32[np.ndarray, " V"]
+    first: Int16[np.ndarray, " V"]  # the first byte; NO_BYTE of a token without one
 
 
 def first_tokens(pair: TokenizerPair) -> FirstTokens:
     """The map of a pair of tokenizers, found again where it was made before."""
-    return FirstTokens(**pair.kept("first-tokens-2", lambda: _make(pair)))
+    made = pair.kept("first-tokens-2", lambda: _make(pair))
+    starts, pieces = made["starts"], made["pieces"]
+    first = np.where(starts[1:] > starts[:-1], np.append(pieces, 0)[starts[:-1]], NO_BYTE)
+    return FirstTokens(**made, first=first.astype(np.int16))
 
 
 def _make(pair: TokenizerPair) -> Arrays:

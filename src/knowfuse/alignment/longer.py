@@ -6,7 +6,7 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from knowfuse.alignment.first_tokens import FirstTokens
+from knowfuse.alignment.first_tokens import NO_BYTE, FirstTokens
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.row_classes import serving_rows
 from knowfuse.compiled import compiled, compiled_part
@@ -172,8 +172,8 @@ def _child(longer, node, byte):
 @compiled_part
 @no_type_check
 def goes_on_with(longer, node):
-    """Of each byte whether some token goes on with it."""
-    found = np.zeros(256, np.bool_)
+    """Of each byte, and of NO_BYTE, whether some token goes on with it."""
+    found = np.zeros(NO_BYTE + 1, np.bool_)
     if node != NOWHERE:
         for child in range(longer.children[node], longer.children[node + 1]):
             found[longer.byte[child]] = True
@@ -184,6 +184,8 @@ def goes_on_with(longer, node):
 @no_type_check
 def begins_with(tokens, token, skip, bytes_):
     """Whether the bytes of a source token from byte `skip` on begin with one of these."""
+    if skip == 0:  # of most that are asked about: one look into memory in place of two
+        return bytes_[tokens.first[token]]
     at = tokens.starts[token] + skip
     return at < tokens.starts[token + 1] and bytes_[tokens.pieces[at]]
 

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int16, Int32, Int64, UInt8
 from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.surface import Surface
 
-
 NO_BYTE = 256
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knowfuse import progress
-from knowfuse.progress import LOG_WIDTH, Pulse, clock, counting, open_closed_streams, screen_width, show_table
+from knowfuse.progress import LOG_WIDTH, Pulse, at_work, clock, counting, open_closed_streams, screen_width, show_table
 
 
 @pytest.fixture
@@ -36,6 +37,17 @@ def test_a_stage_says_how_far_it_is_outside_a_terminal(log: io.StringIO, monkeyp
         "traces mpt: 1,000 of 4,000 (25%), 32 tokens/s, 0:01:33 left",
         "traces mpt: 2,000 of 4,000 (50%), 32 tokens/s, 0:01:02 left",
     ]
+
+
+def test_a_stage_without_a_count_says_that_it_lives(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PULSE_SECONDS", 0.01)
+    with at_work("checksums of mpt"):
+        while log.getvalue().count("\n") < 2:
+            time.sleep(0.01)
+    said = log.getvalue()
+    assert set(said.splitlines()) == {"checksums of mpt: at work for 0:00:00"}
+    time.sleep(0.05)
+    assert log.getvalue() == said
 
 
 def test_a_fit_that_goes_on_counts_from_where_it_was(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

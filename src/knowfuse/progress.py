@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from threading import Event, Thread
 from typing import Any, NoReturn
 
 import lightning as L
@@ -198,6 +199,24 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
+def at_work(stage: str) -> Iterator[None]:
+    """Says every `PULSE_SECONDS` that a stage lives of which nobody can tell how long it will take."""
+    ended, began = Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(PULSE_SECONDS):
+            say(f"{stage}: at work for {clock(time.monotonic() - began)}")
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+@contextmanager
 def counting(stage: str, total: int, unit: str = "tokens", stays: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar over tokens; call the yielded function with the number just done.
 
@@ -249,10 +268,14 @@ class ReadProgress(L.Callback):
 
 
 class FitProgress(L.Callback):
-    """The same bar over the steps of a fit, with the last validation figure beside it."""
+    """The same bar over the steps of a fit, with the last validation figure beside it; until its first batch is done it is at work."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.beginning = ExitStack()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.beginning.enter_context(at_work(f"{self.stage}: its first batch"))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.tokens, self.bar = 0, _bar()
@@ -264,6 +287,7 @@ class FitProgress(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.beginning.close()
         self.tokens += int((batch.labels != IGNORE).sum()) * trainer.world_size
         self.bar.update(self.task, completed=trainer.global_step, tokens=self.tokens)
         self.pulse.beat(trainer.global_step, self.tokens, "tokens")
@@ -274,8 +298,10 @@ class FitProgress(L.Callback):
             self.bar.update(self.task, note=f"val {bits:.3f} bits/byte")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.beginning.close()
         self.bar.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.beginning.close()
         if hasattr(self, "bar"):
             self.bar.stop()

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
+from knowfuse import progress
 from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import Headroom, LmWeight
@@ -458,6 +459,23 @@ def test_a_fit_that_is_told_to_stop_fails_and_says_how_to_go_on(
     said = " ".join(capsys.readouterr().out.split())
     assert f"job: stopped; the same command with ckpt_path=last {begins}" in said
     assert not (tmp_path / "fit" / "fit.json").exists()
+
+
+def test_a_fit_says_that_it_lives_until_its_first_batch_is_done(
+    target: LocalLLM,
+    tmp_path: Path,
+    traces: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the LLM is loaded and checked, and what is compiled is."""
+    monkeypatch.setattr(progress, "PULSE_SECONDS", 0.001)
+    Job(target, traces).run(tmp_path / "fit")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("job: ")]
+    is_first = [line.startswith("job: its first batch: at work for 0:00:0") for line in said]
+    assert is_first[0]
+    assert not is_first[-1]
+    assert is_first == sorted(is_first, reverse=True)
 
 
 def test_a_fit_that_goes_on_with_other_settings_takes_them_and_says_so(

@@ -27,7 +27,7 @@ from knowfuse.llms.files import files_in
 from knowfuse.llms.fingerprint import fingerprint
 from knowfuse.llms.gguf import converted
 from knowfuse.llms.hub import download, download_tokenizer
-from knowfuse.progress import say
+from knowfuse.progress import at_work, say
 from knowfuse.ranks import ranks
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.conversations import chat_surface
@@ -55,8 +55,10 @@ class LocalLLM:
         ValueError for one that cannot be read or that hides its bytes, for a `bos` or `eos` that is none, and for a chat
         template that is not there, or that cannot write a question and an answer.
         """
-        tokenizer, spec = self.tokenizer(), self.spec
-        surface = surface_of(tokenizer, self.name, spec.bos, spec.eos, self.rows())
+        spec = self.spec
+        with at_work(f"tokenizer of {self.name}"):
+            tokenizer = self.tokenizer()
+            surface = surface_of(tokenizer, self.name, spec.bos, spec.eos, self.rows())
         if not is_chat:
             return surface
         return chat_surface(
@@ -216,7 +218,8 @@ def localize(name: str, spec: LLMSpec, cache: Path | None = None) -> LocalLLM:
     spec = replace(spec, path=str(folder), recipe=None, gguf_file=None, tokenizer=tokenizer)
     try:
         files = files_in(folder, spec.trust_remote_code)
-        content = fingerprint(folder, spec, files, None if cache is None else cache / "checksums")
+        with at_work(f"checksums of {name}"):
+            content = fingerprint(folder, spec, files, None if cache is None else cache / "checksums")
     except ValueError as error:
         raise ValueError(
             f"LLM {name!r}: its files cannot be read from {folder} ({error}): its `path:` must hold all the files of a causal LLM, "

@@ -22,7 +22,8 @@ from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.completing import code_prompts, completions_of
-from knowfuse.runs.folder import load_run, register_resolvers
+from knowfuse.runs.folder import load_run
+from knowfuse.runs.where import register_resolvers
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents
 from knowfuse.text.held_out import held_out

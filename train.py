@@ -18,11 +18,12 @@ from knowfuse.llms.licences import concerns
 from knowfuse.merge.pairs import pair_by_pair
 from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.experiment import Experiment
-from knowfuse.runs.folder import checkpoints_to_resume, open_run, register_resolvers, require_complete
+from knowfuse.runs.folder import checkpoints_to_resume, open_run, require_complete
 from knowfuse.runs.headroom import headroom
 from knowfuse.runs.itself import learns_nothing
 from knowfuse.runs.sampled import sampled
 from knowfuse.runs.summary import Stages, asked_for
+from knowfuse.runs.where import register_resolvers
 
 register_resolvers()
 

@@ -16,8 +16,9 @@ from knowfuse.commands.command import command
 from knowfuse.files import write_whole
 from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.described import experiment_of
-from knowfuse.runs.folder import register_resolvers, require_complete
+from knowfuse.runs.folder import require_complete
 from knowfuse.runs.probing import Probed, probe
+from knowfuse.runs.where import register_resolvers
 
 register_resolvers()
 ANSWERS = {

@@ -12,7 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from knowfuse.commands.command import refusal
 from knowfuse.files import undamaged
-from knowfuse.runs.folder import require_name
+from knowfuse.runs.where import require_name
 
 
 class Failing(Dataset[int]):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from knowfuse.commands.chosen import choices, groups, shown_choices
 from knowfuse.commands.command import NO_CHARACTERS, Refused, command, refusal, require_cache
-from knowfuse.runs.folder import require_name
+from knowfuse.runs.where import require_name
 
 CONF = ROOT / "conf"
 

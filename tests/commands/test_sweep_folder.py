@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from knowfuse.commands import sweep
 from knowfuse.commands.sweep import ASKED, sweep_folder
-from knowfuse.runs.folder import register_resolvers
+from knowfuse.runs.where import register_resolvers
 
 ASKS = {"settings": {"lm_weight": 0.3}, "overrides": ["lm_weight=0.1,0.9"], "sweeper": {}}
 

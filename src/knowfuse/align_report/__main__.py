@@ -25,9 +25,9 @@ from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_
 from knowfuse.files import write_whole
 from knowfuse.pages import write_png
 from knowfuse.progress import quiet_libraries, say, show_table
-from knowfuse.runs.folder import register_resolvers
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own
+from knowfuse.runs.where import register_resolvers
 from knowfuse.surface import UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.types import Aligner

@@ -23,7 +23,8 @@ from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.progress import say
 from knowfuse.ranks import ranks
-from knowfuse.runs.folder import PARTS, RUNNING, load_run, new_folder, require_name, require_same_settings, was_started
+from knowfuse.runs.folder import PARTS, RUNNING, load_run, require_same_settings, was_started
+from knowfuse.runs.where import new_folder, require_name
 from knowfuse.text.quoting import literal
 from knowfuse.training.stopping import STOPPED
 

@@ -27,7 +27,8 @@ from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
 from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.described import experiment_of
-from knowfuse.runs.folder import register_resolvers, require_complete
+from knowfuse.runs.folder import require_complete
+from knowfuse.runs.where import register_resolvers
 from knowfuse.types import LLMSpec
 
 GIB = 2**30

@@ -17,7 +17,7 @@ from knowfuse.commands.command import command
 from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.rollouts import Asked, Sampling
 from knowfuse.rounds.line import Writing, rounds
-from knowfuse.runs.folder import register_resolvers
+from knowfuse.runs.where import register_resolvers
 from knowfuse.settings import require_types
 from knowfuse.study import Point, Runs, markdown, write_lines
 

@@ -24,7 +24,7 @@ from knowfuse.commands.command import command
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.files import write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import quiet_libraries, say, show_table
+from knowfuse.progress import at_work, quiet_libraries, say, show_table
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own
 from knowfuse.runs.where import register_resolvers
@@ -91,7 +91,10 @@ def main(cfg: DictConfig) -> None:
     for name, source in prepared.sources.items():
         documents = seen_documents(prepared, name, settings["num_documents"])
         pair = prepared.pair(name)
-        found = {method: tried(make, pair, documents) for method, make in methods.items()}
+        found = {}
+        for method, make in methods.items():
+            with at_work(f"{method} of {name}"):
+                found[method] = tried(make, pair, documents)
         qualities[name] = {
             "identity": with_own_tokenizer(byte_exact, pair, documents),
             **{m: q for m, (_, q) in found.items()},

@@ -23,7 +23,7 @@ from knowfuse.export.trace_card import trace_card
 from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
-from knowfuse.progress import quiet_libraries, say
+from knowfuse.progress import at_work, quiet_libraries, say
 from knowfuse.report.left import left_by
 from knowfuse.runs.folder import load_fit, load_run
 from knowfuse.text.documents import Documents
@@ -68,7 +68,8 @@ def target(cfg: DictConfig) -> None:
         _push(folder, name, "model")
         return
     prepared = experiment.prepare()
-    model = experiment.trained(prepared, kept, run, cfg.merge)
+    with at_work(f"weights of {run}"):
+        model = experiment.trained(prepared, kept, run, cfg.merge)
     if not cfg.merge and not adapters(model):
         raise ValueError(
             f"merge is false, and run {str(run)!r} trained its target whole: it has no adapters, leave merge out"
@@ -79,7 +80,8 @@ def target(cfg: DictConfig) -> None:
         beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
     beside.append(partial(write_note, made_of))
     is_chat = prepared.corpus.is_chat
-    export(model, prepared.target, folder, *beside, base=experiment.target.path, is_chat=is_chat)
+    with at_work(f"export to {folder}"):
+        export(model, prepared.target, folder, *beside, base=experiment.target.path, is_chat=is_chat)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
     _push(folder, name, "model")
 
@@ -104,7 +106,7 @@ def traces(cfg: DictConfig) -> None:
         say_finished(folder)
         _push(folder, name, "dataset")
         return
-    with whole_folder(folder) as unfinished:
+    with at_work(f"export to {folder}"), whole_folder(folder) as unfinished:
         stores = {
             source: (its.store, copy_documents(its.store, documents, unfinished / its.store.key.folder_name))
             for source, its in prepared.sources.items()

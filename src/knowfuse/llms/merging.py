@@ -20,6 +20,7 @@ import torch
 from knowfuse.files import make_folder_once
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.saved import save_tokenizer_of
+from knowfuse.progress import at_work
 from knowfuse.settings import no_such, require_types
 from knowfuse.surface.loading import reason
 
@@ -107,7 +108,8 @@ def merge(llms: Mapping[str, LocalLLM], base: LocalLLM, folder: Path, how: Mergi
     def fill(unfinished: Path) -> None:
         require_mergeable(llms, base)
         try:
-            _run(settings, base, unfinished, how.seed)
+            with at_work(f"mergekit by {how.method}"):
+                _run(settings, base, unfinished, how.seed)
         except Exception as error:  # whatever mergekit, and pydantic before it, raise over a parameter
             raise ValueError(
                 f"mergekit does not merge by {how.method} with shared={how.shared} and each={how.each} "

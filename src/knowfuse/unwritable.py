@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # For the user to make room, or to give another place.
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = FULL | {errno.EROFS}
 NO_PLACE = NO_ROOM | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 NO_PLACE |= {
     errno.EEXIST,
@@ -61,6 +62,11 @@ def why(error: BaseException) -> str:
         return "A file, or a link to nothing, has this name"
     told = error.strerror if isinstance(error, OSError) else None
     return told or next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a place was found to be full, where making room helps."""
+    return error.errno in FULL
 
 
 def no_place(error: BaseException) -> OSError | None:

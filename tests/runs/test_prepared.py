@@ -139,7 +139,7 @@ def test_a_place_that_takes_no_traces_is_refused_before_a_source_reads(
     place = place.format(folder=tmp_path)
     with (
         forward_passes() as passes,
-        pytest.raises(OSError, match=rf"source 'llama' to '{place}/llama-.*another folder"),
+        pytest.raises(OSError, match=rf"source 'llama' to '{place}/llama-.*\): set another folder$"),
     ):
         make(llms, tmp_path / "cache", place=place)
     assert not passes

@@ -30,7 +30,7 @@ def test_a_folder_that_is_only_to_be_read_is_refused_in_a_sentence(tmp_path: Pat
 
 def test_a_place_where_the_system_makes_nothing_is_refused_in_a_sentence() -> None:
     with pytest.raises(
-        SystemExit, match=r"'/proc/a/run' cannot be written \(Operation not permitted\): .* take another with hydra"
+        SystemExit, match=r"'/proc/a/run' cannot be written \(Operation not permitted\): take another with hydra"
     ):
         require_writable(Path("/proc/a/run"))
 

@@ -275,8 +275,8 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     assert re.search(
-        r"OSError: cannot write 'shard-00001\.safetensors' of source 'mpt' to .*File too large.*: the 2 documents in 1 "
-        r"shards written before stay valid\. Make room there",
+        r"OSError: cannot write 'shard-00001\.safetensors' of source 'mpt' to .*\(File too large\): make room there, or set "
+        r"another folder\. The 2 documents in 1 shards written before stay valid, and the same command goes on from them",
         done.stderr,
     ), done.stderr
     store = TraceStore(tmp_path, KEY)
@@ -289,7 +289,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match=r"cannot write 'manifest\.json' of source 'mpt' to '.*/taken'"):
+    with pytest.raises(OSError, match=r"'manifest\.json' of source 'mpt' to '.*/taken' \(.*\): set another folder$"):
         TraceStore(tmp_path / "taken", KEY).write(traces("a"))
 
 
@@ -306,7 +306,7 @@ def test_an_index_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(store.folder, "write", until_the_index)
-        with pytest.raises(OSError, match=r"No space left.*the 1 documents in 1 shards written before stay valid"):
+        with pytest.raises(OSError, match=r"No space left.*: make room.* The 1 documents in 1 shards written before stay valid"):
             store.write(traces("bb"))
     assert missing(store, "a", "bb") == missing(TraceStore(tmp_path, KEY), "a", "bb") == {"bb"}
     store.write(traces("bb"))

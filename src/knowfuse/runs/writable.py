@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from knowfuse.unwritable import making, why
+from knowfuse.unwritable import is_full, making, why
 
 OF_A_START = 2**17  # bytes, more than Hydra writes before a command begins
 
@@ -48,9 +48,9 @@ def require_writable(folder: Path) -> None:
             file.write(bytes(OF_A_START))
             file.flush()
     except OSError as error:
+        more = f"make room in {str(there)!r}, or " if is_full(error) else ""
         raise SystemExit(
-            f"run folder {str(folder)!r} cannot be written ({why(error)}): make room in {str(there)!r}, or take another with "
-            "hydra.run.dir=<folder>"
+            f"run folder {str(folder)!r} cannot be written ({why(error)}): {more}take another with hydra.run.dir=<folder>"
         ) from error
 
 

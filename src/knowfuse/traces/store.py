@@ -29,7 +29,7 @@ from knowfuse.traces.index import Shard
 from knowfuse.traces.manifest import MANIFEST, TraceKey, manifest_of, read_manifest
 from knowfuse.traces.place import Folder
 from knowfuse.types import SourceTrace
-from knowfuse.unwritable import why
+from knowfuse.unwritable import is_full, why
 
 READ_AGAIN = "remove it and run python -m knowfuse.prepare with this run's settings, which reads its documents again"
 
@@ -283,9 +283,14 @@ class TraceStore:
         except OSError as error:
             if error.errno is None:  # said already, of another file
                 raise
-            shards = self._shards.values()
+            remedy = "make room there, or set another folder" if is_full(error) else "set another folder"
             raise OSError(
-                f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({why(error)}): the "
-                f"{sum(len(s.ids) for s in shards)} documents in {len(shards)} shards written before stay valid. "
-                "Make room there or set another folder, and run the same command again: it goes on from them"
+                f"cannot write {file!r} of source {self.source!r} to {str(self.folder)!r} ({why(error)}): {remedy}{self._kept()}"
             ) from error
+
+    def _kept(self) -> str:
+        """What is not lost where a write failed, to end a sentence."""
+        if not (shards := self._shards.values()):
+            return ""
+        documents = sum(len(shard.ids) for shard in shards)
+        return f". The {documents} documents in {len(shards)} shards written before stay valid, and the same command goes on from them"

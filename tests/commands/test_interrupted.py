@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from knowfuse.commands.interrupted import INTERRUPTED, ending_at_ctrl_c
+from knowfuse.commands.interrupted import ending_at_ctrl_c
+from knowfuse.importing import INTERRUPTED
 
 
 @pytest.fixture(autouse=True)

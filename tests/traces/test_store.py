@@ -306,7 +306,9 @@ def test_an_index_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(store.folder, "write", until_the_index)
-        with pytest.raises(OSError, match=r"No space left.*: make room.* The 1 documents in 1 shards written before stay valid"):
+        with pytest.raises(
+            OSError, match=r"No space left.*: make room.* The 1 documents in 1 shards written before stay valid"
+        ):
             store.write(traces("bb"))
     assert missing(store, "a", "bb") == missing(TraceStore(tmp_path, KEY), "a", "bb") == {"bb"}
     store.write(traces("bb"))

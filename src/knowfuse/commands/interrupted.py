@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from knowfuse.importing import INTERRUPTED
 from knowfuse.progress import is_first_rank
-
-INTERRUPTED = 128 + signal.SIGINT
 
 
 @contextmanager

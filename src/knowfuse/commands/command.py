@@ -20,6 +20,7 @@ from knowfuse.commands.chosen import shown_choices
 from knowfuse.commands.data_worker import refusal_of_a_worker
 from knowfuse.commands.interrupted import ending_at_ctrl_c
 from knowfuse.commands.left_over import remove_unused_sweep
+from knowfuse.commands.other_rank import end_with_the_first
 from knowfuse.commands.readable import require_readable
 from knowfuse.commands.words import answer, unknown_setting, unknown_target
 from knowfuse.launched import require_joined
@@ -72,6 +73,7 @@ def command(
                 with to_a_reader():
                     return say(shown_choices(conf, config_name))
             require_joined(os.environ)
+            end_with_the_first(sys.argv, os.environ)
             typed = list(sys.argv)
             sys.argv[1:] = in_hydras_words(sys.argv[1:], os.environ)
             if run_dir is not None and not any(word.startswith("hydra.run.dir=") for word in sys.argv):

@@ -60,7 +60,7 @@ KINDS = {
 }
 ANY_TIME = "SIGTERM at any time"
 STOPS = ("SIGTERM", "SIGKILL", "exception", ANY_TIME)
-SPENT = "cpu_seconds"  # file of an undisturbed run: of its fit
+SPENT = "cpu_seconds"  # file of a run that came to its end: of its fit
 MOST_DRAWS = 5
 LOOK_S = 0.002  # between two looks at the CPU time of this process
 
@@ -99,11 +99,11 @@ class Stop:
     after_s: float = 0.0
 
     @classmethod
-    def drawn(cls, by: str, world: int, whole: Path, draw: random.Random) -> "Stop":
-        """One of the times that the undisturbed fit took."""
+    def drawn(cls, by: str, world: int, undisturbed: Path, draw: random.Random) -> "Stop":
+        """One of the times that a fit took which came to its end."""
         if by != ANY_TIME:
             return cls(by)
-        return cls(by, draw.randrange(world), draw.uniform(0.0, float((whole / SPENT).read_text())))
+        return cls(by, draw.randrange(world), draw.uniform(0.0, float((undisturbed / SPENT).read_text())))
 
     def __str__(self) -> str:
         return f"{self.by}, rank {self.rank} after {self.after_s:.3f} s" if self.by == ANY_TIME else self.by
@@ -122,7 +122,7 @@ def one_fit(case: Case, where: Path, folder: Path, ckpt_path: str | None, stop: 
             _stop_at(case, stop, rank)
         began = time.process_time()
         experiment.train(prepared, "fused", run_folder, resume)
-        if stop is None and rank == 0:
+        if rank == 0:
             (folder / SPENT).write_text(str(time.process_time() - began))
 
 
@@ -210,15 +210,19 @@ def tried(case: Case, where: Path, stops: list[str], draw: random.Random, consol
 
 
 def _stopped(case: Case, where: Path, place: Path, by: str, draw: random.Random) -> tuple[Stop, Ended]:
-    """How a fit was stopped, and ended; at a time that comes after its end another is drawn."""
-    draws = MOST_DRAWS if by == ANY_TIME else 1
+    """How a fit was stopped, and ended; at a time that comes after its end another is drawn, from the time that it took itself.
+
+    The first of all may have compiled what the others find.
+    """
+    draws, undisturbed = MOST_DRAWS if by == ANY_TIME else 1, place / "whole"
     while True:
+        stop = Stop.drawn(by, case.world, undisturbed, draw)
         shutil.rmtree(place / by, ignore_errors=True)
-        stop = Stop.drawn(by, case.world, place / "whole", draw)
         first = in_processes(partial(one_fit, case, where, place / by, None, stop), case.world, where)
         draws -= 1
         if not first.is_well or not draws:
             return stop, first
+        undisturbed = place / by
 
 
 def with_dropout(where: Path) -> None:

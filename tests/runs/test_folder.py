@@ -20,6 +20,7 @@ SETTINGS = {
     "ckpt_path": None,
     "logger": {"name": "csv"},
     "copy": "${lm_weight}",
+    "num_workers": 1,
 }
 FIT = Fit("fused-lr0.01", "best.ckpt", 1.5, 0.01, [(10, 2.0), (20, 1.5)])
 
@@ -67,7 +68,9 @@ def test_where_it_goes_on_from_and_what_it_logs_to_may_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = started(tmp_path / "run")
-    with open_run(run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}})) as opened:
+    with open_run(
+        run, OmegaConf.create({**SETTINGS, "ckpt_path": "last", "logger": {"name": "wandb"}, "num_workers": 0})
+    ) as opened:
         assert opened == run
     assert "goes on" in capsys.readouterr().out
 

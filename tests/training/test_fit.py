@@ -65,6 +65,7 @@ class Job:
     ) -> None:
         self.target, self.traces, self.packing = target, traces, packing
         self.num_workers, self.build = num_workers, partial(with_dropout, architecture)
+        self.rising = LmWeight(0.1, "cosine" if num_workers else "headroom", 0.9)
 
     def run(
         self,
@@ -76,9 +77,10 @@ class Job:
     ) -> Fit:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
-        rising = LmWeight(0.1, "cosine" if self.num_workers else "headroom", 0.9)
         near = Headroom(oracle=4.7, before=5.1)  # enough that every validation moves the weight
-        module = fusion_module(self.target, build=self.build, packing=self.packing, lm_weight=rising, headroom=near)
+        module = fusion_module(
+            self.target, build=self.build, packing=self.packing, lm_weight=self.rising, headroom=near
+        )
         make = trainer(STEPS, also=[stop] if stop else [], **options)
         return fit("job", folder, module, data, make, 2e-3, loggers, ckpt_path)
 
@@ -148,6 +150,20 @@ def test_a_stopped_fit_ends_bit_identical(
     assert [tokens for tokens, _ in through.history] == sorted({tokens for tokens, _ in through.history})
     assert len(through.history) == STEPS // 2
     assert_identical(ran, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(("before", "then"), [(1, 0), (0, 2)])
+def test_a_fit_that_goes_on_with_other_workers_ends_bit_identical(
+    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path, before: int, then: int
+) -> None:
+    """As somebody goes on for whom the system killed one for memory."""
+    job = Job(target, traces)
+    job.num_workers = before
+    with pytest.raises(RuntimeError, match="power"):
+        job.run(tmp_path / "stopped", stop=PowerCut(5))
+    job.num_workers = then
+    job.run(tmp_path / "stopped", tmp_path / "stopped" / "last.ckpt")
+    assert_identical(whole, tmp_path / "stopped")
 
 
 def test_a_stopped_fit_of_a_document_a_row_ends_bit_identical(target: LocalLLM, tmp_path: Path, traces: Path) -> None:

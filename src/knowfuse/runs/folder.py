@@ -20,9 +20,9 @@ from knowfuse.training.other_settings import differing
 
 RUNNING = ".running.lock"  # held by the process whose run it is
 PARTS = "parts"  # in results.json: the runs that the folder holds, where it is of several
-# What a run that goes on may have other than before: where from, what it logs to and keeps, and the ranks with what makes up
-# for them.
-MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples"} | {
+# What a run that goes on may have other than before: where from, what it logs to and keeps, the data workers, and the ranks
+# with what makes up for them.
+MAY_CHANGE = {"ckpt_path", "logger", "tracing", "batch_blocks", "samples", "num_workers", "prefetch_batches"} | {
     f"trainer.{key}" for key in ("devices", "num_nodes", "accumulate_grad_batches", "val_check_interval")
 }
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from knowfuse.llms.sharding import FSDP2
 from knowfuse.training.checkpoints import SHARDED, require_whole
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
+
+
+WORKERS = "num_workers"  # in the checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ class Steps:
 
 
 class KeepsItsPlace(L.Callback):
-    """Keeps in the checkpoint what a step is made of, and finds the place in the data again with other ranks.
+    """Keeps in the checkpoint what a step is made of, and finds the place in the data again with other ranks or data workers.
 
-    The same blocks make up each step then, so the fit goes on as on one process, within the order of float32 sums, where
+    With as many as before the loader itself does, whose state says nothing to one of another kind. The same blocks make up each step then, so the fit goes on as on one process, within the order of float32 sums, where
     `ranks x batch_blocks x accumulate_grad_batches` is the same.
     """
 
@@ -67,15 +70,18 @@ class KeepsItsPlace(L.Callback):
         self.steps: Steps | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.steps = Steps.of(trainer, _data(trainer))
+        self.steps, self.num_workers = Steps.of(trainer, _data(trainer)), _data(trainer).num_workers
 
     def state_dict(self) -> dict[str, Any]:
         assert self.steps is not None
-        return asdict(self.steps)
+        return {**asdict(self.steps), WORKERS: self.num_workers}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         saved, now = saved_steps(checkpoint), self.steps
-        if saved is None or now is None or saved == now:
+        if saved is None or now is None:
+            return
+        workers = checkpoint["callbacks"][KeepsItsPlace.__name__].get(WORKERS)
+        if saved == now and workers == self.num_workers:
             return
         now.require_same(saved)
         _data(trainer).blocks_taken = checkpoint["global_step"] * now.blocks
@@ -95,7 +101,7 @@ def _data(trainer: L.Trainer) -> FusionDataModule:
 def saved_steps(checkpoint: dict[str, Any]) -> Steps | None:
     """Those of the fit that saved it; None for a checkpoint that is not ours."""
     state = checkpoint.get("callbacks", {}).get(KeepsItsPlace.__name__)
-    return Steps(**state) if state else None
+    return Steps(**{field.name: state[field.name] for field in fields(Steps)}) if state else None
 
 
 class RandomStates(L.Callback):

@@ -15,7 +15,6 @@ from knowfuse.training.checkpoints import SHARDED, require_whole
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
 
-
 WORKERS = "num_workers"  # in the checkpoint
 
 
@@ -62,8 +61,9 @@ class Steps:
 class KeepsItsPlace(L.Callback):
     """Keeps in the checkpoint what a step is made of, and finds the place in the data again with other ranks or data workers.
 
-    With as many as before the loader itself does, whose state says nothing to one of another kind. The same blocks make up each step then, so the fit goes on as on one process, within the order of float32 sums, where
-    `ranks x batch_blocks x accumulate_grad_batches` is the same.
+    With as many as before the loader itself does, whose state says nothing to one of another kind. The same blocks make up
+    each step then, so the fit goes on as on one process, within the order of float32 sums, where `ranks x batch_blocks x
+    accumulate_grad_batches` is the same.
     """
 
     def __init__(self) -> None:

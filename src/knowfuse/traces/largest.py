@@ -16,7 +16,7 @@ def largest(values: Float[Tensor, "N V"], k: int) -> tuple[Tensor, Tensor]:
     grouped = values[:, : groups * GROUP].unflatten(-1, (groups, GROUP))
     best = grouped.amax(-1).topk(k, dim=-1).indices[..., None]  # [N, k, 1]
     among = grouped.gather(1, best.expand(-1, -1, GROUP)).flatten(1)
-    every = torch.arange(size, device=values.device)
-    ids = torch.cat([(best * GROUP + every[:GROUP]).flatten(1), every[groups * GROUP :].expand(len(values), -1)], 1)
+    in_group, others = (torch.arange(*of, device=values.device) for of in ((GROUP,), (groups * GROUP, size)))
+    ids = torch.cat([(best * GROUP + in_group).flatten(1), others.expand(len(values), -1)], 1)
     kept = torch.cat([among, values[:, groups * GROUP :]], 1).topk(k, dim=-1)
     return ids.gather(1, kept.indices), kept.values

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -101,9 +101,10 @@ def _said(
     is_gpu = hidden.device.type == "cuda"
     rows = max(FEWEST_ROWS, LOGITS_AT_ONCE[is_gpu] // len(has_entry))
     in_cache = rows if is_gpu else max(1, LOGITS_IN_CACHE // len(has_entry))
+    nameless = (~has_entry).nonzero()[:, 0]  # asked once: on a GPU everything waits for the answer
     of_rows = [nexts] if uniform is None else [nexts, uniform.to(nexts.device)]
     kept = [
-        _keep(logits, has_entry, top_k, *parts)
+        _keep(logits, len(has_entry), nameless, top_k, *parts)
         for chunk, *chunk_parts in zip(llm.logits(hidden, rows), *(part.split(rows) for part in of_rows), strict=True)
         for logits, *parts in zip(chunk.split(in_cache), *(part.split(in_cache) for part in chunk_parts), strict=True)
     ]
@@ -112,30 +113,30 @@ def _said(
 
 def _keep(
     logits: Float[Tensor, "N V"],
-    has_entry: Bool[Tensor, " E"],
+    entries: int,
+    nameless: Int[Tensor, " n"],
     top_k: int,
     nexts: Int[Tensor, " N"],
     uniform: Float64[Tensor, " N"] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The K most probable tokens of each row, and the nats of the true next one; NaN where the logits are not finite.
 
+    Of the first `entries`, but for the nameless.
     With `uniform`, drawn tokens and how often each was drawn.
     """
-    has_entry = has_entry[: logits.shape[-1]]
+    entries = min(entries, logits.shape[-1])
+    if len(nameless):
+        nameless = nameless[nameless < entries]
     if uniform is not None:
         probs = logits.float().softmax(-1)
         best = probs.max(-1, keepdim=True)
         nll = (logits.gather(1, best.indices).float() - best.values.log() - logits.gather(1, nexts[:, None]).float())[
             :, 0
         ]
-        probs = probs[:, : len(has_entry)].mul_(has_entry)
-        return *draw_(probs, nexts, uniform, top_k), nll
+        return *draw_(probs[:, :entries].index_fill_(1, nameless, 0.0), nexts, uniform, top_k), nll
     log_probs = logits.float().log_softmax(-1)  # over the full vocabulary, padded rows of the head too
     nll = -log_probs.gather(-1, nexts[:, None])[:, 0]
-    log_probs = log_probs[:, : len(has_entry)]
-    if not bool(has_entry.all()):
-        log_probs.masked_fill_(~has_entry, EMPTY)
-    return *largest(log_probs, top_k), nll
+    return *largest(log_probs[:, :entries].index_fill_(1, nameless, EMPTY), top_k), nll
 
 
 def _traces(

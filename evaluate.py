@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse import report
 from knowfuse.commands.command import command
 from knowfuse.evaluation import Tasks
-from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
 from knowfuse.runs.compared import Judged, compared, save_evaluated
 from knowfuse.runs.completing import code_prompts, completions_of
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import is_first_rank, quiet_libraries, say
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents
 from knowfuse.text.held_out import held_out

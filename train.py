@@ -16,7 +16,6 @@ from knowfuse.commands.command import command
 from knowfuse.commands.sweep import by_itself, figure_of, goes_on_from, is_point, starts_processes
 from knowfuse.llms.licences import concerns
 from knowfuse.merge.pairs import pair_by_pair
-from knowfuse.progress import is_first_rank, quiet_libraries, say
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, require_complete
 from knowfuse.runs.headroom import headroom
@@ -24,6 +23,7 @@ from knowfuse.runs.itself import learns_nothing
 from knowfuse.runs.sampled import sampled
 from knowfuse.runs.summary import Stages, asked_for
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import is_first_rank, quiet_libraries, say
 
 register_resolvers()
 

@@ -30,7 +30,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from knowfuse.llms.by_document import DocumentMasks
 from knowfuse.llms.head import OutputHead, hidden_states, output_head, packed_hidden_states
 from knowfuse.losses import fused_linear_loss
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.types import IGNORE
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -26,7 +26,7 @@ from knowfuse.alignment.turns import aligner
 from knowfuse.evaluation import SeenDocument
 from knowfuse.evaluation.alignment_quality import alignment_quality, certain_of_the_text
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.surface import Surface, UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.text.document import Document, Message, Role

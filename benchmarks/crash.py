@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors import safe_open
 
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 
 RUN = "outputs/run"
 BESIDE = {".hydra", "said"}  # what says when, not what

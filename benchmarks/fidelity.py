@@ -31,7 +31,7 @@ from knowfuse.alignment.pair import Arrays, TokenizerPair
 from knowfuse.alignment.rank_matched import rank_matched
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.document import Document, cut

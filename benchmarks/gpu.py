@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.llms.known import llm_config
 from knowfuse.plan.memory import training
 from knowfuse.plan.settings import training_shape
-from knowfuse.progress import quiet_libraries
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import quiet_libraries
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import trace_documents
 

@@ -39,8 +39,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
-from knowfuse.progress import quiet_libraries
 from knowfuse.runs.folder import checkpoints_to_resume, open_run
+from knowfuse.screen import quiet_libraries
 
 STOP_STEP = 5  # checkpoints are at even steps, the fit has 8
 SETTINGS = [*SMALL, *SHORT, "compare_with_clm=false", "name=resume", "logger=csv"]

@@ -25,9 +25,9 @@ from typing import Any
 
 from specialist_llms import Cast, cast
 
-from knowfuse.progress import quiet_libraries
 from knowfuse.report.results import tokens_to_clm_final
 from knowfuse.runs.compared import judged
+from knowfuse.screen import quiet_libraries
 from knowfuse.study import (
     Finished,
     Point,

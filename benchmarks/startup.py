@@ -29,8 +29,8 @@ from rich.table import Table
 from knowfuse.alignment.byte_exact import byte_exact
 from knowfuse.llms.local import localize
 from knowfuse.llms.recipes import make_model, make_tokenizer
-from knowfuse.progress import quiet_libraries
 from knowfuse.runs.prepared import prepare
+from knowfuse.screen import quiet_libraries
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.text.corpus import Corpus, Texts, build_corpus
 from knowfuse.text.document import RawDocument, Split

@@ -32,7 +32,7 @@ from knowfuse.fusion.min_ce import min_ce
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.packed import read_packed
 from knowfuse.losses import LmWeight, fused_linear_loss
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.module import FusionModule
 from knowfuse.types import FusionBatch, LLMSpec

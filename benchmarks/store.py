@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from knowfuse.llms.local import LocalLLM
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.document import Document, cut
 from knowfuse.traces.manifest import TraceKey

@@ -23,7 +23,7 @@ from rivals import Rival, Rivals, as_one_domain
 from knowfuse.evaluation import Compared, Ensemble
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.merging import require_mergekit
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.study import (
     Finished,
     Line,

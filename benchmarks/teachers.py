@@ -19,7 +19,7 @@ from typing import Any
 import specialists
 from specialist_llms import Stage
 
-from knowfuse.progress import quiet_libraries
+from knowfuse.screen import quiet_libraries
 from knowfuse.study import Line, Runs, as_settings, write_lines
 
 OWN, SAME, OTHER = "the target itself", "its tokenizer, other weights", "another tokenizer"

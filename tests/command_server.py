@@ -190,7 +190,7 @@ def _forget_the_server(environment: Mapping[str, str], executable: str) -> None:
     import numpy as np
     from lightning.pytorch.utilities import rank_zero_only
 
-    from knowfuse import progress
+    from knowfuse import screen
     from knowfuse.launched import require_numbers
 
     require_numbers(environment)
@@ -198,7 +198,7 @@ def _forget_the_server(environment: Mapping[str, str], executable: str) -> None:
     np.random.seed()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
     # As when it is imported, of this rank and screen.
-    progress.console.__init__(quiet=not progress.is_first_rank(), width=progress.screen_width())
+    screen.console.__init__(quiet=not screen.is_first_rank(), width=screen.screen_width())
     sys.executable = executable
 
 

@@ -27,7 +27,7 @@ def test_what_is_no_number_is_named(name: str, number: str) -> None:
 def test_it_is_named_before_lightning_reads_it(name: str) -> None:
     """The first module of ours that imports Lightning; no stack."""
     done = subprocess.run(
-        [sys.executable, "-c", "import knowfuse.progress"],
+        [sys.executable, "-c", "import knowfuse.screen"],
         env=environment_with(**{name: "x"}),
         capture_output=True,
         text=True,

@@ -9,8 +9,8 @@ import hydra
 from omegaconf import DictConfig
 
 from knowfuse.commands.command import command
-from knowfuse.progress import quiet_libraries
 from knowfuse.runs.prepared import prepare, require_here
+from knowfuse.screen import quiet_libraries
 
 
 @command("prepare", Path.cwd() / "conf")

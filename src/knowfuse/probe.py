@@ -14,11 +14,11 @@ from rich.table import Table
 
 from knowfuse.commands.command import command
 from knowfuse.files import write_whole
-from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import require_complete
 from knowfuse.runs.probing import Probed, probe
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import quiet_libraries, say, show_table
 
 register_resolvers()
 ANSWERS = {

@@ -9,7 +9,7 @@ from models_for_tests import tiny_llm
 from rich.console import Console
 from tokenizers_for_tests import surface
 
-from knowfuse import progress
+from knowfuse import progress, screen
 from knowfuse.evaluation import DocumentScores, by_document, oracle, score_documents, score_table
 from knowfuse.text.corpus import Document
 
@@ -155,7 +155,9 @@ def test_nats_that_are_not_finite_are_an_error_with_the_llm_and_the_document() -
 def test_scoring_says_how_far_it_is_and_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of a log are those of its pulse: a document a minute."""
     log = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=log, width=140))
+    console = Console(file=log, width=140)
+    for room in (progress, screen):
+        monkeypatch.setattr(room, "console", console)
     now = iter(range(0, 10_000, 60))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     its = surface("llama")

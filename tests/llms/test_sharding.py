@@ -27,7 +27,7 @@ from knowfuse.files import restored, swap
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.parts import decoder_layers
 from knowfuse.llms.sharding import FSDP2
-from knowfuse.progress import console
+from knowfuse.screen import console
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import length_buckets
 from knowfuse.training.fit import Fit, fit, load_best

@@ -13,8 +13,8 @@ from knowfuse.commands.command import refusal
 from knowfuse.plan.__main__ import assumptions, main, make_plan, show
 from knowfuse.plan.advice import candidates
 from knowfuse.plan.settings import training_shape
-from knowfuse.progress import console
 from knowfuse.runs.described import experiment_of
+from knowfuse.screen import console
 
 
 def printed(*overrides: str, by: Run = ended) -> str:

@@ -10,7 +10,7 @@ import pytest
 from commands_for_tests import run_python
 from rich.console import Console
 
-from knowfuse import progress
+from knowfuse import screen
 from knowfuse.evaluation import Completed, ScoreTable, by_document, read_by_document
 from knowfuse.report import __main__ as command
 from knowfuse.report import show, tokens_to_clm_final, write_results
@@ -102,7 +102,7 @@ def test_results_cut_off_are_named(tmp_path: Path, content: str, monkeypatch: py
 def shown(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """The table as plain text, and with the terminal's codes."""
     console = Console(record=True, width=120, force_terminal=True, color_system="standard")
-    monkeypatch.setattr(progress, "console", console)
+    monkeypatch.setattr(screen, "console", console)
     show("A title", table)
     return console.export_text(clear=False), console.export_text(styles=True)
 

@@ -24,10 +24,11 @@ from knowfuse.commands.command import command
 from knowfuse.evaluation import AlignmentQuality, SeenDocument, tried, with_own_tokenizer
 from knowfuse.files import write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import at_work, quiet_libraries, say, show_table
+from knowfuse.progress import at_work
 from knowfuse.runs.prepared import Prepared, prepare, require_here
 from knowfuse.runs.refusals import require_own
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import quiet_libraries, say, show_table
 from knowfuse.surface import UnspellableDocument
 from knowfuse.surface.conversations import in_tokens
 from knowfuse.types import Aligner

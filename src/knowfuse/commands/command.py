@@ -24,9 +24,9 @@ from knowfuse.commands.other_rank import end_with_the_first
 from knowfuse.commands.readable import require_readable
 from knowfuse.commands.words import answer, unknown_setting, unknown_target
 from knowfuse.launched import require_joined
-from knowfuse.progress import UNREAD, say, to_a_reader
 from knowfuse.runs.requeued import requeue_when_told
 from knowfuse.runs.scaled import scaled
+from knowfuse.screen import UNREAD, say, to_a_reader
 from knowfuse.unwritable import no_place, why
 
 PLACES = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from knowfuse.importing import INTERRUPTED
-from knowfuse.progress import is_first_rank
+from knowfuse.screen import is_first_rank
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
-from knowfuse.progress import is_first_rank
 from knowfuse.runs.folder import is_running
+from knowfuse.screen import is_first_rank
 
 # What every start writes; a folder with nothing else in it holds no work.
 OF_A_START = {"config.yaml", ".running.lock", "sweep.json", "multirun.yaml"}

@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.commands.left_over import made_for_a_sweep
 from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
-from knowfuse.progress import say
 from knowfuse.ranks import ranks
 from knowfuse.runs.folder import PARTS, RUNNING, load_run, require_same_settings, was_started
 from knowfuse.runs.where import new_folder, require_name
+from knowfuse.screen import say
 from knowfuse.text.quoting import literal
 from knowfuse.training.stopping import STOPPED
 

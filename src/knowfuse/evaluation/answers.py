@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from knowfuse.evaluation.harness_files import WORD, HarnessFiles, harness_files
-from knowfuse.progress import say
+from knowfuse.screen import say
 
 INSTALL = "pip install -e '.[eval]'"
 SEED = 1234  # of the examples that a task shows before its questions

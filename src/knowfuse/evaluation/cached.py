@@ -12,8 +12,8 @@ from knowfuse.evaluation.bits_per_byte import DocumentScores, merged_scores, sco
 from knowfuse.files import make_once, undamaged, write_whole
 from knowfuse.llms.local import LocalLLM
 from knowfuse.locks import lock_file
-from knowfuse.progress import say
 from knowfuse.ranks import ALONE, Ranks, ranks, wait_for
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.text.corpus import Document
 from knowfuse.text.documents import Documents

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from knowfuse.evaluation.batches import batches_of, in_rows
 from knowfuse.evaluation.bits_per_byte import DocumentScores, count, merged_scores
+from knowfuse.evaluation.read_progress import ReadProgress
 from knowfuse.evaluation.told import Beginnings, Told, go_on, unpadded
 from knowfuse.llms.checks import require_embedded
 from knowfuse.llms.head import RowLogits
 from knowfuse.llms.isolation import length_borders
-from knowfuse.progress import ReadProgress
 from knowfuse.ranks import ALONE
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents

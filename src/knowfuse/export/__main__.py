@@ -23,9 +23,10 @@ from knowfuse.export.trace_card import trace_card
 from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
-from knowfuse.progress import at_work, quiet_libraries, say
+from knowfuse.progress import at_work
 from knowfuse.report.left import left_by
 from knowfuse.runs.folder import load_fit, load_run
+from knowfuse.screen import quiet_libraries, say
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
 from knowfuse.training.fit import best_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 from knowfuse.export.folder import require_free
 from knowfuse.files import sha256_of
-from knowfuse.progress import say
+from knowfuse.screen import say
 
 NOTE = "knowfuse.json"  # of what the folder was made, and the checksum of each of its files
 

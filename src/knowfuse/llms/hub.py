@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 
 from knowfuse.llms.files import CARD, CONFIG, WEIGHTS, LLMFiles, llm_files, names_in
 from knowfuse.llms.gguf_parts import part_names
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface.loading import reason
 from knowfuse.types import LLMSpec
 

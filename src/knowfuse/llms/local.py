@@ -27,8 +27,9 @@ from knowfuse.llms.files import files_in
 from knowfuse.llms.fingerprint import fingerprint
 from knowfuse.llms.gguf import converted
 from knowfuse.llms.hub import download, download_tokenizer
-from knowfuse.progress import at_work, say
+from knowfuse.progress import at_work
 from knowfuse.ranks import ranks
+from knowfuse.screen import say
 from knowfuse.surface import Surface, surface_of
 from knowfuse.surface.conversations import chat_surface
 from knowfuse.surface.loading import load_tokenizer, reason

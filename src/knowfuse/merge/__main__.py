@@ -16,9 +16,9 @@ from knowfuse.export import checksums, is_finished, may_be_finished, require_dty
 from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.merging import Merging, require_mergekit
 from knowfuse.merge import Merged, trained_by
-from knowfuse.progress import quiet_libraries, say
 from knowfuse.report import show_comparison
 from knowfuse.runs.trained import Trained
+from knowfuse.screen import quiet_libraries, say
 
 
 @command("merge", Path.cwd() / "conf")

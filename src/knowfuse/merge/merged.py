@@ -17,9 +17,9 @@ from knowfuse.llms.merging import Merging, merge
 from knowfuse.llms.saved import save
 from knowfuse.merge.card import merge_card
 from knowfuse.merge.targets import require_one_base
-from knowfuse.progress import say
 from knowfuse.runs.compared import Comparison, against, nats_of, require_same_texts, require_texts_of
 from knowfuse.runs.trained import Trained
+from knowfuse.screen import say
 from knowfuse.types import LLMSpec
 
 BEFORE = "target before"

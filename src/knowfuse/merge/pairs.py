@@ -19,12 +19,12 @@ from knowfuse.files import make_folder_once, write_whole
 from knowfuse.llms.merging import Merging, require_mergekit
 from knowfuse.merge.merged import BEFORE, Merged
 from knowfuse.merge.targets import trained_by
-from knowfuse.progress import is_first_rank, say
 from knowfuse.ranks import wait_for
 from knowfuse.report import show_comparison, write_comparison
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import PARTS, open_run, wait_until_left
 from knowfuse.runs.refusals import require_pairs
+from knowfuse.screen import is_first_rank, say
 
 DIRECT = "direct fusion"  # of all sources; no source is called so
 Train = Callable[[Experiment, DictConfig, Path], float]  # one run of `train.py` in its folder

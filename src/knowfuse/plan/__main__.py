@@ -25,10 +25,10 @@ from knowfuse.plan.gpus import GPU, GPUS, gpu_named
 from knowfuse.plan.memory import Memory, Training, training
 from knowfuse.plan.settings import TrainingShape, training_shape
 from knowfuse.plan.work import Reading, corpus_bytes, hours, reading, training_flops
-from knowfuse.progress import quiet_libraries, say, show_table
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import require_complete
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import quiet_libraries, say, show_table
 from knowfuse.types import LLMSpec
 
 GIB = 2**30

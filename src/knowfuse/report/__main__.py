@@ -15,12 +15,12 @@ import hydra
 
 from knowfuse.commands.command import told
 from knowfuse.evaluation import DOCUMENTS, Samples
-from knowfuse.progress import quiet_libraries, say
 from knowfuse.report.left import left_by
 from knowfuse.report.results import markdown
 from knowfuse.report.written import write_page
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.sampled import sampled
+from knowfuse.screen import quiet_libraries, say
 from knowfuse.text.quoting import path_override
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from knowfuse.evaluation import Answers
 from knowfuse.files import write_csv, write_whole
-from knowfuse.progress import show_table
 from knowfuse.report.tables import markdown_table
+from knowfuse.screen import show_table
 
 GOLD = "gold answer, bits per byte"
 AnswersOfAll = Mapping[str, Mapping[str, Answers]]  # LLM -> task -> what it answered

@@ -13,9 +13,9 @@ from rich.table import Table
 from knowfuse.evaluation import Interval
 from knowfuse.files import write_csv, write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import show_table
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
+from knowfuse.screen import show_table
 
 COLUMNS = ["model", "domain", "bits_per_byte", "low", "high", "more_than_baseline", "more_low", "more_high", "seeds"]
 

@@ -12,9 +12,9 @@ from rich.table import Table
 from knowfuse.evaluation import DOCUMENTS, ScoreTable, write_by_document
 from knowfuse.files import write_csv, write_whole
 from knowfuse.pages import write_png
-from knowfuse.progress import show_table
 from knowfuse.report.picture import results_picture
 from knowfuse.report.tables import markdown_table
+from knowfuse.screen import show_table
 from knowfuse.training.fit import Fit
 
 

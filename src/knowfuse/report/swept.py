@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from knowfuse.files import undamaged, write_csv, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.pages import write_png
-from knowfuse.progress import say
+from knowfuse.screen import say
 
 CAME = "point.json"  # in the folder of a point: what came of it
 BEST, OTHER, FAILED = "#1f6feb", "#9aa1a9", "#b3261e"

@@ -7,10 +7,10 @@ from typing import Any
 
 from knowfuse.evaluation import Samples, ScoreTable, write_samples
 from knowfuse.files import write_whole
-from knowfuse.progress import say
 from knowfuse.report.left import HEADROOM, left_by
 from knowfuse.report.page import run_page
 from knowfuse.report.results import markdown, write_json, write_tables
+from knowfuse.screen import say
 from knowfuse.training.fit import Fit
 
 PAGE, TEXT = "report.html", "report.md"

@@ -9,10 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from knowfuse.commands.command import command
-from knowfuse.progress import quiet_libraries
 from knowfuse.rollouts.of_run import Asked, rollouts_of
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.runs.trained import trained_of
+from knowfuse.screen import quiet_libraries
 from knowfuse.settings import require_types
 
 

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from knowfuse.llms.local import LocalLLM
-from knowfuse.progress import say
 from knowfuse.rollouts.going_on import answering, elsewhere, here
 from knowfuse.rollouts.prompts import prompts_in, prompts_of, spread
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.rollouts.target import NAME, saved_target
 from knowfuse.rollouts.writing import Rollouts, write_rollouts
 from knowfuse.runs.trained import Trained
+from knowfuse.screen import say
 from knowfuse.traces.served import ServedLLM, connect
 from knowfuse.types import LLMSpec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.surface.unspellable import TOO_LONG, by_kind

@@ -19,11 +19,12 @@ from typing import Any
 
 from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
-from knowfuse.progress import counting, say
+from knowfuse.progress import counting
 from knowfuse.rollouts.going_on import GoOn, Item
 from knowfuse.rollouts.prompts import Prompt
 from knowfuse.rollouts.sampling import Sampling
 from knowfuse.rollouts.written import Line, line_of
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.unwritable import make_folder
 

@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.commands.command import command
-from knowfuse.progress import console, quiet_libraries, say
 from knowfuse.rollouts import Asked, Sampling
 from knowfuse.rounds.line import Writing, rounds
 from knowfuse.runs.where import register_resolvers
+from knowfuse.screen import console, quiet_libraries, say
 from knowfuse.settings import require_types
 from knowfuse.study import Point, Runs, markdown, write_lines
 

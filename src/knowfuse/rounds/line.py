@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from knowfuse.progress import say
 from knowfuse.rollouts import Asked, Sampling, rollouts_of, saved_target
 from knowfuse.runs.trained import Trained, trained_of
+from knowfuse.screen import say
 from knowfuse.study import Finished, Line, Point, Runs
 
 METHOD = "fused"

@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.progress import say
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared
+from knowfuse.screen import say
 from knowfuse.training.fit import Fit
 from knowfuse.types import LLMSpec
 

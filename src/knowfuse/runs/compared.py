@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
 from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, flat, require_one_run, saved_settings
 from knowfuse.runs.told_apart import labels, unnamed
+from knowfuse.screen import say
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
 from knowfuse.text.quoting import path_override

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from knowfuse.evaluation import Completed, Prompt, completed, prompts_of
-from knowfuse.progress import say
 from knowfuse.runs.answering import Named
 from knowfuse.runs.prepared import Prepared
+from knowfuse.screen import say
 from knowfuse.text.document import Document
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.locks import lock_file
-from knowfuse.progress import is_first_rank, say
+from knowfuse.screen import is_first_rank, say
 from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
 from knowfuse.training.fit import DONE, Fit

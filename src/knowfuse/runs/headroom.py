@@ -2,8 +2,8 @@
 
 from knowfuse.evaluation import ScoreTable, oracle, score_table
 from knowfuse.losses import Headroom
-from knowfuse.progress import say
 from knowfuse.runs.prepared import Prepared
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.training.materialise import is_made
 

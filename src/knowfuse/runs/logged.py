@@ -9,8 +9,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from knowfuse.files import write_whole
-from knowfuse.progress import is_first_rank, say
 from knowfuse.runs.one_log import OneCSV
+from knowfuse.screen import is_first_rank, say
 
 RUN_ID = "wandb_run"  # file of a fit's folder
 

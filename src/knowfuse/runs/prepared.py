@@ -8,8 +8,9 @@ from pathlib import Path
 from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.evaluation import DocumentScores, cached_scores
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.progress import counting, say
+from knowfuse.progress import counting
 from knowfuse.runs.unbiased import require_drawable
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.surface.set_aside import report_set_aside
 from knowfuse.surface.tokens import tokenize_documents

@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 
-from knowfuse.progress import is_first_rank, say
+from knowfuse.screen import is_first_rank, say
 
 ASKS = signal.SIGUSR1  # as of `#SBATCH --signal=USR1@300`
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from knowfuse.files import make_folder_once
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.saved import save
-from knowfuse.progress import say
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import checkpoints_to_resume
 from knowfuse.runs.prepared import Prepared
+from knowfuse.screen import say
 from knowfuse.text.corpus import Corpus
 
 

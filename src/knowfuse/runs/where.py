@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from knowfuse.progress import say
 from knowfuse.runs.folder import MAY_CHANGE, is_running
 from knowfuse.runs.requeued import slurm_job
 from knowfuse.runs.writable import require_writable
+from knowfuse.screen import say
 from knowfuse.text.quoting import path_override
 from knowfuse.training.other_settings import within
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.study.point import Point
 from knowfuse.study.runs import Finished, Runs
 

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
-from knowfuse.progress import say
 from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.folder import load_run
 from knowfuse.runs.starting import start
+from knowfuse.screen import say
 from knowfuse.study.point import Point
 from knowfuse.training.fit import Fit
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from knowfuse.progress import to_a_reader
+from knowfuse.screen import to_a_reader
 from knowfuse.surface.conversation_shown import first_conversation, show_conversation, surface_of_chats
 from knowfuse.surface.cutting import Surface, surface_of
 from knowfuse.surface.hard_texts import HARD_TEXTS, LONE_SURROGATE, refuses_lone_surrogate, unrecovered

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface.hard_texts import HARD_TEXTS
 
 FILE = "tokenizer.json"

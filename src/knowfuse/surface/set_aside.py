@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from knowfuse.ids import IdIndex, hex_names, id_array
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.surface.unspellable import by_kind
 from knowfuse.text.documents import Documents

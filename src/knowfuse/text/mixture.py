@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.text.corpus import Corpus, Texts, build_corpus, require_sides
 from knowfuse.text.document import RawDocument, Split, side_of
 from knowfuse.text.findings import Findings

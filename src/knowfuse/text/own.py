@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from knowfuse.files import sha256_of, undamaged
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.settings import require_types
 from knowfuse.text.chat import WHOLE
 from knowfuse.text.conversations import Conversations

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.hub import download_tokenizer
 from knowfuse.llms.local import LocalLLM
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface import Surface
 from knowfuse.traces.answers import RESERVED, Kind
 from knowfuse.traces.server import Refused, Server, Unanswered

@@ -120,9 +120,10 @@ class TraceStore:
                 "run's settings"
             )
 
-    def require_writable(self) -> None:
-        """OSError where the folder cannot be written, as `write` says it: asked before a source reads for days."""
-        self._write_manifest()
+    def write_manifest(self) -> None:
+        """Say what the traces depend on, the same whoever writes it; OSError as `write`, before a source has read for days."""
+        self._put(MANIFEST, manifest_of(self.key, self.codec_name))
+        self._has_manifest = True
 
     def write(self, traces: dict[str, SourceTrace]) -> None:
         """Add one shard with these documents, and its index.
@@ -265,12 +266,7 @@ class TraceStore:
 
     def _require_manifest(self) -> None:
         if not self._has_manifest:
-            self._write_manifest()
-
-    def _write_manifest(self) -> None:
-        """Say what the traces depend on; the same whoever writes it."""
-        self._put(MANIFEST, manifest_of(self.key, self.codec_name))
-        self._has_manifest = True
+            self.write_manifest()
 
     def _put(self, file: str, data: bytes) -> None:
         with self._putting(file):

@@ -14,8 +14,9 @@ import numpy as np
 from knowfuse.ids import ID_BYTES
 from knowfuse.llms.local import LocalLLM
 from knowfuse.locks import lock_file
-from knowfuse.progress import counting, say
+from knowfuse.progress import counting
 from knowfuse.ranks import Ranks, ranks
+from knowfuse.screen import say
 from knowfuse.settings import require_choices
 from knowfuse.surface import Surface
 from knowfuse.surface.set_aside import report_set_aside
@@ -94,7 +95,7 @@ def read_documents(
         share = _share(llm, viewed, mine) if store.missing(viewed.ids).any() else viewed[:0]
         tokens: TokenizedDocuments | None = None
         if (is_missing := store.missing(share.ids)).any():
-            store.require_writable()
+            store.write_manifest()
             tokens = tokenize_documents(surface, share, llm.context_length(), cache / "tokens").among(is_missing)
             surface.require_rows(tokens.largest_id)
             store.put_aside(tokens.set_aside)

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from knowfuse.files import replaced, restored, write_through
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.unfinished import remove, remove_left
 from knowfuse.unwritable import make_folder, why
 

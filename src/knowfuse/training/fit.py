@@ -21,11 +21,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
 
 from knowfuse.files import restored, undamaged, write_whole
-from knowfuse.progress import FitProgress, say
 from knowfuse.ranks import ranks
+from knowfuse.screen import say
 from knowfuse.training.checkpoints import KEPT, WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
+from knowfuse.training.fit_progress import FitProgress
 from knowfuse.training.module import FusionModule
 from knowfuse.training.other_settings import KeepsSettings
 from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable

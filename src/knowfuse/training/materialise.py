@@ -15,7 +15,7 @@ from knowfuse.llms.attention import require_attention, require_kernel
 from knowfuse.llms.local import LocalLLM, architecture_of, localize
 from knowfuse.llms.recipes import config_of, make_model, make_tokenizer
 from knowfuse.losses import LmWeight, fused_linear_loss
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.surface import surface_of
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents

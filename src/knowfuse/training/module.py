@@ -25,7 +25,7 @@ from knowfuse.llms.isolation import Packing, require_read_alone
 from knowfuse.llms.local import LocalLLM
 from knowfuse.llms.sharding import require_shardable
 from knowfuse.losses import FusedLoss, Headroom, LmWeight, by_domain, linear_token_nll
-from knowfuse.progress import say
+from knowfuse.screen import say
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.metrics import dear_metrics, source_metrics
 from knowfuse.training.target import TargetModule

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from knowfuse.progress import say
+from knowfuse.screen import say
 
 # Of the run, not of what a fit learns: where it is, what it logs, and how it is spread and measured.
 OF_THE_RUN = {

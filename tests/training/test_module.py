@@ -371,6 +371,25 @@ def test_validation_is_what_evaluation_measures(target: LocalLLM) -> None:
     assert watch.logged[-1]["val/eos_nats"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_validation_is_by_domain_too(target: LocalLLM) -> None:
+    """Whose codes are others in training, which has one domain more."""
+    texts = {name: documents(6, "validation", size, name) for name, size in (("prose", 90), ("code", 60))}
+    training = [
+        *documents(10, domain="own"),
+        *documents(10, domain="code", max_bytes=60),
+        *documents(10, domain="prose"),
+    ]
+    both = [document for its in texts.values() for document in its]
+    data = FusionDataModule(training, both, surface("llama"), block_tokens=96, batch_blocks=3)
+    assert data.domains != data.validation_domains
+    watch = learn(fusion_module(target, is_fused=False, learning_rate=0.0), data, 3)
+    for name, its in texts.items():
+        scores = score_documents(target.load(), surface("llama"), its, 96, 1000)
+        over_bytes = sum(scores.nats.values()) / (math.log(2) * sum(d.num_bytes for d in its))
+        assert watch.logged[-1][f"val/bits_per_byte/{name}"] == pytest.approx(over_bytes, rel=1e-5)
+    assert "val/bits_per_byte/own" not in watch.logged[-1]
+
+
 def test_a_packed_batch_gives_the_loss_of_its_documents_one_by_one(target: LocalLLM, tmp_path: Path) -> None:
     """Loss and gradient of a batch of three blocks against one block per document, weighted by labels; float32: 1e-4."""
     texts = documents(12)

@@ -138,6 +138,11 @@ class FusionDataModule(L.LightningDataModule):
         return self.train_blocks.documents.table.domains
 
     @property
+    def validation_domains(self) -> list[str]:
+        """The same of a validation batch."""
+        return self.validation_blocks.documents.table.domains
+
+    @property
     def largest_token_id(self) -> int:
         """Of training and validation documents; the target must have an embedding of it."""
         return max(self.train_blocks.largest_token_id, self.validation_blocks.largest_token_id)

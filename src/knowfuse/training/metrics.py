@@ -1,8 +1,13 @@
-"""What is logged of the sources while a target learns from them?"""
+"""What is measured while a target learns from its sources?"""
 
+import math
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
+from torchmetrics import Metric
 
 from knowfuse.fusion.mixture import disagreement
 from knowfuse.types import IGNORE, MASS_CLASSES, ROW_CLASSES, FusedTarget, FusionBatch
@@ -39,3 +44,28 @@ def dear_metrics(batch: FusionBatch, names: Sequence[str]) -> dict[str, Tensor]:
             shares = counts / counts.sum().clamp(min=1)
             logged |= {f"rows/{name}/{kind}": share for kind, share in zip(ROW_CLASSES, shares, strict=True)}
     return logged
+
+
+class BitsByDomain(Metric):
+    """What the target pays on each domain, of all ranks; by sums whose order does not change, on a GPU too."""
+
+    full_state_update = False
+    nats: Tensor
+    num_bytes: Tensor
+
+    def __init__(self, domains: Sequence[str]) -> None:
+        super().__init__()
+        self.domains = list(domains)
+        for name in ("nats", "num_bytes"):
+            self.add_state(name, torch.zeros(len(domains)), dist_reduce_fx="sum")
+
+    def update(self, nats: Float[Tensor, "B T"], num_bytes: Int[Tensor, "B T"], domains: Int[Tensor, "B T"]) -> None:
+        """Of the rows of a batch, each with the place of its domain."""
+        is_of = one_hot(domains, len(self.domains)).bool()
+        for rows, total in ((nats, self.nats), (num_bytes, self.num_bytes)):
+            total += torch.where(is_of, rows[..., None], 0).sum((0, 1))
+
+    def compute(self) -> dict[str, float]:
+        """Bits per byte, of the domains that have text."""
+        paid = zip(self.domains, (self.nats / math.log(2)).tolist(), self.num_bytes.tolist(), strict=True)
+        return {domain: bits / num_bytes for domain, bits, num_bytes in paid if num_bytes}

@@ -27,7 +27,7 @@ from knowfuse.llms.sharding import require_shardable
 from knowfuse.losses import FusedLoss, Headroom, LmWeight, by_domain, linear_token_nll
 from knowfuse.screen import say
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.metrics import dear_metrics, source_metrics
+from knowfuse.training.metrics import BitsByDomain, dear_metrics, source_metrics
 from knowfuse.training.target import TargetModule
 from knowfuse.types import IGNORE, AlignedSources, FusedTarget, FusionBatch
 
@@ -176,6 +176,10 @@ class FusionModule(TargetModule):
             return data.labels_of_step(self.global_step, batches)
         return labelled * batches
 
+    def on_validation_epoch_start(self) -> None:
+        domains = getattr(getattr(self.trainer, "datamodule", None), "validation_domains", [""])
+        self.bits_by_domain = BitsByDomain(domains).to(self.device)
+
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)
         is_eos = batch.labels == self.eos_id if self.eos_id is not None else torch.zeros_like(batch.labels).bool()
@@ -183,11 +187,14 @@ class FusionModule(TargetModule):
             is_eos = (batch.labels != IGNORE) & (batch.label_bytes == 0)
         num_bytes, num_eos = batch.label_bytes.sum(), is_eos.sum()
         self.validation_nats.update(nats[~is_eos].sum() / num_bytes.clamp(min=1), weight=num_bytes)
+        self.bits_by_domain.update(nats.masked_fill(is_eos, 0.0), batch.label_bytes, batch.domains)
         self.validation_eos_nats.update(nats[is_eos].sum() / num_eos.clamp(min=1), weight=num_eos)
 
     def on_validation_epoch_end(self) -> None:
         self.validated = float(self.validation_nats.compute() / math.log(2))
         self.log("val/bits_per_byte", self.validated, prog_bar=True)
+        if len(bits := self.bits_by_domain.compute()) > 1:
+            self.log_dict({f"val/bits_per_byte/{domain}": its for domain, its in bits.items()})
         if bool(torch.isfinite(eos_nats := self.validation_eos_nats.compute())):  # NaN where no document has one
             self.log("val/eos_nats", eos_nats)
         self.log("val/tokens", float(self.tokens_seen))

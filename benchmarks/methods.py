@@ -80,8 +80,7 @@ def main() -> None:
     last = [Point("defaults"), *(point for point in crossed if point.name)]
     runs_of = {point.name: runs.run_all([point.plus(rounds[2])], range(asked.seeds)) for point in last}
     clm = runs.run_all([Point("plain CLM", {**rounds[2], "compare_with_clm": True})], range(asked.seeds))
-    tried += _of_round(3, [run for row in (*runs_of.values(), clm) for run in row])
-
+    tried += _of_round(3, [run for row in runs_of.values() for run in row]) + _of_round(3, clm, "target clm")
     write_lines(asked.results / "methods.csv", [_said(asked, 3)], tried)
     rows = {"plain CLM": trained(clm, "clm"), **{name: trained(row) for name, row in runs_of.items()}}
     found = intervals(rows, "plain CLM")
@@ -95,10 +94,10 @@ def _said(asked: argparse.Namespace, number: int) -> str:
     return f"`python benchmarks/methods.py`: {steps}" + (f" and {asked.seeds} seeds" if number == 3 else ", seed 0")
 
 
-def _of_round(number: int, runs: Sequence[Finished]) -> list[Line]:
-    """What was trained in it; the sources say the same in every run."""
+def _of_round(number: int, runs: Sequence[Finished], llm: str = "target fused") -> list[Line]:
+    """What was trained in it by this method; the sources say the same in every run."""
     lines = [{"round": number, **line, "point": line["point"] or "defaults"} for line in lines_of(runs)]
-    return [line for line in lines if line["validation"] is not None]
+    return [line for line in lines if line["llm"] == llm]
 
 
 if __name__ == "__main__":

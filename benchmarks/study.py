@@ -81,19 +81,19 @@ def cast(runs: Runs, point: Point, steps: int, rate: float) -> Cast:
     return Cast(corpus, cache, base, experts, {first: experts[first], **similar})
 
 
-def tuned_rates(runs: Runs, point: Point, rates: Sequence[float]) -> dict[str, Any]:
-    """The point's settings for its best learning rates on validation, of plain CLM and of the fused fit, with seed 0."""
+def tuned_rates(runs: Runs, point: Point, rates: Sequence[float]) -> Point:
+    """The point with its best learning rates on validation, of plain CLM and of the fused fit, with seed 0."""
     run = runs.run(point.plus({"learning_rates": list(rates), "clm_learning_rates": list(rates)}), 0)
     fused, clm = (run.fits[method].learning_rate for method in ("fused", "clm"))
-    return {**point.settings, "learning_rates": [fused], "clm_learning_rates": [clm]}
+    return point.plus({"learning_rates": [fused], "clm_learning_rates": [clm]})
 
 
-def points(cast: Cast, tuned: Mapping[str, Any], best: str, weights: Mapping[str, float]) -> list[Point]:
+def points(cast: Cast, tuned: Point, best: str, weights: Mapping[str, float]) -> list[Point]:
     """Everything that learns from sources; the first trains plain CLM beside it, which is the same for all."""
 
     def of(name: str, sources: Mapping[str, LocalLLM], settings: Mapping[str, Any] | None = None) -> Point:
         own = {"compare_with_clm": name == FUSED, **(settings or {})}
-        return Point(name, {**tuned, **as_settings(cast.base, sources), **own})
+        return Point(name, tuned.settings).plus({**as_settings(cast.base, sources), **own})
 
     return [
         of(FUSED, cast.experts),
@@ -153,7 +153,7 @@ def main() -> None:
     places = points(ours, tuned_rates(runs, experts, asked.rates), best, weights)
     places = [place for place in places if not asked.only or place.name in (FUSED, *asked.only)]
     again = point.plus(as_settings(merged, ours.experts))
-    places.append(Point(MERGED, tuned_rates(runs, again, asked.rates)))
+    places.append(Point(MERGED, tuned_rates(runs, again, asked.rates).settings))
     table = gathered(ours, rivals, others, runs.run_all(places, range(asked.seeds)))
     said = (
         f"`python benchmarks/study.py`: specialists of {asked.specialist_steps} steps at {asked.specialist_rate:g}, "

@@ -39,6 +39,14 @@ def test_a_grid_is_every_place_of_its_axes() -> None:
     assert points[2].settings == {"fusion": "avg_ce", "top_k": 5}
 
 
+def test_what_is_gone_was_never_set() -> None:
+    """Other sources in the place of those of before: none of those is left, and what is called alike is."""
+    before = Point("", {"~sources": None, "+sources.a.path": "a", "+sources.b.path": "b", "sourceship": 1, "top_k": 5})
+    after = before.plus({"~sources": None, "+sources.c.path": "c"})
+    assert after.overrides() == ["sourceship=1", "top_k=5", "~sources", "+sources.c.path=c"]
+    assert (Point("", {"sources": "mine"}) + after).overrides() == after.overrides()
+
+
 @pytest.mark.parametrize("wrong", ["fusion", "a b=c"])
 def test_what_is_no_override_is_refused(wrong: str) -> None:
     with pytest.raises(Exception, match=r"hydra\.cc/docs"):

@@ -30,13 +30,15 @@ class Point:
         return [key if key.startswith("~") else f"{key}={literal(value)}" for key, value in given.items()]
 
     def plus(self, settings: Mapping[str, Any]) -> "Point":
-        """The same place with these settings too."""
-        return Point(self.name, {**self.settings, **settings})
+        """The same place with these settings too; a `~gone` among them takes what was set of it before along."""
+        gone = tuple(f"{key[1:]}." for key in settings if key.startswith("~"))
+        left = {key: value for key, value in self.settings.items() if not f"{key.lstrip('+~')}.".startswith(gone)}
+        return Point(self.name, {**left, **settings})
 
     def __add__(self, other: "Point") -> "Point":
         """Both at once, the other's settings last."""
         names = ", ".join(name for name in (self.name, other.name) if name)
-        return Point(names, {**self.settings, **other.settings})
+        return Point(names, self.plus(other.settings).settings)
 
 
 def axis(setting: str, values: Sequence[Any]) -> list[Point]:

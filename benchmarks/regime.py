@@ -78,7 +78,9 @@ def picture(lines: Sequence[Line], title: str) -> Figure:
     places = axes.scatter(tokens, passes, c=gains, cmap="RdBu", vmin=-most, vmax=most, s=900, edgecolors="0.4")
     for x, y, gain, line in zip(tokens, passes, gains, lines, strict=True):
         above = float(line["clm_validation"] or 0) > float(line["oracle"] or 0)
-        axes.annotate(f"{gain:+.3f}\n{'>' if above else '<'}", (x, y), ha="center", va="center", fontsize=7)
+        shown = f"{gain:+.3f}\n{'>' if above else '<'}"
+        colour = "white" if abs(gain) > most / 2 else "black"  # on a dark place
+        axes.annotate(shown, (x, y), ha="center", va="center", fontsize=7, color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log", base=2)
     axes.margins(0.15)

@@ -102,6 +102,7 @@ def points(cast: Cast, tuned: Point, best: str, weights: Mapping[str, float]) ->
         of("distilled from the best source", {best: cast.experts[best]}),
         *(of(f"fused, {group}", llms) for group, llms in cast.groups.items() if llms is not cast.experts),
         *(of(f"fused, K = {k}", cast.experts, {"top_k": k}) for k in (5, 16)),
+        of("fused, lambda by headroom", cast.experts, {"lm_weight_schedule": "headroom"}),
     ]
 
 

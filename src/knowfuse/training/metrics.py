@@ -67,5 +67,6 @@ class BitsByDomain(Metric):
 
     def compute(self) -> dict[str, float]:
         """Bits per byte, of the domains that have text."""
-        paid = zip(self.domains, (self.nats / math.log(2)).tolist(), self.num_bytes.tolist(), strict=True)
-        return {domain: bits / num_bytes for domain, bits, num_bytes in paid if num_bytes}
+        bits, num_bytes = torch.stack([self.nats / math.log(2), self.num_bytes]).cpu().tolist()
+        paid = zip(self.domains, bits, num_bytes, strict=True)
+        return {domain: its / size for domain, its, size in paid if size}

@@ -24,6 +24,7 @@ class _Speed(TextColumn):
 
 
 def progress_bar(stays: bool = True) -> Progress:
+    """Of one stage, with its rate, the time left and a note; not `stays`: it goes when it is done, and a log has none."""
     return Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),

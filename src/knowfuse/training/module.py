@@ -101,12 +101,15 @@ class FusionModule(TargetModule):
     @property
     def domains(self) -> list[str]:
         """Of the data module: what the numbers in a batch's `domains` stand for; empty where it does not say."""
-        return getattr(getattr(self.trainer, "datamodule", None), "domains", [])
+        return self._of_data("domains", [])
+
+    def _of_data(self, name: str, default: Any) -> Any:
+        """What the data module says by this name; the default where there is none, or it does not say."""
+        return getattr(getattr(self.trainer, "datamodule", None), name, default)
 
     def on_fit_start(self) -> None:
         """ValueError for a target that reads documents otherwise beside others, or not all tokens of the data module."""
-        largest = getattr(getattr(self.trainer, "datamodule", None), "largest_token_id", -1)
-        require_embedded(self.network, self.llm.name, largest)
+        require_embedded(self.network, self.llm.name, self._of_data("largest_token_id", -1))
         with self._named():
             self._require_read_alone()
         if not all(p.requires_grad for p in self.network.parameters()):
@@ -119,8 +122,7 @@ class FusionModule(TargetModule):
     def _require_read_alone(self) -> None:
         """At the lengths of a data module that says them."""
         assert self.head is not None
-        data = getattr(self.trainer, "datamodule", None)
-        block_tokens, longest = getattr(data, "block_tokens", 64), getattr(data, "longest_document", 32)
+        block_tokens, longest = self._of_data("block_tokens", 64), self._of_data("longest_document", 32)
         require_read_alone(self.network, self.head, self.packing, block_tokens, longest)
 
     def training_step(self, batch: FusionBatch, batch_index: int) -> Tensor:
@@ -177,8 +179,7 @@ class FusionModule(TargetModule):
         return labelled * batches
 
     def on_validation_epoch_start(self) -> None:
-        domains = getattr(getattr(self.trainer, "datamodule", None), "validation_domains", [""])
-        self.bits_by_domain = BitsByDomain(domains).to(self.device)
+        self.bits_by_domain = BitsByDomain(self._of_data("validation_domains", [""])).to(self.device)
 
     def validation_step(self, batch: FusionBatch, batch_index: int) -> None:
         nats = linear_token_nll(*self.hidden_states(batch), batch.labels.flatten()).view_as(batch.labels)

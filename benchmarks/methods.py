@@ -19,6 +19,7 @@ from knowfuse.study import (
     Point,
     Round,
     Runs,
+    asked_of,
     grid,
     halved,
     intervals,
@@ -60,9 +61,8 @@ def main() -> None:
         "--keep", nargs=4, type=int, default=[3, 2, 2, 3], help="alignments, fusions, divergences; of all"
     )
     parser.add_argument("--seeds", type=int, default=5, help="of the last round")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
-    asked = parser.parse_args()
+    asked = asked_of(parser, __file__)
     base = Point.of(["experiment=methods", *asked.overrides]).settings
     rounds = [{**base, "trainer.max_steps": n, "trainer.val_check_interval": max(1, n // 6)} for n in asked.steps]
     runs = Runs(root=ROOT)
@@ -91,7 +91,7 @@ def main() -> None:
 def _said(asked: argparse.Namespace, number: int) -> str:
     """The heading of the tables as far as this round."""
     steps = ", ".join(f"round {n} of {steps} steps" for n, steps in enumerate(asked.steps[:number], 1))
-    return f"`python benchmarks/methods.py`: {steps}" + (f" and {asked.seeds} seeds" if number == 3 else ", seed 0")
+    return f"{asked.command}: {steps}" + (f" and {asked.seeds} seeds" if number == 3 else ", seed 0")
 
 
 def _of_round(number: int, runs: Sequence[Finished], llm: str = "target fused") -> list[Line]:

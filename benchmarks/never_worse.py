@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, write_lines
+from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, asked_of, write_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGER = {"corpus.fusion_bytes": 300_000}
@@ -82,16 +82,13 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
         "--places", nargs="+", type=int, choices=every, default=every, help=str({n: PLACES[n].name for n in every})
     )
     parser.add_argument("--clm-rates", nargs="+", type=float, default=[2e-3], help="among which validation chooses")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
-    return parser.parse_args(line)
+    return asked_of(parser, __file__, line)
 
 
 def study(runs: Runs, asked: argparse.Namespace) -> dict[str, float]:
     """Runs what is missing, and writes the table after each fit."""
     rates = ", ".join(f"{rate:g}" for rate in asked.clm_rates)
-    said = [
-        f"`python benchmarks/never_worse.py`: {asked.seeds} seeds, rates of plain CLM {rates}; `more` is against plain CLM"
-    ]
+    said = [f"{asked.command}: {asked.seeds} seeds, rates of plain CLM {rates}; `more` is against plain CLM"]
     lines: list[Line] = []
     for number in asked.places:
         for line in place(runs, PLACES[number], asked):

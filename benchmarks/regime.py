@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.headroom import validation_headroom
-from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, write_lines
+from knowfuse.study import Finished, Line, Point, Runs, ahead_to_its_best, asked_of, write_lines
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,6 @@ def picture(lines: Sequence[Line], title: str) -> Figure:
 def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="regime_quickstart", help="of the files in --results")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the fusion text")
     parser.add_argument("--passes", nargs="+", type=int, default=PASSES, help="over it")
     parser.add_argument("--most-steps", type=int, default=1500, help="places that take more are left out")
@@ -105,7 +104,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "base", nargs="*", help="overrides of train.py, after --; the quickstart's where there are none"
     )
-    return parser.parse_args(line)
+    return asked_of(parser, __file__, line)
 
 
 def study(runs: Runs, asked: argparse.Namespace) -> dict[str, float]:
@@ -114,10 +113,7 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, float]:
     experiment = experiment_of(base if runs.cache is None else [*base, f"cache={runs.cache}"])
     points = points_of(experiment, base, asked.shares, asked.passes, asked.most_steps)
     known = validation_headroom(experiment.prepare()).oracle
-    heading = [
-        f"python benchmarks/regime.py --name {asked.name} -- {' '.join(base)}",
-        "bits per byte; means of the domains on test",
-    ]
+    heading = [f"{asked.command}: bits per byte; means of the domains on test"]
     asked.results.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
     for seed in asked.seeds:

@@ -16,9 +16,7 @@ It goes on where it was stopped; its tables are `<experiment>.csv` and `<experim
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from knowfuse.study import (
     Finished,
     Point,
     Runs,
+    asked_of,
     axis,
     intervals,
     lines_of,
@@ -116,13 +115,8 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="among which validation chooses")
     parser.add_argument("--gates", nargs="+", default=["none"], help="of the fused fit, likewise")
     parser.add_argument("--quickstart", nargs="*", default=[], help="overrides of the LLMs and texts in miniature")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
-    asked = parser.parse_args(line)
-    asked.words = list(sys.argv[1:] if line is None else line)  # without where the tables are written
-    if "--results" in asked.words:
-        at = asked.words.index("--results")
-        del asked.words[at : at + 2]
+    asked = asked_of(parser, __file__, line)
     asked.texts = {domain: [file] for domain, file in _pairs(parser, "--texts", asked.texts).items()}
     asked.fields = {domain: names.split(",") for domain, names in _pairs(parser, "--fields", asked.fields).items()}
     asked.llms = _pairs(parser, "--llms", asked.llms)
@@ -150,7 +144,7 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     rows = {CLM: trained(done, "clm"), FUSED: trained(done), "target before": [(done[0].judged, "target before")]}
     rows |= {f"specialist {domain}": [(done[0].judged, domain)] for domain in ours.specialists}
     how = [
-        f"`{shlex.join(['python', 'benchmarks/specialists.py', *asked.words])}`, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
+        f"{asked.command}, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
         f"{asked.specialist_steps} steps, {asked.fusion_bytes:,} bytes a domain to fuse on with its validation and test, {asked.seeds} seeds",
         json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}),
     ]

@@ -31,6 +31,7 @@ from knowfuse.study import (
     Point,
     Runs,
     as_settings,
+    asked_of,
     intervals,
     lines_of,
     lines_of_intervals,
@@ -137,9 +138,8 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], help=f"rows to train beside {FUSED!r}, {CLM!r} and {MERGED!r}; none: all"
     )
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
-    asked = parser.parse_args()
+    asked = asked_of(parser, __file__)
     quiet_libraries()
     require_mergekit()
     runs = Runs(root=ROOT)
@@ -157,7 +157,7 @@ def main() -> None:
     places.append(Point(MERGED, tuned_rates(runs, again, asked.rates).settings))
     table = gathered(ours, rivals, others, runs.run_all(places, range(asked.seeds)))
     said = (
-        f"`python benchmarks/study.py`: specialists of {asked.specialist_steps} steps at {asked.specialist_rate:g}, "
+        f"{asked.command}: specialists of {asked.specialist_steps} steps at {asked.specialist_rate:g}, "
         f"{asked.seeds} seeds of what is trained, rates {', '.join(f'{rate:g}' for rate in asked.rates)}; `seconds` to read the test "
         "side on one core"
     )

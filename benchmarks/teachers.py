@@ -13,14 +13,13 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import specialists
 from specialist_llms import Stage
 
 from knowfuse.screen import quiet_libraries
-from knowfuse.study import Line, Runs, as_settings, write_lines
+from knowfuse.study import Line, Runs, as_settings, asked_of, write_lines
 
 OWN, SAME, OTHER = "the target itself", "its tokenizer, other weights", "another tokenizer"
 ALONE = {"lm_weight": 0.0, "lm_weight_schedule": "constant"}
@@ -74,14 +73,13 @@ def main() -> None:
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[1e-4, 3e-4, 1e-3], help="among which validation chooses"
     )
-    parser.add_argument("--results", type=Path, default=specialists.ROOT / "docs" / "results")
     parser.add_argument("miniature", nargs="*", help="options of specialists.py, after --")
-    asked = parser.parse_args()
+    asked = asked_of(parser, __file__)
     quiet_libraries()
     found = lines(Runs(root=specialists.ROOT), asked)
     printed = json.dumps(figures(found))
     name = "teachers" if asked.text == "fusion" else "teachers_much"
-    how = f"`python benchmarks/teachers.py --text {asked.text}`: the KL alone, {asked.steps} steps, {asked.seeds} seeds, rates {asked.rates}"
+    how = f"{asked.command}: the KL alone, {asked.steps} steps, {asked.seeds} seeds, rates {asked.rates}"
     write_lines(asked.results / f"{name}.csv", [how, printed], found)
     print(printed)
 

@@ -32,7 +32,9 @@ def test_the_places_of_the_study_and_what_came_out(tiny_cache: Path, tmp_path: P
     asked = regime.arguments([*line, "--name", "small", "--", *TINY_TRAINING])
     figures = regime.study(Runs(tmp_path / "runs", ROOT, tiny_cache, start), asked)
     heading, lines = read_lines(tmp_path / "small.csv")
-    assert heading[0].startswith("python benchmarks/regime.py --name small -- corpus.max_document_bytes=120")
+    assert heading[0].startswith(
+        "`python benchmarks/regime.py --shares 1 0.5 --passes 1 2 50 --most-steps 400 --name small -- corpus."
+    )
     assert (tmp_path / "small.png").stat().st_size > 10_000
     steps = [int(settings["trainer.max_steps"]) for settings in started]
     assert steps == sorted(steps) == [row["steps"] for row in lines], "the short ones first; fifty passes are left out"

@@ -1,5 +1,6 @@
 """What is found out by many runs? Points, their runs, the better half of them, and the tables that are left of it."""
 
+from knowfuse.study.asked import asked_of
 from knowfuse.study.gathered import Line, Measured, ahead_to_its_best, intervals, lines_of, lines_of_intervals, trained
 from knowfuse.study.halving import Round, halved
 from knowfuse.study.point import Point, axis, grid
@@ -16,6 +17,7 @@ __all__ = [
     "Runs",
     "ahead_to_its_best",
     "as_settings",
+    "asked_of",
     "axis",
     "grid",
     "halved",

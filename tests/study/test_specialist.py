@@ -39,8 +39,9 @@ def test_a_specialist_knows_its_text_better_and_is_made_once(tmp_path: Path) -> 
     assert paid[1] < 0.9 * paid[0]
     assert made.surface().fingerprint == base.surface().fingerprint
     before = made.load().state_dict()
-    again = specialist(runs, "code", base, corpus, HOW)
-    assert (again.folder, again.fingerprint) == (made.folder, made.fingerprint)
+    of_the_fused = {"lm_weight_schedule": "headroom", "lm_weight": 0.5, "compare_with_direct": False, "top_k": 5}
+    again = specialist(runs, "code", base, corpus, HOW.plus(of_the_fused))
+    assert (again.folder, again.fingerprint) == (made.folder, made.fingerprint), "plain CLM uses none of them"
     other = specialist(runs, "code", base, corpus, HOW.plus({"trainer.max_steps": 3}))
     assert other.folder != made.folder
     assert not all(torch.equal(value, before[name]) for name, value in other.load().state_dict().items())

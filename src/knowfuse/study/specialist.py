@@ -17,14 +17,11 @@ from knowfuse.study.runs import Runs, deciding
 from knowfuse.text.corpus import Corpus
 from knowfuse.types import LLMSpec
 
+# Of the settings, where an LLM is tuned by plain CLM on a corpus that is given.
 UNUSED = (
-    "target",
-    "sources",
-    "corpus",
-    "alignment",
-    "fusion",
-    "top_k",
-)  # of the settings, where an LLM is tuned by plain CLM
+    *("target", "sources", "corpus", "alignment", "fusion", "top_k", "fusion_share", "own", "samples"),
+    *("lm_weight", "lm_weight_schedule", "lm_weight_end", "compare_with_clm", "compare_with_direct", "pairwise"),
+)
 PLACES = (*UNUSED, "name", "cache")  # what of the settings may be another in a fit that goes on
 
 

@@ -31,7 +31,20 @@ def test_the_weight_rises_as_the_target_comes_near_the_oracle(now: float | None,
     for step in (0, 5, 9):
         assert LmWeight(0.3, "headroom").at(step, 10, left) == pytest.approx(weight)
         assert LmWeight(0.3, "headroom", 0.3).at(step, 10, left) == pytest.approx(0.3)
-    assert Headroom(2.0, 2.1).left(None) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("now", "left"), [(None, 1.0), (2.3, 1.0), (2.08, 1.0), (2.06, 0.75), (2.02, 0.25), (2.0, 0.0)]
+)
+def test_a_short_way_to_the_oracle_begins_where_the_target_did(now: float | None, left: float) -> None:
+    """It pays 4 % more than the oracle: it has as much to learn as there is."""
+    assert Headroom(oracle=2.0, before=2.08).left(now) == pytest.approx(left)
+
+
+@pytest.mark.parametrize("now", [None, 2.5, 1.7])
+def test_nothing_is_left_for_a_target_that_knew_more_than_the_oracle(now: float | None) -> None:
+    """Whatever it has unlearnt since."""
+    assert Headroom(oracle=2.0, before=1.9).left(now) == 0.0
 
 
 def test_a_weight_by_headroom_needs_it() -> None:

@@ -185,13 +185,17 @@ def test_the_weights_and_rates_of_each_step_are_logged_as_used(target: LocalLLM,
 def test_the_weight_goes_by_the_last_validation(target: LocalLLM, tmp_path: Path) -> None:
     """By what the target pays before training until there is one; the room left is that of the figure that was logged."""
     data, weight = data_module(readers(tmp_path, documents(30))), LmWeight(0.2, "headroom", 0.8)
-    module = fusion_module(target, lm_weight=weight, headroom=Headroom(oracle=4.5, before=4.725))
-    watch = learn(module, data, 4, val_check_interval=2)
-    assert module.validated is not None
-    assert module.validated > 1.1 * 4.5
-    assert [step["train/lm_weight"] for step in watch.logged] == pytest.approx([0.5, 0.5, 0.2, 0.2])
-    nearer = Headroom(oracle=module.validated / 1.05, before=99.0)
-    assert weight.at(0, 4, nearer.left(module.validated)) == pytest.approx(0.5)
+
+    def learnt(headroom: Headroom) -> list[dict[str, float]]:
+        module = fusion_module(target, lm_weight=weight, headroom=headroom)
+        return learn(module, data, 4, val_check_interval=2).logged
+
+    far = learnt(Headroom(oracle=1.0, before=9.0))
+    assert [step["train/lm_weight"] for step in far] == pytest.approx([0.2] * 4)
+    near = learnt(Headroom(oracle=far[2]["val/bits_per_byte"] / 1.05, before=9.0))
+    assert [step["train/lm_weight"] for step in near] == pytest.approx([0.2, 0.2, 0.5, 0.5])
+    there = learnt(Headroom(oracle=9.0, before=9.0))
+    assert [step["train/lm_weight"] for step in there] == pytest.approx([0.8] * 4)
     with pytest.raises(ValueError, match="goes by the oracle over the sources, and none was given: give headroom="):
         fusion_module(target, lm_weight=weight)
 

@@ -23,17 +23,26 @@ class Headroom:
     before: float
 
     def left(self, now: float | None) -> float:
-        """By which share of what the oracle pays the target pays more, `now` or, None, before training; below 0: less."""
-        return ((self.before if now is None else now) - self.oracle) / self.oracle
+        """Which share of the way to the oracle is left, `now` or, None, before training: 1 at its beginning, 0 at the oracle and below.
+
+        The way begins where the target does, or `AMPLE` of what the oracle pays above it, if that is nearer.
+        """
+        whole = min(self._above(self.before), AMPLE)
+        left = self._above(self.before if now is None else now)
+        return min(left / whole, 1.0) if left > 0.0 < whole else 0.0
+
+    def _above(self, bits_per_byte: float) -> float:
+        """By which share of what the oracle pays this is more."""
+        return (bits_per_byte - self.oracle) / self.oracle
 
 
 @dataclass(frozen=True)
 class LmWeight:
     """The paper's lambda: `start` throughout, or from `start` at the first step to `end` at the last.
 
-    `linear` goes there evenly, `cosine` slowly at both ends. `headroom` looks at validation: it is `start` while the target
-    pays more than the oracle over the sources by `AMPLE` of what that pays, and goes evenly to `end` (None: 1, plain CLM), where it
-    pays no more than the oracle, which then has nothing to teach it. Raises ValueError for a weight outside [0, 1], a schedule without an end, and an
+    `linear` goes there evenly, `cosine` slowly at both ends. `headroom` looks at validation, and goes evenly over the way that
+    `Headroom.left` measures, to `end` (None: 1, plain CLM) where the target pays no more than the oracle over the sources, which then
+    has nothing to teach it. Raises ValueError for a weight outside [0, 1], a schedule without an end, and an
     end without a schedule.
     """
 
@@ -68,7 +77,7 @@ class LmWeight:
         if self.schedule == "headroom":
             if left is None:
                 raise ValueError("lm_weight_schedule=headroom goes by the oracle over the sources, and none was given")
-            done = min(max(1.0 - left / AMPLE, 0.0), 1.0)
+            done = 1.0 - left
         else:
             done = min(step / max(max_steps - 1, 1), 1.0)
         if self.schedule == "cosine":

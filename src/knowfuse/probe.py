@@ -48,10 +48,10 @@ def show(probed: Probed) -> None:
 
 def verdict(probed: Probed) -> str:
     """What a user wants to know, in a sentence."""
-    gain, pays = probed.payoff.gain, probed.payoff
+    gain, pays, passes = probed.payoff.gain, probed.payoff, probed.parts[-1].passes
     return (
-        f"{ANSWERS[pays.answer]}: expected gain over plain CLM {gain.value:.3f} ± {gain.error:.3f} bits per byte; with a probability of "
-        f"{pays.probability:.2f} there is something to gain ({probed.seconds:.0f} s)"
+        f"{ANSWERS[pays.answer]}: expected gain over plain CLM {gain.value:.3f} ± {gain.error:.3f} bits per byte after {passes:.1f} passes "
+        f"over the text; with a probability of {pays.probability:.2f} there is something to gain ({probed.seconds:.0f} s)"
     )
 
 

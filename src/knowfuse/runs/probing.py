@@ -37,6 +37,7 @@ class Part:
     share: float
     num_bytes: int  # of its documents
     steps: int
+    passes: float
     learning_rate: float
     bits_per_byte: float  # the best on validation
     seconds: float
@@ -159,8 +160,8 @@ def _fit(
     with TemporaryDirectory() as folder:
         module, data = small.module(part, "clm", learning_rate), small.data(part, "clm")
         done = fit(name, Path(folder), module, data, small.trainer, learning_rate)
-    num_bytes = int(learnt.num_bytes.sum())
-    return Part(share, num_bytes, steps, learning_rate, done.best_bits_per_byte, time.monotonic() - began)
+    num_bytes, passes = int(learnt.num_bytes.sum()), module.tokens_seen / data.train_blocks.num_tokens
+    return Part(share, num_bytes, steps, passes, learning_rate, done.best_bits_per_byte, time.monotonic() - began)
 
 
 def _probed(
@@ -178,7 +179,8 @@ def _probed(
     untrained, num_bytes = paid.over_all_bytes(BEFORE), int(whole.split("fusion").num_bytes.sum())
     clm = extrapolated(untrained, {part.num_bytes: part.bits_per_byte for part in parts}, num_bytes, NOISE)
     of_sources = {name: paid.over_all_bytes(name) for name in scores}
-    return Probed(len(paid.ids), of_sources, known, untrained, parts, num_bytes, clm, payoff(clm, known), seconds)
+    pays = payoff(clm, known, parts[-1].passes)
+    return Probed(len(paid.ids), of_sources, known, untrained, parts, num_bytes, clm, pays, seconds)
 
 
 def ratio_error(amounts: Float64[np.ndarray, " D"], sizes: Float64[np.ndarray, " D"]) -> float:

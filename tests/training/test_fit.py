@@ -26,7 +26,9 @@ from knowfuse import progress
 from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import Headroom, LmWeight
-from knowfuse.training.fit import Fit, fit, load_best, require_validations
+from knowfuse.training.data import FusionDataModule
+from knowfuse.training.fit import Fit, fit, load_best, require_validations, tried
+from knowfuse.training.module import FusionModule
 from knowfuse.training.resuming import RandomStates, Steps, require_resumable
 from knowfuse.types import IGNORE
 
@@ -75,14 +77,19 @@ class Job:
         loggers: Callable[[], list[Logger]] = list,
         **options: Any,
     ) -> Fit:
+        module, data, make = self.made(stop, **options)
+        return fit("job", folder, module, data, make, 2e-3, loggers, ckpt_path)
+
+    def made(
+        self, stop: L.Callback | None = None, **options: Any
+    ) -> tuple[FusionModule, FusionDataModule, Callable[..., L.Trainer]]:
         L.seed_everything(3, verbose=False)
         data = data_module(readers(self.traces, documents(30)), num_workers=self.num_workers, packing=self.packing)
         near = Headroom(oracle=4.7, before=5.1)  # enough that every validation moves the weight
         module = fusion_module(
             self.target, build=self.build, packing=self.packing, lm_weight=self.rising, headroom=near
         )
-        make = trainer(STEPS, also=[stop] if stop else [], **options)
-        return fit("job", folder, module, data, make, 2e-3, loggers, ckpt_path)
+        return module, data, trainer(STEPS, also=[stop] if stop else [], **options)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +194,21 @@ def test_dropout_matters_here(target: LocalLLM, whole: Path, tmp_path: Path, tra
     job.run(tmp_path / "other", stop=Reseed())
     one, other = weights(whole / "last.ckpt"), weights(tmp_path / "other" / "last.ckpt")
     assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_what_is_only_tried_learns_the_same_and_keeps_nothing(
+    target: LocalLLM, whole: Path, tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a checkpoint nor a log, wherever Lightning would put them."""
+    monkeypatch.chdir(tmp_path)
+    history = tried("job", *Job(target, traces).made())
+    assert history == Fit.from_json(json.loads((whole / "fit.json").read_text())).history
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_tried_must_be_validated(target: LocalLLM, traces: Path) -> None:
+    with pytest.raises(ValueError, match=r"job ended without a validation, so nothing is known of it: see trainer\.\*"):
+        tried("job", *Job(target, traces).made(limit_val_batches=0))
 
 
 def test_a_finished_fit_is_not_run_again(target: LocalLLM, whole: Path, traces: Path) -> None:

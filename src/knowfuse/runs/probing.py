@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import lightning as L
 import numpy as np
@@ -20,7 +18,7 @@ from knowfuse.runs.prepared import Prepared
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.documents import Documents
-from knowfuse.training.fit import fit
+from knowfuse.training.fit import tried
 
 LEAST_STEPS = 16  # of the shortest fit
 LEAST_DOCUMENTS = 8  # that it learns from
@@ -157,11 +155,10 @@ def _fit(
     part = replace(prepared, corpus=Corpus.of(name, [*learnt, *validation]))
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     began = time.monotonic()
-    with TemporaryDirectory() as folder:
-        module, data = small.module(part, "clm", learning_rate), small.data(part, "clm")
-        done = fit(name, Path(folder), module, data, small.trainer, learning_rate)
+    module, data = small.module(part, "clm", learning_rate), small.data(part, "clm")
+    best = min(bits for _, bits in tried(name, module, data, small.trainer))
     num_bytes, passes = int(learnt.num_bytes.sum()), module.tokens_seen / data.train_blocks.num_tokens
-    return Part(share, num_bytes, steps, passes, learning_rate, done.best_bits_per_byte, time.monotonic() - began)
+    return Part(share, num_bytes, steps, passes, learning_rate, best, time.monotonic() - began)
 
 
 def _probed(

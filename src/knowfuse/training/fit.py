@@ -38,6 +38,12 @@ from knowfuse.training.weights import load_weights
 DONE = "fit.json"  # in the folder of a fit that has ended
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
 FEW = 4  # processes that a machine of fewer cores has room for
+OURS = {  # of every Trainer here
+    "use_distributed_sampler": False,  # the data module's own sampler keeps its place over a stop
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
 
 
@@ -138,10 +144,7 @@ def fit(
         ],
         logger=[*loggers(), Curves(folder)],
         default_root_dir=folder,
-        use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **OURS,
     )
     require_validations({name: getattr(runner, name) for name in COUNTS})
     runner.strategy.checkpoint_io = WholeFiles()
@@ -163,6 +166,21 @@ def fit(
         # Last: a kill before it logs again.
         write_whole(folder / DONE, json.dumps(asdict(result), indent=1).encode())
     return result
+
+
+def tried(
+    name: str, module: FusionModule, data: FusionDataModule, trainer: Callable[..., L.Trainer]
+) -> list[tuple[int, float]]:
+    """Train as `fit` does, and keep nothing: the training tokens seen and the bits per byte of each validation."""
+    history = History()
+    runner = trainer(
+        callbacks=[history, FitProgress(name), StopsWhenTold()], logger=False, enable_checkpointing=False, **OURS
+    )
+    require_validations({name: getattr(runner, name) for name in COUNTS})
+    runner.fit(module, data)
+    if not history.points:
+        raise ValueError(f"{name} ended without a validation, so nothing is known of it: see trainer.*")
+    return history.points
 
 
 def _finished(folder: Path) -> Fit | None:

@@ -38,12 +38,6 @@ from knowfuse.training.weights import load_weights
 DONE = "fit.json"  # in the folder of a fit that has ended
 COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
 FEW = 4  # processes that a machine of fewer cores has room for
-OURS = {  # of every Trainer here
-    "use_distributed_sampler": False,  # the data module's own sampler keeps its place over a stop
-    "num_sanity_val_steps": 0,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
 
 
@@ -131,7 +125,8 @@ def fit(
     history, said = History(), SourcesSaid()
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
-    runner = trainer(
+    runner = _runner(
+        trainer,
         callbacks=[
             KeepsItsPlace(),
             KeepsSettings(name, settings),
@@ -144,9 +139,7 @@ def fit(
         ],
         logger=[*loggers(), Curves(folder)],
         default_root_dir=folder,
-        **OURS,
     )
-    require_validations({name: getattr(runner, name) for name in COUNTS})
     runner.strategy.checkpoint_io = WholeFiles()
     if runner.is_global_zero:
         remove_unfinished(folder)
@@ -173,14 +166,24 @@ def tried(
 ) -> list[tuple[int, float]]:
     """Train as `fit` does, and keep nothing: the training tokens seen and the bits per byte of each validation."""
     history = History()
-    runner = trainer(
-        callbacks=[history, FitProgress(name), StopsWhenTold()], logger=False, enable_checkpointing=False, **OURS
-    )
-    require_validations({name: getattr(runner, name) for name in COUNTS})
-    runner.fit(module, data)
+    callbacks = [history, FitProgress(name), StopsWhenTold()]
+    _runner(trainer, callbacks=callbacks, logger=False, enable_checkpointing=False).fit(module, data)
     if not history.points:
         raise ValueError(f"{name} ended without a validation, so nothing is known of it: see trainer.*")
     return history.points
+
+
+def _runner(trainer: Callable[..., L.Trainer], **options: Any) -> L.Trainer:
+    """The Trainer with these options; ValueError unless it validates what it trains."""
+    runner = trainer(
+        use_distributed_sampler=False,  # the data module's own sampler keeps its place over a stop
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    require_validations({name: getattr(runner, name) for name in COUNTS})
+    return runner
 
 
 def _finished(folder: Path) -> Fit | None:

@@ -6,8 +6,7 @@ Differs: the loss is ours, plain torch is the only kernel, and the gradient of t
 
 On a GPU, a Triton kernel for `sparse_loss_` would save its five passes over a chunk (as Liger's cross-entropy kernel
 does for CLM alone), and cut cross-entropy's would also keep the chunk out of memory; both plug in at `sparse_loss_`'s
-one call. The head's float32 gradient is a float32 product: `torch.set_float32_matmul_precision("high")` runs it on the
-tensor cores.
+one call. The head's float32 gradient is a float32 product: `training.tensor_cores` runs it on a GPU's tensor cores.
 """
 
 from collections.abc import Callable

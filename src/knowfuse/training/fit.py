@@ -33,6 +33,7 @@ from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resu
 from knowfuse.training.said import SourcesSaid
 from knowfuse.training.stopping import StopsWhenTold
 from knowfuse.training.target import TargetModule
+from knowfuse.training.tensor_cores import tensor_cores
 from knowfuse.training.weights import load_weights
 
 DONE = "fit.json"  # in the folder of a fit that has ended
@@ -147,7 +148,7 @@ def fit(
         require_resumable(ckpt_path, runner, data, settings)
         if runner.is_global_zero:
             _take_best_along(ckpt_path.parent, folder)
-    with _failing(name, folder, runner.loggers):
+    with _failing(name, folder, runner.loggers), tensor_cores(runner):
         runner.fit(module, data, ckpt_path=ckpt_path)
         if not keep.best_model_path:
             raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
@@ -167,7 +168,9 @@ def tried(
     """Train as `fit` does, and keep nothing: the training tokens seen and the bits per byte of each validation."""
     history = History()
     callbacks = [history, FitProgress(name), StopsWhenTold()]
-    _runner(trainer, callbacks=callbacks, logger=False, enable_checkpointing=False).fit(module, data)
+    runner = _runner(trainer, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    with tensor_cores(runner):
+        runner.fit(module, data)
     if not history.points:
         raise ValueError(f"{name} ended without a validation, so nothing is known of it: see trainer.*")
     return history.points

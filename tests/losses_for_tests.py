@@ -96,31 +96,34 @@ def divergence_of(
 ) -> Tensor:
     """Of one row, times the square of the temperature and `scale`: over the slots, and all other ids as one bucket.
 
-    Ids `together` are one bucket, if slots are among them, with what those slots have.
+    Ids `together` are one bucket, if slots are among them, with what those slots have. What is softened is a bucket, as if each of
+    its ids had as much.
     """
-    rest = [i for i in range(vocabulary_size) if i not in p]
-    tail = tail if rest else 0.0
-    power = 1 / temperature
-    weights = {i: x**power for i, x in p.items()}
-    others = len(rest) * (tail / len(rest)) ** power if tail else 0.0  # as if each of them had as much
-    total = 1.0 if temperature == 1 else sum(weights.values()) + others
-    q = (logits / temperature).softmax(-1)
-    padding = -q[:vocabulary_size].sum().log()
+    q = logits.softmax(-1)
+    known = q[:vocabulary_size].sum()
     event = [i for i in together if i in p]
     one = list(together) if event else []
-    buckets = [(x / total, q[i]) for i, x in weights.items() if i not in one]
-    buckets += [(sum(weights[i] for i in event) / total, q[one].sum())] if event else []
-    rest = [i for i in rest if i not in one]
-    buckets += [(others / total, q[rest].sum())] if rest else []
+    rest = [i for i in range(vocabulary_size) if i not in p and i not in one]
+    buckets = [(x, q[i], 1) for i, x in p.items() if i not in one]
+    buckets += [(sum(p[i] for i in event), q[one].sum(), len(one))] if event else []
+    buckets += [(tail, q[rest].sum(), len(rest))] if rest else []
+    if divergence == "reverse_kl":
+        buckets = [(max(x, 1e-6), y, n) for x, y, n in buckets]
+    if temperature != 1.0:
+        soft = [(n * (x / n) ** (1 / temperature), n * (y / n) ** (1 / temperature), n) for x, y, n in buckets]
+        total, of_q = sum(x for x, _, _ in soft), sum(y for _, y, _ in soft)
+        buckets = [(x / total, known * y / of_q, n) for x, y, n in soft]
     value = logits.new_zeros(())
-    for x, y in buckets:
+    for x, with_padding, _ in buckets:
+        y = with_padding / known
         if divergence == "forward_kl":
             value = value + (x * (math.log(x) - y.log()) if x > 0 else 0.0)
-            continue
-        y = y / q[:vocabulary_size].sum()
-        if divergence == "reverse_kl":
-            value = value + y * (y.log() - math.log(max(x, 1e-6)))
-            continue
-        m = beta * x + (1 - beta) * y
-        value = value + (beta * x * (math.log(x) - m.log()) if x > 0 else 0.0) + (1 - beta) * y * (y.log() - m.log())
-    return scale * temperature**2 * (value if divergence == "forward_kl" else value + padding)
+        elif divergence == "reverse_kl":
+            value = value + y * (y.log() - math.log(x))
+        else:
+            m = beta * x + (1 - beta) * y
+            value = (
+                value + (beta * x * (math.log(x) - m.log()) if x > 0 else 0.0) + (1 - beta) * y * (y.log() - m.log())
+            )
+    mass = sum(x for x, _, _ in buckets) if divergence == "forward_kl" else 1.0
+    return scale * (temperature**2 * value - mass * known.log())

@@ -362,6 +362,16 @@ def test_a_chunk_that_does_not_fit_names_one_that_does() -> None:
     torch.empty(fits, vocabulary)
 
 
+@pytest.mark.parametrize("wrong", [2.0, -0.5, float("nan")])
+def test_a_weight_outside_its_range_is_refused_of_all_rows_and_of_one(wrong: float) -> None:
+    labels, fused = random_case()[1:]
+    by_row = torch.full((N,), 0.5)
+    by_row[3] = wrong
+    for weight in (wrong, by_row):
+        with pytest.raises(ValueError, match=rf"lambda\) must lie in \[0, 1\], got {wrong}"):
+            fused_linear_loss(make_hidden(), make_head(), labels, fused, lm_weight=weight)
+
+
 @pytest.mark.parametrize("chunk_rows", [0, -1])
 def test_a_chunk_without_rows_is_refused(chunk_rows: int) -> None:
     _, labels, fused = random_case()

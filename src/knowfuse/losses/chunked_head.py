@@ -84,7 +84,8 @@ def linear_token_nll(
     """Nats of each label, without gradient; 0 on rows without one."""
     with torch.no_grad():
         chunked = ChunkedHead(head, hidden, chunk_rows)
-        return torch.cat([token_nll(chunked.logits(rows), labels[rows]) for rows in chunked.chunks])
+        nats = [token_nll(chunked.logits(rows), labels[rows]) for rows in chunked.chunks]
+        return torch.cat(nats) if nats else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def head_logits(hidden: Float[Tensor, "N H"], head: LinearHead) -> Float[Tensor, "N V"]:

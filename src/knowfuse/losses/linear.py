@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from knowfuse.losses.chunked_head import CHUNK_ROWS, ChunkedHead, LinearHead
+from knowfuse.losses.chunked_head import CHUNK_ROWS, ChunkedHead, LinearHead, linear_token_nll
 from knowfuse.losses.completion import Completions
 from knowfuse.losses.lm_weight import require_lm_weight
 from knowfuse.losses.options import Balance, Completion, Divergence, Form, Gate, LossOptions
-from knowfuse.losses.softened import softened_loss_
 from knowfuse.losses.sparse_kl import RowLosses, RowWeight, rows_of, sparse_loss_, weights_of
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 Resolve = Callable[[FusedTarget, Tensor], FusedTarget]
-BALANCED_ROWS = 128  # rows that `balance="match_clm"` looks at
-LEAST_KL = 1e-6  # nats; what is below is rounding, and no number to divide by
+BALANCED_ROWS = 128  # rows of each kind that `balance="match_clm"` looks at
+LEAST_KL = 1e-6  # nats of all of them; what is below is rounding, and no number to divide by
+MOST_CLM_OVER_KL = 1000.0  # what few rows have is no measure of all by more
 
 
 @dataclass
@@ -86,10 +86,8 @@ class _Task:
         """Those of these rows, whose logits become their gradient."""
         fused, labels = self.fused_on(rows, logits), self.labels[rows]
         weights = {"lm_weight": weights_of(self.lm_weight, rows), "kl_weight": weights_of(self.kl_weight, rows)}
-        how = {**weights, "options": self.options, "sets": self.sets}
-        if fused is None or self.options.temperature == 1.0:
-            return sparse_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
-        return softened_loss_(logits, labels, fused, **how, vocabulary_size=self.vocabulary_size)
+        how = {"options": self.options, "vocabulary_size": self.vocabulary_size, "sets": self.sets}
+        return sparse_loss_(logits, labels, fused, **weights, **how)
 
 
 def fused_linear_loss(
@@ -117,8 +115,8 @@ def fused_linear_loss(
     `gate="better"` lets the KL act only where the fused target gives the true token more probability than the target
     LLM does now; a true token that no slot holds counts as given none.
     `divergence` stands in the place of the forward KL, over the same buckets; `beta` is of `jensen_shannon` alone.
-    `temperature` softens both distributions, the tail as if spread evenly over the ids it stands for, and weighs what
-    comes of it by its square. `balance="match_clm"` scales the KL by the ratio CLM / KL, which has no gradient.
+    `temperature` softens both distributions, the tail of each as if spread evenly over the ids it stands for (`softened`), and weighs what
+    comes of it by its square. `balance="match_clm"` scales the KL by the ratio CLM / KL of some rows, which has no gradient.
     `completion="set"` makes one bucket of all tokens that begin with the bytes of the label, by the `sets` of the vocabulary.
     `resolve` gets the fused target of each chunk and its logits, both as [1, n, ...], and gives the fused target with its
     ids: of one that is by rank, they depend on the logits.
@@ -128,8 +126,8 @@ def fused_linear_loss(
     float32, a label or a slot is no token of the vocabulary, or a chunk does not fit into memory.
     """
     options = LossOptions(form, gate, divergence, beta, temperature, balance, completion)
-    if not isinstance(lm_weight, Tensor):
-        require_lm_weight(lm_weight)
+    for weight in [*lm_weight.aminmax()] if isinstance(lm_weight, Tensor) else [lm_weight]:
+        require_lm_weight(float(weight))
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     vocabulary_size = head.weight.shape[0] if head.vocabulary_size is None else head.vocabulary_size
@@ -148,18 +146,27 @@ def fused_linear_loss(
 
 @torch.no_grad()
 def _clm_over_kl(hidden: Float[Tensor, "N H"], head: LinearHead, task: _Task) -> Float[Tensor, ""]:
-    """The ratio of the two means over `BALANCED_ROWS` labelled rows, evenly spaced, or all where there are fewer.
+    """The ratio of the two means over the labelled rows, at most `MOST_CLM_OVER_KL`; 1 where the KL acts on no row that is looked at.
 
+    Looked at are `BALANCED_ROWS` of those with a fused target and as many of the others, whose KL is 0: evenly spaced, or all where there are fewer.
     Source: X-Token, arXiv 2605.21699 (the loss scale of its section on training). Differs: there the ratio is that of all rows. Gradients
     are made in the one pass that makes the losses, before all of these are known; to know them first would take a third
     more of the products.
     """
-    labelled = torch.nonzero(task.labels != IGNORE)[:, 0]
-    rows = labelled[:: max(1, -(-len(labelled) // BALANCED_ROWS))]
     assert task.fused is not None
+    is_labelled, has_target = task.labels != IGNORE, task.fused.has_target[0]
+    (fused, rows), (others, also) = (_some(is_labelled & these) for these in (has_target, ~has_target))
     some = replace(task, labels=task.labels[rows], fused=rows_of(task.fused, rows), lm_weight=0.0, kl_weight=0.0)
-    _, clm, kl, _ = _FusedLinearLoss.apply(hidden[rows], head.weight, head.bias, head, some, False)
-    return clm / kl.clamp(min=LEAST_KL)
+    _, clm, kl, acting = _FusedLinearLoss.apply(hidden[rows], head.weight, head.bias, head, some, False)
+    beside = linear_token_nll(hidden[also], head, task.labels[also]).sum() / max(len(also), 1)
+    ratio = (clm * fused + beside * others) / (kl * fused).clamp(min=LEAST_KL)
+    return torch.where(acting > 0, ratio.clamp(max=MOST_CLM_OVER_KL), 1.0)
+
+
+def _some(mask: Bool[Tensor, " N"]) -> tuple[int, Int[Tensor, " n"]]:
+    """How many rows there are, and `BALANCED_ROWS` of them, evenly spaced."""
+    rows = torch.nonzero(mask)[:, 0]
+    return len(rows), rows[:: max(1, -(-len(rows) // BALANCED_ROWS))]
 
 
 class _FusedLinearLoss(torch.autograd.Function):

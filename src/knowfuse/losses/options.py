@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from knowfuse.losses.softened import LEAST, MOST
 from knowfuse.settings import require_choices
 
 Form = Literal["tail", "renormalised"]
@@ -20,15 +21,15 @@ class LossOptions:
     gate: Gate = "none"
     divergence: Divergence = "forward_kl"
     beta: float = 0.5  # the fused target's share of the Jensen-Shannon mixture
-    temperature: float = 1.0  # logits and log-probabilities are divided by it
+    temperature: float = 1.0  # log-probabilities are divided by it
     balance: Balance = "fixed"
     completion: Completion = "token"
 
     def __post_init__(self) -> None:
         require_choices(type(self), vars(self))
-        if not 0.0 < self.temperature < float("inf"):
+        if not LEAST <= self.temperature <= MOST:
             raise ValueError(
-                f"loss.temperature is {self.temperature}: it divides logits, and must be above 0; 1 changes nothing"
+                f"loss.temperature is {self.temperature}: it divides logits, and must lie between {LEAST:g} and {MOST:g}; 1 changes nothing"
             )
         if not 0.0 < self.beta < 1.0:
             raise ValueError(

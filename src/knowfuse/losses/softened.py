@@ -1,76 +1,24 @@
-"""What do logits cost where both distributions are softened by a temperature?
+"""What is left of two distributions over buckets where a temperature softens both?
 
-CLM reads the logits as they are, the KL reads them divided by T: two softmaxes of one chunk. They are made of some rows
-at a time, so that the second needs next to no memory and both stay near the processor.
+A trace holds slots and a tail, not how the tail is spread, so a temperature can soften buckets alone: of one that stands for `n`
+tokens with the probability P `n (P / n)^(1 / T)` is left before all is scaled to sum to 1, as if it were spread evenly. The
+target LLM's tail counts so too, though its spread is known: two distributions that are the same stay the same at any T, and with slots for the
+whole vocabulary it is the softened softmax. Source: Hinton et al., arXiv 1503.02531, section 2; buckets are ours.
 """
 
-from dataclasses import replace
-
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from knowfuse.losses.completion import Completions
-from knowfuse.losses.options import LossOptions
-from knowfuse.losses.sparse_kl import RowLosses, RowWeight, gives_more, rows_of, sparse_loss_, weights_of
-from knowfuse.types import FusedTarget, TopK
-
-BLOCK_ROWS = 32  # rows that are softened at a time
+LEAST, MOST = (
+    0.01,
+    1000.0,
+)  # temperatures, between which what comes of float32 logits is known to a few millionths of a nat
 
 
-def softened_loss_(
-    logits: Float[Tensor, "N V"],
-    labels: Int[Tensor, " N"],
-    fused: FusedTarget,
-    *,
-    lm_weight: RowWeight,
-    kl_weight: RowWeight,
-    options: LossOptions,
-    vocabulary_size: int,
-    sets: Completions | None = None,
-) -> RowLosses:
-    """`sparse_loss_` with a temperature; `kl` is `T^2` times the divergence of the softened distributions.
+def softened(log_probs: Float[Tensor, "N M"], sizes: Int[Tensor, "N M"], temperature: float) -> Float64[Tensor, "N M"]:
+    """Log-probabilities of buckets of so many tokens, softened; one that is empty stays so.
 
-    The gradient of what is softened is `1 / T^2` of what it was: the factor keeps its weight beside CLM whatever T is.
-    The gate compares what is not softened. Source: Hinton et al., arXiv 1503.02531, section 2.
+    In float64: what tells them apart shrinks with `1 / T`, and counts with `T^2`.
     """
-    parts = []
-    for start in range(0, len(logits), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        weights = {"lm_weight": weights_of(lm_weight, rows), "kl_weight": weights_of(kl_weight, rows)}
-        how = {"vocabulary_size": vocabulary_size, "sets": sets}
-        parts.append(_block_(logits[rows], labels[rows], rows_of(fused, rows), options, **weights, **how))
-    return RowLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("clm", "kl", "acts")))
-
-
-def _block_(
-    logits: Float[Tensor, "n V"],
-    labels: Int[Tensor, " n"],
-    fused: FusedTarget,
-    options: LossOptions,
-    *,
-    lm_weight: RowWeight,
-    kl_weight: RowWeight,
-    vocabulary_size: int,
-    sets: Completions | None,
-) -> RowLosses:
-    soft = logits / options.temperature
-    clm = sparse_loss_(
-        logits, labels, None, lm_weight=lm_weight, kl_weight=0.0, options=options, vocabulary_size=vocabulary_size
-    ).clm
-    if options.gate == "better":
-        is_better = gives_more(TopK(fused.topk.ids[0], fused.topk.log_probs[0]), labels[:, None], -clm)
-        fused = replace(fused, has_target=fused.has_target & is_better)
-        options = replace(options, gate="none")
-    kl = sparse_loss_(
-        soft,
-        labels,
-        fused,
-        lm_weight=0.0,
-        kl_weight=kl_weight,
-        options=options,
-        vocabulary_size=vocabulary_size,
-        sets=sets,
-    )
-    logits.add_(soft, alpha=options.temperature)  # T^2 of the factor by 1 / T of the division
-    return RowLosses(clm, options.temperature**2 * kl.kl, kl.acts)
+    log_sizes = sizes.clamp(min=1).double().log()
+    return (log_sizes + (log_probs.double() - log_sizes) / temperature).log_softmax(1)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from knowfuse.losses.completion import Completions, Event, take_event_
 from knowfuse.losses.divergences import LEAST_TAIL, forward_kl, jensen_shannon, reverse_kl
 from knowfuse.losses.options import LossOptions
+from knowfuse.losses.softened import softened
 from knowfuse.types import EMPTY, IGNORE, FusedTarget, TopK
 
 RowWeight = float | Tensor  # of all rows, or one a row, [N]
@@ -52,6 +53,8 @@ class _Buckets:
     log_q: Float[Tensor, "N K"]
     log_q_tail: Float[Tensor, " N"]
     log_known: Float[Tensor, " N"] | None  # of all that is no padding; None: there is none
+    in_tail: Int[Tensor, " N"]  # tokens that the tail stands for
+    in_event: Int[Tensor, " N"] | None = None  # and the last bucket, where it is an event; all others are one token
 
 
 def sparse_loss_(
@@ -67,7 +70,7 @@ def sparse_loss_(
 ) -> RowLosses:
     """The losses of each row; `logits` become the gradient of `sum(lm_weight * clm + kl_weight * kl)`, in place.
 
-    `logits` are float32 or float64, already divided by the temperature, and `fused` has N rows as [1, N]. Columns from
+    `logits` are float32 or float64, and `fused` has N rows as [1, N]. Columns from
     `vocabulary_size` on are padding: the softmax runs over them as the LLM's own does, but no label, slot or tail is theirs,
     so they only lose. With `G` the target mass of a row (lm_weight and the KL's weight) the gradient is
     `q * G - weight * pull` in the slots, `(q_tail * G - weight * pull_tail) * softmax over the rest` outside them, and
@@ -96,12 +99,13 @@ def sparse_loss_(
     acts = is_labelled & slots.has_target
     if options.gate == "better":
         acts = acts & gives_more(TopK(slots.ids, slots.log_p), gold, log_q_gold)
-    log_p, p, p_tail = _target_probs(slots, options, vocabulary_size)
+    in_tail = vocabulary_size - is_slot.sum(1) - (0 if event is None else event.cells)
+    log_p, p, p_tail = _target_probs(slots, options)
     p, p_tail = p.masked_fill(~acts[:, None], 0.0).to(lse.dtype), p_tail.masked_fill(~acts, 0.0).to(lse.dtype)
     log_known = torch.cat(parts, 1).logsumexp(1) - lse[:, 0] if padding.shape[1] else None
-    if event is not None:
-        p_tail = p_tail.masked_fill(is_slot.sum(1) + event.cells >= vocabulary_size, 0.0)
-    buckets = _Buckets(slots.is_counted & acts[:, None], log_p.to(lse.dtype), p, p_tail, log_q, log_q_tail, log_known)
+    p_tail = p_tail.masked_fill(in_tail <= 0, 0.0)  # nothing is left that a rounded tail could be of
+    is_bucket = slots.is_counted & acts[:, None]
+    buckets = _Buckets(is_bucket, log_p.to(lse.dtype), p, p_tail, log_q, log_q_tail, log_known, in_tail)
     pull_cells = None
     if event is None:
         kl, pull, pull_tail = _divergence(buckets, options)
@@ -172,25 +176,12 @@ def _slots(fused: FusedTarget | None, gold: Int[Tensor, "N 1"]) -> _Slots:
 
 
 def _target_probs(
-    slots: _Slots, options: LossOptions, vocabulary_size: int
+    slots: _Slots, options: LossOptions
 ) -> tuple[Float32[Tensor, "N K"], Float32[Tensor, "N K"], Float32[Tensor, " N"]]:
-    """Log-probabilities and probabilities of the slots, softened, and that of the tail; NaN in rows without a target.
-
-    The tail is softened as if spread evenly over the ids it stands for, those of the vocabulary that no slot has: of `n` ids
-    `n (tail / n)^(1 / T)` is left before all is scaled to sum to 1. How it is really spread, no trace holds.
-    """
-    log_p, temperature = slots.log_p, options.temperature
+    """Log-probabilities and probabilities of the slots, and that of the tail; NaN in rows without a target."""
     if options.form == "renormalised":
-        softened = log_p if temperature == 1.0 else log_p / temperature
-        return softened.log_softmax(1), softened.softmax(1), torch.zeros_like(slots.tail)
-    left = vocabulary_size - (log_p > EMPTY).sum(1)
-    tail = slots.tail.masked_fill(left <= 0, 0.0)  # nothing is left that a rounded tail could be of
-    if temperature == 1.0:
-        return log_p, log_p.exp(), tail
-    log_left = left.clamp(min=1).log()
-    log_tail = log_left + (tail.log() - log_left) / temperature
-    softened = torch.cat([log_p / temperature, log_tail[:, None]], 1).log_softmax(1)
-    return softened[:, :-1], softened[:, :-1].exp(), softened[:, -1].exp()
+        return slots.log_p.log_softmax(1), slots.log_p.softmax(1), torch.zeros_like(slots.tail)
+    return slots.log_p, slots.log_p.exp(), slots.tail
 
 
 def _divergence(
@@ -198,25 +189,51 @@ def _divergence(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
     """Nats of each row, and what pulls the slots and the tail; 0 on rows without a bucket.
 
-    In any divergence but the forward KL the target LLM counts as if it had no padding, and pays `-log(1 - padding)` beside,
-    as it does in that.
+    In any divergence but the plain forward KL the target LLM counts as if it had no padding, and pays `-log(1 - padding)` beside,
+    as it does in that. Of softened distributions it is `T^2` times the divergence: their gradient is `1 / T^2` of what it was, and
+    the factor keeps its weight beside CLM whatever T is.
     """
-    if options.divergence == "forward_kl":
+    kind, temperature = options.divergence, options.temperature
+    if kind == "forward_kl" and temperature == 1.0:
         nats = forward_kl(buckets.p, buckets.p_tail, buckets.log_q, buckets.log_q_tail)
         return nats, buckets.p, buckets.p_tail
-    log_q = torch.cat([buckets.log_q.masked_fill(~buckets.is_bucket, EMPTY), buckets.log_q_tail[:, None]], 1)
-    log_p = buckets.log_p.masked_fill(~buckets.is_bucket, EMPTY)
-    log_q = log_q if buckets.log_known is None else log_q - buckets.log_known[:, None]
-    if options.divergence == "reverse_kl":
-        log_p = torch.cat([log_p, buckets.p_tail.clamp(min=LEAST_TAIL).log()[:, None]], 1)
-        nats, pull = reverse_kl(log_p, log_q)
-    else:
-        log_p = torch.cat([log_p, buckets.p_tail.log()[:, None]], 1)
-        nats, pull = jensen_shannon(log_p, log_q, options.beta)
-    nats = nats if buckets.log_known is None else nats - buckets.log_known
     acts = buckets.is_bucket.any(1)
-    pull = pull.masked_fill(~acts[:, None], 0.0)
-    return nats.masked_fill(~acts, 0.0), pull[:, :-1], pull[:, -1]
+    log_q = torch.cat([buckets.log_q.masked_fill(~buckets.is_bucket, EMPTY), buckets.log_q_tail[:, None]], 1)
+    log_q = log_q if buckets.log_known is None else log_q - buckets.log_known[:, None]
+    tail = buckets.p_tail.clamp(min=LEAST_TAIL) if kind == "reverse_kl" else buckets.p_tail
+    log_p = torch.cat([buckets.log_p.masked_fill(~buckets.is_bucket, EMPTY), tail.log()[:, None]], 1)
+    if temperature == 1.0:
+        nats, pull = _between(log_p, log_q, options)
+    else:
+        sizes = _sizes(buckets)
+        soft_p, soft_q = (softened(log_x, sizes, temperature) for log_x in (log_p, log_q))
+        nats, pull = _between(soft_p, soft_q, options)
+        nats = temperature**2 * nats
+        # Their logits are 1 / T of those of the buckets: the gradient T (soft_q - pull), as q - pull of what is not softened.
+        pull = log_q.exp() + temperature * (pull - soft_q.exp())
+    nats = nats if buckets.log_known is None else nats - buckets.log_known
+    nats, pull = nats.masked_fill(~acts, 0.0).to(log_q.dtype), pull.masked_fill(~acts[:, None], 0.0).to(log_q.dtype)
+    return nats, pull[:, :-1], pull[:, -1]
+
+
+def _between(
+    log_p: Float[Tensor, "N M"], log_q: Float[Tensor, "N M"], options: LossOptions
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N M"]]:
+    """Nats and pull, over buckets of which the last is the tail."""
+    if options.divergence == "reverse_kl":
+        return reverse_kl(log_p, log_q)
+    if options.divergence == "jensen_shannon":
+        return jensen_shannon(log_p, log_q, options.beta)
+    p, log_q = log_p.exp(), log_q.masked_fill(log_p == EMPTY, 0.0)
+    return forward_kl(p[:, :-1], p[:, -1], log_q[:, :-1], log_q[:, -1]), p
+
+
+def _sizes(buckets: _Buckets) -> Int[Tensor, "N M"]:
+    """The tokens of each bucket, the tail's last."""
+    sizes = torch.ones_like(buckets.is_bucket, dtype=torch.int64)
+    if buckets.in_event is not None:
+        sizes[:, -1] = buckets.in_event
+    return torch.cat([sizes, buckets.in_tail[:, None]], 1)
 
 
 def _with_event(
@@ -232,6 +249,7 @@ def _with_event(
         log_p=torch.cat([buckets.log_p, log_p], 1),
         p=torch.cat([buckets.p.masked_fill(inside, 0.0), (buckets.p * inside).sum(1, keepdim=True)], 1),
         log_q=torch.cat([buckets.log_q, log_q], 1),
+        in_event=inside.sum(1) + event.cells,
     )
     nats, pull, pull_tail = _divergence(both, options)
     of_slots = pull[:, -1:] * (buckets.log_q - log_q).masked_fill(~inside, 0.0).exp()

@@ -7,7 +7,7 @@ from typing import Any
 from knowfuse.fusion.static import static
 
 # Otherwise the KL of a target to itself is not 0, or not the loss's.
-EXACT = {"balance": "fixed", "completion": "token"}
+EXACT = {"form": "tail", "balance": "fixed", "completion": "token"}
 
 
 def alone(fusion: Callable[..., Any], source: str) -> Callable[..., Any]:
@@ -20,8 +20,9 @@ def alone(fusion: Callable[..., Any], source: str) -> Callable[..., Any]:
 def require_exact(loss: Callable[..., Any]) -> None:
     """ValueError for an option by which a target that is its own source would learn all the same."""
     settings = loss.keywords if isinstance(loss, partial) else {}
-    if wrong := [f"loss.{key}={settings[key]}" for key, value in EXACT.items() if settings.get(key, value) != value]:
+    if wrong := [key for key, value in EXACT.items() if settings.get(key, value) != value]:
+        given = " and ".join(f"loss.{key}={settings[key]}" for key in wrong)
         raise ValueError(
-            f"debug=self looks for a KL of 0, token by token and unscaled, and {' and '.join(wrong)} is something else: add "
-            + " ".join(f"loss.{key}={value}" for key, value in EXACT.items())
+            f"debug=self looks for a KL of 0, token by token, with the tail and unscaled, and {given} is something else: add "
+            + " ".join(f"loss.{key}={EXACT[key]}" for key in wrong)
         )

@@ -2,7 +2,6 @@
 
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import lightning as L
 import torch
@@ -59,10 +58,7 @@ def learns_nothing(experiment: Experiment, prepared: Prepared) -> str:
         for side in (unrounded, blocks)
     )
     weight = experiment.lm_weight
-    temperature = experiment.loss.keywords.get("temperature", 1.0) if isinstance(experiment.loss, partial) else 1.0
-    most = MOST_NATS.get(prepared.target.spec.dtype, MOST_NATS_HALF) * max(
-        1.0, temperature**2
-    )  # by which the loss weighs it
+    most = MOST_NATS.get(prepared.target.spec.dtype, MOST_NATS_HALF)
     kl, clm, total = float(found.kl), float(found.clm), float(found.total)
     said = (
         f"debug=self, the first batch, {float(found.fused_share):.0%} of its rows fused: KL {kl:.1e} nats, CLM {clm:.4f} nats, loss "
@@ -71,7 +67,7 @@ def learns_nothing(experiment: Experiment, prepared: Prepared) -> str:
     if not (abs(kl) <= most and abs(total - weight * clm) <= most * (1 + clm)) or not found.fused_share > 0:
         raise ValueError(
             f"{said}. A target that is its own source has a KL of 0 within {most:g} on rows that are fused: something between its "
-            "words and the loss is lost or moved; look at alignment, loss.form and quantization of these settings"
+            "words and the loss is lost or moved; look at alignment and quantization of these settings"
         )
     return f"{said}. The set-up is right: nothing is lost or moved between what a source says and the loss"
 

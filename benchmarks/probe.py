@@ -32,10 +32,10 @@ PAIRS = {
 TIE = 0.005  # bits per byte: a gain below it is none
 
 
-def probed(overrides: list[str], minutes: float) -> dict[str, Any]:
+def probed(overrides: list[str]) -> dict[str, Any]:
     """What `python -m knowfuse.probe` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "knowfuse.probe", *overrides, f"minutes={minutes}", f"hydra.run.dir={folder}"]
+        command = [sys.executable, "-m", "knowfuse.probe", *overrides, f"hydra.run.dir={folder}"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         return json.loads((Path(folder) / "probe.json").read_text())
 
@@ -43,14 +43,15 @@ def probed(overrides: list[str], minutes: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs="+", action="append", help="a name, and overrides of train.py")
-    parser.add_argument("--minutes", type=float, default=5, help="of each probe")
+    parser.add_argument("--minutes", type=float, help="of each probe, in place of those of conf/probe.yaml")
     asked = parser.parse_args()
     pairs = {name: overrides for name, *overrides in asked.pair} if asked.pair else PAIRS
+    minutes = [] if asked.minutes is None else [f"minutes={asked.minutes}"]
 
     table = Table("pair", "CLM expected", "reached", "oracle", "gain expected", "measured", "answer", "seconds")
     figures: dict[str, dict[str, float | str]] = {}
     for name, overrides in pairs.items():
-        told = probed(overrides, asked.minutes)
+        told = probed([*overrides, *minutes])
         run = Runs(root=ROOT).run(Point.of(overrides), 0)
         clm, fused = (run.fits[method].best_bits_per_byte for method in ("clm", "fused"))
         expected, answer = told["payoff"]["gain"], told["answer"]

@@ -78,6 +78,41 @@ def test_what_gold_answers_cost_against_asking_one_by_one(tmp_path: Path, kind: 
 
 
 @pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("kind", "run_code"),
+    [
+        (
+            'output_type: loglikelihood_rolling\ndoc_to_target: "{{query}}"\nmetric_list: [{metric: bits_per_byte}]\n',
+            False,
+        ),
+        (WRITTEN + "unsafe_code: true\n", True),
+    ],
+    ids=["a text as a whole", "code that tests the answer"],
+)
+def test_a_task_without_a_text_for_its_gold_answer_has_no_bits_of_one(
+    tmp_path: Path, kind: str, run_code: bool
+) -> None:
+    tokenizer = llama()
+    tasks = Tasks([task(tmp_path, "mine", kind)], run_code=run_code)
+    got = tasks.ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, batch_size=2)["mine"]
+    assert (got.questions, got.gold_bits_per_byte) == (2, None)
+    assert got.metrics
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_task_whose_own_code_is_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HumanEval's metric is loaded from the hub when its code is."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    tokenizer = llama()
+    with pytest.raises(
+        ValueError, match=r"of tasks \['humaneval'\] cannot be had .*run it once with a network, or give"
+    ):
+        Tasks(["humaneval"], limit=1, run_code=True).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1)
+
+
+@pytest.mark.usefixtures("no_network")
 def test_texts_that_an_llm_cannot_hold_are_counted_or_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

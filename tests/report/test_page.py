@@ -136,6 +136,11 @@ def test_figures_without_documents_have_no_intervals_and_say_so(finished: Path, 
     assert "95 %" not in shown.text
 
 
+def test_one_document_a_domain_is_no_certainty(finished: Path, tmp_path: Path) -> None:
+    """Drawn anew it is the same document: an interval of no width is not one."""
+    assert "of one document a domain, which tells nothing of others" in page(copy_of(finished, tmp_path / "run")).text
+
+
 def test_an_evaluation_has_a_page_of_its_own(finished: Path, tmp_path: Path) -> None:
     folder = copy_of(finished, tmp_path / "evaluated", clm=CLM)
     (folder / "config.yaml").unlink()

@@ -62,6 +62,16 @@ def test_rows_of_different_runs_are_named_by_the_settings_that_differ(tmp_path: 
     ]
 
 
+def test_runs_of_other_seeds_compare_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [
+        run(tmp_path / f"{seed}", {"mpt": SOURCE, "target fused": SOURCE - seed}, seed=seed, top_k=seed)
+        for seed in (1, 7)
+    ]
+    compared(places, no_texts)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "these runs have seeds [1, 7]: what tells them apart may be the seed, of which the intervals know" in said
+
+
 def test_rows_are_named_by_no_more_settings_than_tell_them_apart(tmp_path: Path) -> None:
     """Of four that change together one is enough; a setting that one of them lacks tells it apart by its absence."""
     avg = {"_target_": "knowfuse.fusion.avg_ce.avg_ce", "temperature": 0.1, "weighting": "softmax"}

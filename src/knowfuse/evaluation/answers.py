@@ -32,7 +32,7 @@ class Answers:
     questions: int
     metrics: dict[str, float]  # lm-evaluation-harness's own, such as acc, by name
     errors: dict[str, float]  # their standard errors, where it says them
-    gold_bits_per_byte: float | None  # None: the task has no text for its gold answer
+    gold_bits_per_byte: float | None  # None: the task has no text for its gold answer, such as one whose code is run
 
 
 class Tasks:
@@ -91,7 +91,11 @@ class Tasks:
                     fewshot_random_seed=SEED,
                     confirm_run_unsafe_code=self.run_code,
                 )
-        except (ConnectionError, FileNotFoundError) as error:
+        except (AttributeError, ConnectionError, FileNotFoundError) as error:
+            if isinstance(error, AttributeError) and "has no function" not in str(
+                error
+            ):  # of a task's own code, which loads more from the hub
+                raise
             raise ValueError(
                 f"the questions of tasks {self.names} cannot be had ({type(error).__name__}: {error}): the harness downloads "
                 "them from the hub, so run it once with a network, or give a YAML file whose data_files are on this machine"
@@ -109,7 +113,10 @@ class Tasks:
             say(
                 f"{name}: {cuts.count} texts are longer than its {max_tokens} tokens, and were asked without their beginning"
             )
-        return {task: _answers(found["results"][task], found["samples"][task], llm) for task in found["samples"]}
+        return {
+            task: _answers(found["results"][task], samples, None if found["configs"][task].get("unsafe_code") else llm)
+            for task, samples in found["samples"].items()
+        }
 
 
 def _manager(folders: Sequence[Path], names: Sequence[str], links: Path) -> Any:
@@ -171,10 +178,12 @@ def _counting_cuts() -> Iterator[_Cuts]:
 
 
 def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], llm: Any) -> Answers:
+    """`llm` is asked what gold answers cost; None: what the task says of one is code that tests it."""
     figures = {key.partition(",")[0]: value for key, value in results.items() if isinstance(value, float)}
     errors = {key.removesuffix("_stderr"): value for key, value in figures.items() if key.endswith("_stderr")}
     metrics = {key: value for key, value in figures.items() if not key.endswith("_stderr")}
-    return Answers(len({s["doc_id"] for s in samples}), metrics, errors, _gold_bits_per_byte(samples, llm))
+    gold = None if llm is None else _gold_bits_per_byte(samples, llm)
+    return Answers(len({s["doc_id"] for s in samples}), metrics, errors, gold)
 
 
 def _gold_bits_per_byte(samples: Sequence[Mapping[str, Any]], llm: Any) -> float | None:
@@ -186,6 +195,8 @@ def _gold_bits_per_byte(samples: Sequence[Mapping[str, Any]], llm: Any) -> float
 def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
     """Of one question: of a choice what the harness has asked already; of an answer that is written, the gold one is asked."""
     asked, target = sample["arguments"], sample["target"]
+    if len(asked[0]) < 2:  # a text as a whole, which answers nothing
+        return None
     if all(isinstance(each[1], str) for each in asked):  # log-likelihoods of given texts
         same = [n for n, each in enumerate(asked) if isinstance(target, str) and each[1].strip() == target.strip()]
         gold = target if isinstance(target, int) else same[0] if same else 0 if len(asked) == 1 else None

@@ -184,6 +184,10 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
         raise ValueError(
             f"seeds are compared in pairs, and these runs have seeds {sorted(several)}: give runs of the same seeds"
         )
+    if len(seeds := sorted({run.seed for run in runs})) > 1 and not several:
+        say(
+            f"these runs have seeds {seeds}: what tells them apart may be the seed, of which the intervals know nothing"
+        )
     found: dict[str, dict[str, Float64[np.ndarray, "seeds D"]]] = {}  # by name, then by what tells its run apart
     for kind, label in zip(kinds, labels([kind[0].kind for kind in kinds]), strict=True):
         by_seed = sorted(kind, key=lambda run: run.seed)

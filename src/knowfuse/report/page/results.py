@@ -27,12 +27,20 @@ def lead(left: Left) -> str:
 
 def _difference(rows: dict[str, Any], other: str, interval: Interval | None, what: str = "") -> str:
     more = rows[POINT]["mean"] - rows[other]["mean"]
-    is_sure = interval is None or interval.high < 0 or interval.low > 0
+    is_sure = interval is None or (interval.low < interval.high and (interval.high < 0 or interval.low > 0))
     kind = "" if not is_sure else "better" if more < 0 else "worse" if more > 0 else ""
     said = f"against {other}" + (f", {what}" if what else "")
     if interval is not None:
-        said += f" (95 %: {interval.low:+.3f} to {interval.high:+.3f}{'' if is_sure else ', which holds 0'})"
+        said += f" (95 %: {interval.low:+.3f} to {interval.high:+.3f}{'' if is_sure else _why_unsure(interval)})"
     return _tile(f"{more:+.3f}", said, kind)
+
+
+def _why_unsure(interval: Interval) -> str:
+    return (
+        ", which holds 0"
+        if interval.low < interval.high
+        else ", of one document a domain, which tells nothing of others"
+    )
 
 
 def _tile(value: str, said: str, kind: str = "") -> str:

@@ -154,7 +154,7 @@ def disagreement(left: Left) -> Section:
     ]  # it is measured once in some steps
     mean = sum(value for _, value in changes) / len(changes)
     said = (
-        f"How far apart the sources are, {mean:.3f} nats a row on the mean: their weighted Jensen-Shannon divergence, 0 where all say "
+        f"How far apart the sources are, {mean:.3f} nats a row on the mean: their Jensen-Shannon divergence, each source with the same weight, 0 where all say "
         "the same, and then fusing them is distilling from any one of them."
     )
     chart = figure("Disagreement of the sources", lines([Line(name, "var(--fused)", changes)], TOKENS, "nats a row"))

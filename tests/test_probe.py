@@ -30,6 +30,12 @@ def test_it_says_whether_fusing_will_pay(tiny_cache: Path, tmp_path: Path) -> No
     found = json.loads((tmp_path / "probe.json").read_text())
     assert listing(tiny_cache) == read
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["probe.json"], "no checkpoint is kept"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = ended("-m", "knowfuse.probe", *asked, "minutes=1", cache=tiny_cache)
+    assert "holds probe.json of a run, an evaluation or a probe, and nothing is overwritten" in " ".join(
+        again.stderr.split()
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
     parts = found["parts"]
     assert [(part["share"], part["steps"]) for part in parts] == [(1 / 8, 16), (1 / 4, 32), (1 / 2, 64)]

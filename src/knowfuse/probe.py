@@ -14,6 +14,7 @@ from rich.table import Table
 
 from knowfuse.commands.command import command
 from knowfuse.files import write_whole
+from knowfuse.runs.asked import PROBED, require_new
 from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import require_complete
 from knowfuse.runs.probing import Probed, probe
@@ -64,14 +65,15 @@ def main(cfg: DictConfig) -> None:
     for name, value, kinds in (("documents", documents, (int,)), ("minutes", minutes, (int, float))):
         if type(value) not in kinds or not value > 0:
             raise ValueError(f"{name} is {value!r}: it must be a {'whole ' if kinds == (int,) else ''}number above 0")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    require_new(folder)
     experiment = experiment_of(cfg)
     experiment.require_machine()
     probed = probe(experiment, documents, minutes)
     show(probed)
     say(verdict(probed))
-    folder = Path(HydraConfig.get().runtime.output_dir)
     found = {"answer": probed.payoff.answer, **asdict(probed)}
-    write_whole(folder / "probe.json", json.dumps(found, indent=1).encode())
+    write_whole(folder / PROBED, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def test_it_says_how_to_go_on(
     interrupted()  # a second one is not heard
 
 
+def test_a_probe_keeps_none_of_its_fits_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), ending_at_ctrl_c("probe", []):
+        interrupted()
+    assert "the fits of a probe are not kept, and the same command begins anew" in capsys.readouterr().err
+
+
 def test_with_its_stack_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(KeyboardInterrupt), ending_at_ctrl_c("train", []):

@@ -31,7 +31,29 @@ def test_bits_per_byte_are_over_the_documents_that_all_can_read() -> None:
     assert shared.bits_per_byte("a") == {"docs": pytest.approx(1 / 3 / (math.log(2) * 8))}
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n", "document,domain,bytes,a\nx,docs,12,0.5\ny,docs\n"])
+def test_a_file_that_is_cut_off_at_the_end_of_a_line_is_found_by_the_figures_it_must_have(tmp_path: Path) -> None:
+    scores = by_document({"a": NATS["a"]}, DOCUMENTS)
+    rows = {"a": {**scores.bits_per_byte("a"), "mean": 1.0}}
+    write_by_document(tmp_path / "documents.csv", scores)
+    assert read_by_document(tmp_path / "documents.csv", rows).ids == [ONE, TWO, THREE]
+    for kept in (1, 2):
+        write_by_document(tmp_path / "documents.csv", scores.take(np.arange(kept)))
+        with pytest.raises(
+            ValueError, match=rf"of its {kept} documents 'a' pays .*and results\.json .*: python evaluate\.py"
+        ):
+            read_by_document(tmp_path / "documents.csv", rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "a,b\n",
+        "document,domain,bytes,a\nx,docs,12,0.5\ny,docs\n",
+        "document,domain,bytes,a\nx,docs,12,abc\n",
+        "document,domain,bytes,a\nx,docs,many,0.5\n",
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "documents.csv").write_text(content)
     with pytest.raises(ValueError, match=r"documents\.csv' is cut off or damaged"):

@@ -23,9 +23,12 @@ def run(folder: Path, nats: dict[str, Any], documents: Sequence[Document] = DOCU
     """A folder as `train.py` leaves it, as far as a comparison looks."""
     folder.mkdir()
     OmegaConf.save(OmegaConf.create({**SETTINGS, **settings}), folder / "config.yaml")
-    (folder / "results.json").write_text(json.dumps({"unit": "bits per byte on the test split"}))
     by_id = {name: {d.id: float(n) for d, n in zip(documents, paid, strict=True)} for name, paid in nats.items()}
-    write_by_document(folder / "documents.csv", by_document(by_id, documents))
+    scores = by_document(by_id, documents)
+    rows = {name: {**scores.shared().bits_per_byte(name), "mean": 1.0} for name in nats}
+    results = {"unit": "bits per byte on the test split", "rows": rows, "fits": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+    write_by_document(folder / "documents.csv", scores)
     return str(folder)
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def started(folder: Path, finished: bool = False) -> Path:
     with open_run(folder, OmegaConf.create(SETTINGS)):
         pass
     if finished:
-        (folder / "results.json").write_text(json.dumps({"fits": {"fused": asdict(FIT)}}))
+        results = {"unit": "bits per byte", "rows": {"target fused": {"mean": 1.5}}, "fits": {"fused": asdict(FIT)}}
+        (folder / "results.json").write_text(json.dumps(results))
     return folder
 
 
@@ -138,6 +140,26 @@ def test_a_finished_run_is_refused(tmp_path: Path) -> None:
 def test_a_finished_run_is_loaded(tmp_path: Path) -> None:
     run = started(tmp_path / "run", finished=True)
     assert load_run(str(run)) == (run, {**SETTINGS, "copy": 0.3}, {"fused": FIT})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": {}},
+        {"rows": {"a": {"code": 1.0}}},
+        {"rows": {"a": {"mean": None}}},
+        {"rows": {"a": {"mean": "x"}}},
+        {"unit": None},
+        {"fits": {"fused": {**asdict(FIT), "history": []}}},
+        {"fits": {"fused": {}}},
+    ],
+)
+def test_results_of_another_shape_are_damaged(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    run = started(tmp_path / "run", finished=True)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, **wrong}))
+    with pytest.raises(ValueError, match=r"results\.json' is cut off or damaged .*: remove it and run train\.py"):
+        load_run(run)
 
 
 def test_what_is_not_a_finished_run(tmp_path: Path) -> None:

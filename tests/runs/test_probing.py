@@ -43,7 +43,13 @@ def test_the_error_of_a_ratio_is_that_of_many_draws() -> None:
     drawn = rng.integers(0, 200, (4000, 200))
     ratios = amounts[drawn].sum(1) / sizes[drawn].sum(1)
     assert ratio_error(amounts, sizes) == pytest.approx(ratios.std(), rel=0.05)
-    assert ratio_error(amounts[:1], sizes[:1]) == 0.0
+
+
+def test_one_document_is_no_measure_of_others(tiny_cache: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"1 of the 1 documents of the probe's validation .* at least 2 .*: set documents higher"
+    ):
+        probe(experiment(tiny_cache), 1, 5.0)
 
 
 def test_a_probe_without_time_is_refused(tiny_cache: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs_for_tests import DOCUMENTS, left_by_train
 
+from knowfuse.evaluation import Compared, Interval
 from knowfuse.runs.compared import judged
 from knowfuse.study import (
     Finished,
@@ -157,9 +158,47 @@ def test_a_page_is_written_from_its_tables(tmp_path: Path) -> None:
             "<!-- table: gone.csv -->\n<!-- end -->",
             r"names gone\.csv, which is not beside it: run the study that writes it",
         ),
+        (
+            "<!-- table: there.csv -->\nWhat a user wrote.\n<!-- table: there.csv -->\n<!-- end -->\n",
+            r"page\.md', line 1, '<!-- table: there\.csv -->' is no whole table: begin it by .*, and end it by <!-- end -->",
+        ),
+        (
+            "<!-- table: there.csv -->\n<!-- end -->\n<!--table: there.csv-->\n<!-- end -->\n",
+            r"page\.md', line 3, '<!--table: there\.csv-->' is no whole table",
+        ),
     ],
 )
 def test_a_page_without_its_tables_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """And stays as it is."""
+    write_lines(tmp_path / "there.csv", [], LINES)
     (tmp_path / "page.md").write_text(text)
     with pytest.raises(ValueError, match=message):
         write_tables(tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == text
+
+
+def test_a_page_behind_a_link_is_written_where_it_is(tmp_path: Path) -> None:
+    write_lines(tmp_path / "there.csv", [], LINES)
+    (tmp_path / "page.md").write_text("<!-- table: there.csv row -->\n<!-- end -->\n")
+    (tmp_path / "link.md").symlink_to(tmp_path / "page.md")
+    write_tables(tmp_path / "link.md")
+    assert (tmp_path / "link.md").is_symlink()
+    assert "| fused |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["007", "1e5", "nan", "inf", "1_000", "+1"])
+def test_a_row_may_be_called_what_looks_like_a_number(tmp_path: Path, name: str) -> None:
+    write_lines(tmp_path / "there.csv", [], [{"row": name, "mean": 2.5}])
+    assert read_lines(tmp_path / "there.csv")[1] == [{"row": name, "mean": 2.5}]
+
+
+def test_a_domain_may_end_as_a_bound_does_and_not_be_one(tmp_path: Path) -> None:
+    """`flow` is a column; `low` would be the interval's."""
+    figure = Interval(1.0, 0.5, 1.5)
+    compared = {"fused": Compared({"flow": figure, "mean": figure}, {"flow": figure, "mean": figure}, 1)}
+    assert markdown(lines_of_intervals(compared)).startswith("| row | seeds | flow | mean | more |")
+    clash = {"fused": Compared({"low": figure, "mean": figure}, {"low": figure, "mean": figure}, 1)}
+    with pytest.raises(
+        ValueError, match=r"a domain is called 'low', and so is a column .*: give it another name in corpus"
+    ):
+        lines_of_intervals(clash)

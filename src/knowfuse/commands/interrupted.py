@@ -26,6 +26,8 @@ def ending_at_ctrl_c(config_name: str, words: Sequence[str]) -> Iterator[None]:
 
 
 def _how_to_go_on(config_name: str, words: Sequence[str]) -> str:
+    if config_name == "probe":
+        return "the fits of a probe are not kept, and the same command begins anew; what was read and made for it is in the cache"
     is_a_sweep, says_so = bool({"-m", "--multirun"} & set(words)), any(word.startswith("ckpt_path=") for word in words)
     more = " with ckpt_path=last" if config_name == "train" and not is_a_sweep and not says_so else ""
     return f"what is done is kept, and the same command{more} does the rest"

@@ -22,7 +22,7 @@ from knowfuse.commands.left_over import made_for_a_sweep
 from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.ranks import ranks
-from knowfuse.runs.folder import PARTS, RUNNING, load_run, require_same_settings, was_started
+from knowfuse.runs.folder import PARTS, RUNNING, load_run, read_results, require_same_settings, was_started
 from knowfuse.runs.where import new_folder, require_name
 from knowfuse.screen import say
 from knowfuse.text.quoting import literal
@@ -125,8 +125,7 @@ def figure_of(point: Path, cfg: DictConfig) -> float | None:
 
 def _figure(point: Path) -> float:
     """Of the fused target, or of what several became."""
-    with undamaged(point / "results.json"):
-        results = json.loads((point / "results.json").read_text(encoding="utf-8"))
+    results = read_results(point)
     return results["validation"] if PARTS in results else load_run(point)[2]["fused"].best_bits_per_byte
 
 

@@ -15,6 +15,7 @@ from knowfuse.text.documents import Documents
 
 DOCUMENTS = "documents.csv"  # in the folder of a run, and of an evaluation
 COLUMNS = ["document", "domain", "bytes"]
+SCORE_AGAIN = "python evaluate.py run=<its run> makes it anew, in a folder of its own"
 
 
 @dataclass
@@ -63,15 +64,35 @@ def write_by_document(path: Path, scores: ByDocument) -> None:
     write_csv(path, [[*COLUMNS, *scores.nats], *zip(*columns, strict=True)])
 
 
-def read_by_document(path: Path) -> ByDocument:
-    """The inverse; ValueError for a damaged file, FileNotFoundError where there is none."""
-    with undamaged(path), path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-        if header[: len(COLUMNS)] != COLUMNS or {len(row) for row in rows} != {len(header)}:
+def read_by_document(path: Path, rows: Mapping[str, Mapping[str, float]] | None = None) -> ByDocument:
+    """The inverse; ValueError for a damaged file, FileNotFoundError where there is none.
+
+    `rows` are bits per byte by the LLM's name and domain that must come out of it, over the documents that all can read.
+    """
+    with undamaged(path, SCORE_AGAIN), path.open(newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+        if header[: len(COLUMNS)] != COLUMNS or {len(line) for line in lines} != {len(header)}:
             raise EOFError(f"it is no table of documents with {', '.join(COLUMNS)} and the nats of each LLM")
-        ids, domains, sizes, *nats = zip(*rows, strict=True)
-        paid = {
-            name: np.array([float(n) if n else math.nan for n in column])
-            for name, column in zip(header[3:], nats, strict=True)
-        }
-        return ByDocument(list(ids), list(domains), np.array(sizes, dtype=np.int64), paid)
+        ids, domains, sizes, *nats = zip(*lines, strict=True)
+        try:
+            paid = {
+                name: np.array([float(n) if n else math.nan for n in column])
+                for name, column in zip(header[3:], nats, strict=True)
+            }
+            found = ByDocument(list(ids), list(domains), np.array(sizes, dtype=np.int64), paid)
+        except ValueError as error:
+            raise EOFError(f"it has what is no number: {error}") from error
+        if rows is not None:
+            _require_rows(found.shared(), rows)
+        return found
+
+
+def _require_rows(shared: ByDocument, rows: Mapping[str, Mapping[str, float]]) -> None:
+    for name, bits in rows.items():
+        its = shared.bits_per_byte(name)
+        if not all(
+            math.isclose(its.get(domain, math.nan), bits[domain], rel_tol=1e-6) for domain in bits.keys() - {"mean"}
+        ):
+            raise EOFError(
+                f"of its {len(shared.ids)} documents {name!r} pays {its}, and results.json beside it says {dict(bits)}"
+            )

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
 from knowfuse.files import undamaged
 from knowfuse.runs.compared import EVALUATED, read_evaluated
-from knowfuse.runs.folder import require_one_run, saved_settings
+from knowfuse.runs.folder import read_results, require_figures, require_one_run, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
-from knowfuse.training.fit import DONE, Fit
+from knowfuse.training.fit import Fit, finished
 
 HEADROOM = "headroom.json"
 OLDER = "older versions did not write it"
@@ -81,8 +81,8 @@ def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
         settings,
         read(".hydra/overrides.yaml", _list, "Hydra's record of the command is not in the folder"),
         evaluated,
-        read(HEADROOM, _json, OLDER if of_evaluation is None else "it is of the run, not of an evaluation"),
-        read(DOCUMENTS, read_by_document, reason),
+        read(HEADROOM, _headroom, OLDER if of_evaluation is None else "it is of the run, not of an evaluation"),
+        read(DOCUMENTS, lambda path: read_by_document(path, written and written["rows"]), reason),
         read(SAMPLES, lambda path: read_samples(path.parent), reason),
         {},
         why=why,
@@ -92,17 +92,16 @@ def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    remedy = "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew"
-    with undamaged(path, remedy):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        _ = [Fit.from_json(fit) for fit in results["fits"].values()], results["rows"], results["unit"]
+    results = read_results(path.parent)
     require_one_run(path.parent, results)
     return results
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _headroom(path: Path) -> dict[str, Any]:
     with undamaged(path, "remove it: it is only what the run's page shows"):
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        require_figures(found["rows"])
+        return found
 
 
 def _list(path: Path) -> list[str]:
@@ -112,17 +111,17 @@ def _list(path: Path) -> list[str]:
 def _add_fits(left: Left) -> None:
     """Those of the folder, and which of them were kept: of an unfinished run the best so far of each method."""
     for place in sorted(path for path in left.folder.glob("fits/*") if path.is_dir()):
-        if (place / DONE).exists():
-            left.all_fits[place.name] = Fit.from_json(_json(place / DONE))
+        if (fit := finished(place)) is not None:
+            left.all_fits[place.name] = fit
         if rows := _way(place):
             left.curves[place.name] = rows
     if left.results is not None:
         left.fits = {method: Fit.from_json(fit) for method, fit in left.results["fits"].items()}
         return
     for method in ("clm", "fused"):
-        finished = [fit for name, fit in left.all_fits.items() if name.startswith(f"{method}-")]
-        if finished:
-            left.fits[method] = min(finished, key=lambda fit: fit.best_bits_per_byte)
+        its = [fit for name, fit in left.all_fits.items() if name.startswith(f"{method}-")]
+        if its:
+            left.fits[method] = min(its, key=lambda fit: fit.best_bits_per_byte)
 
 
 def _way(place: Path) -> Rows:

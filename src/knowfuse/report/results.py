@@ -126,7 +126,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     columns = list(next(iter(results["rows"].values())))
     rows = [[name, *(f"{bits[c]:.3f}" for c in columns)] for name, bits in results["rows"].items()]
     lines = [markdown_table([results["unit"], *columns], rows)]
-    sooner = results["tokens_to_clm_final"]
+    sooner = results.get("tokens_to_clm_final")  # which older runs have not
     if sooner is not None:
         lines += [
             "",

@@ -13,7 +13,15 @@ TAKES = {
     "score": {"run", "split", "corpus", "trainer", "byte_classes", "completions"},
 }
 SIDES = ("validation", "test")
-LEFT = ("config.yaml", "results.json", "answers.json", "comparison.json", EVALUATED)  # by runs and evaluations
+PROBED = "probe.json"  # in the folder of a probe
+LEFT = (
+    "config.yaml",
+    "results.json",
+    "answers.json",
+    "comparison.json",
+    EVALUATED,
+    PROBED,
+)  # by runs, evaluations and probes
 
 
 def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
@@ -63,9 +71,9 @@ def _require_completions(asked: Mapping[str, Any], overrides: Sequence[str]) -> 
 
 
 def require_new(folder: Path) -> None:
-    """ValueError where a run or an evaluation is in the folder already."""
+    """ValueError where a run, an evaluation or a probe is in the folder already."""
     if there := [name for name in LEFT if (folder / name).exists()]:
         raise ValueError(
-            f"{str(folder)!r} holds {there[0]} of a run or an evaluation, and nothing is overwritten: leave hydra.run.dir out, or "
+            f"{str(folder)!r} holds {there[0]} of a run, an evaluation or a probe, and nothing is overwritten: leave hydra.run.dir out, or "
             "set it to another folder"
         )

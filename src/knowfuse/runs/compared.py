@@ -1,6 +1,5 @@
 """How do the targets of several runs, and other LLMs beside them, compare on the same text?"""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
 from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.runs.folder import MAY_CHANGE, flat, require_one_run, saved_settings
+from knowfuse.runs.folder import MAY_CHANGE, flat, read_results, require_one_run, saved_settings
 from knowfuse.runs.told_apart import labels, unnamed
 from knowfuse.screen import say
 from knowfuse.text.document import Document
@@ -80,9 +79,7 @@ def judged(place: str) -> Judged:
             f"{place!r} is neither the folder of a finished run nor of an evaluation, nor an LLM: give "
             "outputs/<name>/<date_time>, outputs/evaluate/<date_time>, a folder that transformers loads, or a hub id"
         )
-    with undamaged(folder / "results.json"):
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        unit = results["unit"]
+    results = read_results(folder)
     require_one_run(folder, results)
     if not (folder / DOCUMENTS).exists():
         raise ValueError(
@@ -93,7 +90,7 @@ def judged(place: str) -> Judged:
         settings, evaluated = saved_settings(folder), OWN_TEXT
     else:
         settings, evaluated = read_evaluated(folder)
-    return Judged(folder, settings, evaluated, unit, read_by_document(folder / DOCUMENTS))
+    return Judged(folder, settings, evaluated, results["unit"], read_by_document(folder / DOCUMENTS, results["rows"]))
 
 
 def _is_ours(place: str) -> bool:
@@ -109,7 +106,7 @@ def compared(
     compared with; None: plain CLM, or the first row where there is none.
     ValueError where they are over different texts, where a name is given twice or is none, and for what `judged` refuses.
     """
-    places = [place.rstrip("/") for place in places]
+    places = [str(place).rstrip("/") for place in places]  # of a list in YAML, where 1 is a number
     llms = [place for place in places if not _is_ours(place) and _is_llm(place)]
     runs = [judged(place) for place in places if place not in llms]
     if not runs:

@@ -141,6 +141,27 @@ def saved_settings(run: Path) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """What `results.json` holds, of a run, an evaluation, or several runs; ValueError where it is damaged or holds no figures."""
+    path = folder / "results.json"
+    remedy = "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew; of an evaluation run that again"
+    with undamaged(path, remedy):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if not results.get(PARTS):
+            require_figures(results["rows"])
+            if not all(Fit.from_json(fit).history for fit in results["fits"].values()) or not results["unit"]:
+                raise EOFError("it has a fit without a validation, or no unit")
+    return results
+
+
+def require_figures(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """EOFError unless every LLM has bits per byte by domain, and their mean."""
+    if not rows or not all(
+        "mean" in bits and all(isinstance(b, float | int) for b in bits.values()) for bits in rows.values()
+    ):
+        raise EOFError("it has no figures, or one that is no number")
+
+
 def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict[str, Fit]]:
     """A finished run: its folder, its settings, and the fit that was kept of each method."""
     run = Path(folder)
@@ -150,14 +171,9 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
                 f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
                 "or finish it by its own command with ckpt_path=last"
             )
-    with undamaged(
-        run / "results.json",
-        "remove it and run train.py with that run's settings and ckpt_path=last, which makes it anew",
-    ):
-        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        fits = {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
+    results = read_results(run)
     require_one_run(run, results)
-    return run, saved_settings(run), fits
+    return run, saved_settings(run), {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
 
 
 def load_fit(folder: str | os.PathLike[str], method: str) -> tuple[Path, dict[str, Any], Fit]:

@@ -121,15 +121,16 @@ def _evenly(documents: Documents, most: int) -> Documents:
 def _readable(
     experiment: Experiment, prepared: Prepared, documents: Documents, scores: Sequence[DocumentScores]
 ) -> Documents:
-    """Those that every LLM can read, and that fit in a block of the target's; ValueError where there are none."""
+    """Those that every LLM can read, and that fit in a block of the target's; ValueError where there are not two."""
     longest = min(experiment.block_tokens, prepared.target.context_length())
     fitting = documents.take(tokenize_documents(prepared.target_surface, documents, longest).places)
     read = set.intersection(*(set(s.nats) for s in scores))
     kept = fitting.take(np.array([name in read for name in fitting.names], dtype=bool))
-    if not len(kept):
+    if len(kept) < 2:
         raise ValueError(
-            f"none of the {len(documents)} documents of the probe's validation can be read by all sources and fits in "
-            f"block_tokens={experiment.block_tokens} tokens of the target: set corpus.max_document_bytes lower"
+            f"{len(kept)} of the {len(documents)} documents of the probe's validation can be read by all sources and fit in "
+            f"block_tokens={experiment.block_tokens} tokens of the target, and at least 2 are needed to say how far what they say is from what "
+            "others would: set documents higher, or corpus.max_document_bytes lower"
         )
     return kept
 
@@ -181,12 +182,10 @@ def _probed(
 
 
 def ratio_error(amounts: Float64[np.ndarray, " D"], sizes: Float64[np.ndarray, " D"]) -> float:
-    """The standard error of `sum(amounts) / sum(sizes)` over documents drawn by chance; 0 of one document, which tells none.
+    """The standard error of `sum(amounts) / sum(sizes)` over documents drawn by chance, at least two.
 
     Source: Cochran, Sampling Techniques, 1977, section 6.3 (the ratio of two sums).
     """
     count = len(sizes)
-    if count < 2:
-        return 0.0
     left = amounts - sizes * amounts.sum() / sizes.sum()
     return math.sqrt(float((left**2).sum()) * count / (count - 1)) / float(sizes.sum())

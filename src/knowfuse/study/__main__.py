@@ -17,8 +17,10 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a .csv file of a study, or a .md page that names some")
     parser.add_argument("columns", nargs="*", help="of the .csv file; all where none is named")
     asked = parser.parse_args()
-    if not asked.file.exists() or asked.file.suffix not in (".csv", ".md"):
+    if not asked.file.is_file() or asked.file.suffix not in (".csv", ".md"):
         parser.error(f"{str(asked.file)!r} is no .csv or .md file that is there: give one of docs/results")
+    if asked.file.suffix == ".md" and asked.columns:
+        parser.error(f"{str(asked.file)!r} names the columns of its tables itself: leave out {' '.join(asked.columns)}")
     with told("Make room there, or copy the page to a folder that you may write to"):
         if asked.file.suffix == ".md":
             write_tables(asked.file)

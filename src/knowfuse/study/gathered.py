@@ -1,6 +1,6 @@
 """What came out of the runs of a study? A line for each of their LLMs, and how they compare over documents and seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,18 @@ def lines_of(runs: Sequence[Finished], settings: Sequence[str] | None = None) ->
             if fit is not None:
                 tokens, best = min(fit.history, key=lambda point: point[1])
                 line |= {"learning_rate": fit.learning_rate, "validation": best, "tokens": tokens}
-            found.append({**line, **bits, "seconds": run.seconds, "run": run.folder.name})
+            line = {**line, "seconds": run.seconds, "run": run.folder.name}
+            _require_columns_of_their_own(bits, line)
+            found.append({**line, **bits, "seconds": line.pop("seconds"), "run": line.pop("run")})
     return found
+
+
+def _require_columns_of_their_own(domains: Iterable[str], line: Line) -> None:
+    """ValueError for a domain by whose name the table has another column."""
+    if taken := sorted(set(domains) & set(line)):
+        raise ValueError(
+            f"a domain is called {taken[0]!r}, and so is a column of every study's table: give it another name in corpus.files"
+        )
 
 
 def _differing(runs: Sequence[Finished]) -> list[str]:
@@ -77,7 +87,8 @@ def lines_of_intervals(compared: Mapping[str, Compared], more: Mapping[str, Line
     for name, row in compared.items():
         mean, above = row.bits_per_byte["mean"], row.more_than_baseline["mean"]
         line: Line = {"row": name, **(more or {}).get(name, {}), "seeds": row.seeds}
-        line |= {domain: bits.value for domain, bits in row.bits_per_byte.items()}
-        line |= {"low": mean.low, "high": mean.high}
-        lines.append({**line, "more": above.value, "more_low": above.low, "more_high": above.high})
+        bounds = {"low": mean.low, "high": mean.high}
+        bounds |= {"more": above.value, "more_low": above.low, "more_high": above.high}
+        _require_columns_of_their_own(row.bits_per_byte, {**line, **bounds})
+        lines.append({**line, **{domain: bits.value for domain, bits in row.bits_per_byte.items()}, **bounds})
     return lines

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowfuse.files import undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.runs.compared import Judged, judged
-from knowfuse.runs.folder import load_run
+from knowfuse.runs.folder import load_run, read_results
 from knowfuse.runs.starting import start
 from knowfuse.screen import say
 from knowfuse.study.point import Point
@@ -43,8 +43,7 @@ class Finished:
     @cached_property
     def results(self) -> dict[str, Any]:
         """What `results.json` holds."""
-        with undamaged(self.folder / "results.json"):
-            return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        return read_results(self.folder)
 
     @cached_property
     def fits(self) -> dict[str, Fit]:

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from knowfuse.files import undamaged, write_whole
@@ -13,6 +13,7 @@ from knowfuse.study.gathered import Cell, Line
 DIGITS = 4  # of bits per byte, on paper
 BITS = ("validation", "mean")  # columns whose lowest figure is bold
 NOT_BITS = ("learning_rate", "seconds")  # figures that the table rounds otherwise
+BOUNDS = {"mean": ("low", "high"), "more": ("more_low", "more_high")}  # of an interval, behind its figure
 
 
 def write_lines(path: Path, heading: Sequence[str], lines: Sequence[Line]) -> None:
@@ -48,11 +49,12 @@ def read_lines(path: Path) -> tuple[list[str], list[Line]]:
 
 
 def _value(text: str) -> Cell:
-    if text == "":
-        return None
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text) else text
+    """A number where it is written as `write_lines` writes one: a row may be called 007."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(kind(text)) == text and "n" not in text:  # neither nan nor inf
+                return kind(text)
+    return text or None
 
 
 def markdown(lines: Sequence[Line], columns: Sequence[str] = ()) -> str:
@@ -61,7 +63,7 @@ def markdown(lines: Sequence[Line], columns: Sequence[str] = ()) -> str:
     `low` and `high` stand behind `mean`, `more_low` and `more_high` behind `more`, in brackets. ValueError for a column
     that is not there.
     """
-    there = [key for key in lines[0] if not key.endswith(("low", "high"))]
+    there = [key for key in lines[0] if not any(key in bounds for bounds in BOUNDS.values())]
     if strange := [key for key in columns if key not in there]:
         raise ValueError(f"the table has no column {strange[0]!r}: choose from {there}")
     shown = list(columns) or there
@@ -84,7 +86,6 @@ def _text(line: Line, key: str) -> str:
     if key in NOT_BITS:
         return f"{value:.3g}"
     sign = "+" if key == "more" else ""
-    bounds = [line.get(bound) for bound in {"mean": ("low", "high"), "more": ("more_low", "more_high")}.get(key, ())]
-    is_there = bool(bounds) and None not in bounds
-    interval = f" ({bounds[0]:{sign}.{DIGITS}f} to {bounds[1]:{sign}.{DIGITS}f})" if is_there else ""
+    bounds = [bound for name in BOUNDS.get(key, ()) if isinstance(bound := line.get(name), float | int)]
+    interval = f" ({bounds[0]:{sign}.{DIGITS}f} to {bounds[1]:{sign}.{DIGITS}f})" if len(bounds) == 2 else ""
     return f"{value:{sign}.{DIGITS}f}{interval}"

@@ -120,9 +120,9 @@ def fit(
 
     `settings`, flat, are those of the run; they are in the checkpoints, and compared with those of `ckpt_path`. A fit that is finished there is returned as it is.
     """
-    if (finished := _finished(folder)) is not None:
-        say(f"{name}: finished before, {finished.best_bits_per_byte:.3f} bits/byte on validation")
-        return finished
+    if (done := finished(folder)) is not None:
+        say(f"{name}: finished before, {done.best_bits_per_byte:.3f} bits/byte on validation")
+        return done
     history, said = History(), SourcesSaid()
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
@@ -189,8 +189,8 @@ def _runner(trainer: Callable[..., L.Trainer], **options: Any) -> L.Trainer:
     return runner
 
 
-def _finished(folder: Path) -> Fit | None:
-    """The fit of this folder, if it has ended."""
+def finished(folder: Path) -> Fit | None:
+    """The fit of this folder, if it has ended; ValueError where what it left is damaged."""
     if not (done := folder / DONE).exists():
         return None
     with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):

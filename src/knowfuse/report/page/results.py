@@ -20,7 +20,7 @@ def lead(left: Left) -> str:
     tiles.append(_difference(rows, baseline, table[POINT].more_than_baseline["mean"] if table else None))
     if (source := best_source(left, rows)) is not None:
         tiles.append(_difference(rows, source, None, "the best source"))
-    if (sooner := left.results["tokens_to_clm_final"]) is not None:
+    if (sooner := left.results.get("tokens_to_clm_final")) is not None:
         tiles.append(_tile(f"{sooner:.1f} times", "fewer training tokens to plain CLM's best validation figure"))
     return f"<div class=tiles>{''.join(tiles)}</div>"
 

@@ -138,6 +138,7 @@ def stand(folder: Path) -> None:
     experiments(user / "conf" / "experiment")
     conversations(user)
     llms(user)
+    results(user)
     damaged(user, cache)
 
 
@@ -226,6 +227,14 @@ def llms(user: Path) -> None:
     config = user / "own_code" / "config.json"
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
     config.write_text(json.dumps({**json.loads(config.read_text()), **own}))
+
+
+def results(user: Path) -> None:
+    """A run of whose documents the last are gone, and a page with a table that does not end."""
+    shutil.copytree(user / "outputs" / "quickstart" / "done", short := user / "outputs" / "quickstart" / "short")
+    lines = (short / "documents.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (short / "documents.csv").write_text("".join(lines[:4]), encoding="utf-8")
+    (user / "open.md").write_text("# Mine\n\n<!-- table: results.csv -->\n\nWhat it means.\n", encoding="utf-8")
 
 
 def damaged(user: Path, cache: Path) -> None:

@@ -92,12 +92,12 @@ class Tasks:
                     confirm_run_unsafe_code=self.run_code,
                 )
         except (AttributeError, ConnectionError, FileNotFoundError) as error:
-            if isinstance(error, AttributeError) and "has no function" not in str(
-                error
-            ):  # of a task's own code, which loads more from the hub
+            is_its_code = isinstance(error, AttributeError)
+            if is_its_code and "has no function" not in str(error):
                 raise
+            reason = "its own code, which loads more" if is_its_code else f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"the questions of tasks {self.names} cannot be had ({type(error).__name__}: {error}): the harness downloads "
+                f"the questions of tasks {self.names} cannot be had ({reason}): the harness downloads "
                 "them from the hub, so run it once with a network, or give a YAML file whose data_files are on this machine"
             ) from error
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:

@@ -438,5 +438,5 @@ def test_nothing_secret_is_kept_and_nothing_pickled(run: Path, tiny_cache: Path)
 def test_an_evaluation_overwrites_no_run(run: Path, folder: Path, tiny_cache: Path) -> None:
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     failed = ended(EVALUATE, f"compare=[{run}]", f"hydra.run.dir={run}", cache=tiny_cache, cwd=folder)
-    assert "holds config.yaml of a run or an evaluation, and nothing is overwritten" in failed.stderr
+    assert "holds config.yaml of a run, an evaluation or a probe, and nothing is overwritten" in failed.stderr
     assert {path: path.read_bytes() for path in before} == before

@@ -86,5 +86,7 @@ def test_a_run_or_an_evaluation_is_never_overwritten(tmp_path: Path, left: str) 
     (tmp_path / "evaluate.log").touch()
     require_new(tmp_path)
     (tmp_path / left).touch()
-    with pytest.raises(ValueError, match=rf"holds {left} of a run or an evaluation, and nothing is overwritten"):
+    with pytest.raises(
+        ValueError, match=rf"holds {left} of a run, an evaluation or a probe, and nothing is overwritten"
+    ):
         require_new(tmp_path)

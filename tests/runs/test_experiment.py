@@ -134,7 +134,7 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
             r"form=renormalised gives no probability outside the slots",
         ),
         ("loss.beta=1.0", r"loss\.beta is 1\.0: .* at its ends set loss\.divergence to forward_kl \(0\) or reverse_kl"),
-        ("loss.temperature=0.0", r"loss\.temperature is 0\.0: it divides logits, and must be above 0"),
+        ("loss.temperature=0.0", r"loss\.temperature is 0\.0: it divides logits, and must lie between 0\.01 and 1000"),
         ("fusion=static fusion.weights={llama2:0.5,mpt:0.5}", r"fusion\.weights has no weight for source 'openllama'"),
         (
             "fusion=static fusion.weights={x:1}",

@@ -21,9 +21,8 @@ def forward_kl(
     p: Float[Tensor, "N K"], p_tail: Float[Tensor, " N"], log_q: Float[Tensor, "N K"], log_q_tail: Float[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
     """`sum_b p_b log(p_b / q_b)` in nats; exactly 0 where `p` and `p_tail` are. Its pull is p."""
-    of_slots = (torch.xlogy(p, p) - p * log_q).sum(
-        1
-    )  # bucket by bucket: two sums of many nats would leave their rounding
+    # Bucket by bucket: two sums of many nats would leave their rounding.
+    of_slots = (torch.xlogy(p, p) - p * log_q).sum(1)
     return of_slots + torch.xlogy(p_tail, p_tail) - p_tail * log_q_tail
 
 

@@ -9,10 +9,8 @@ whole vocabulary it is the softened softmax. Source: Hinton et al., arXiv 1503.0
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-LEAST, MOST = (
-    0.01,
-    1000.0,
-)  # temperatures, between which what comes of float32 logits is known to a few millionths of a nat
+# Temperatures, between which what comes of float32 logits is known to a few millionths of a nat.
+LEAST, MOST = 0.01, 1000.0
 
 
 def softened(log_probs: Float[Tensor, "N M"], sizes: Int[Tensor, "N M"], temperature: float) -> Float64[Tensor, "N M"]:

@@ -100,19 +100,6 @@ def test_a_task_without_a_text_for_its_gold_answer_has_no_bits_of_one(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_task_whose_own_code_is_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HumanEval's metric is loaded from the hub when its code is."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    tokenizer = llama()
-    with pytest.raises(
-        ValueError, match=r"of tasks \['humaneval'\] cannot be had .*run it once with a network, or give"
-    ):
-        Tasks(["humaneval"], limit=1, run_code=True).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1)
-
-
-@pytest.mark.usefixtures("no_network")
 def test_texts_that_an_llm_cannot_hold_are_counted_or_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,15 +156,17 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_questions_that_are_elsewhere_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "run_code"), [("piqa", False), ("humaneval", True)])
+def test_questions_that_are_elsewhere_are_named(monkeypatch: pytest.MonkeyPatch, name: str, run_code: bool) -> None:
+    """Of HumanEval the metric too, which is loaded from the hub when its own code is."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     tokenizer = llama()
     with pytest.raises(
-        ValueError, match=r"the questions of tasks \['piqa'\] cannot be had .*run it once with a network, or give"
+        ValueError, match=rf"the questions of tasks \['{name}'\] cannot be had .*run it once with a network, or give"
     ):
-        Tasks(["piqa"], limit=1).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1)
+        Tasks([name], limit=1, run_code=run_code).ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, 1)
 
 
 def test_without_the_harness_its_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
 from knowfuse.files import undamaged
 from knowfuse.runs.compared import EVALUATED, read_evaluated
-from knowfuse.runs.folder import read_results, require_figures, require_one_run, saved_settings
+from knowfuse.runs.folder import require_figures, results_of_one, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
 from knowfuse.training.fit import Fit, finished
 
@@ -68,7 +68,11 @@ def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
         return how(path)
 
     unfinished = "the run is not finished: the same command with ckpt_path=last goes on with it"
-    written = read("results.json", _results, unfinished) if results is None else json.loads(json.dumps(results))
+    written = (
+        read("results.json", lambda path: results_of_one(path.parent), unfinished)
+        if results is None
+        else json.loads(json.dumps(results))
+    )
     of_evaluation = read_evaluated(folder) if (folder / EVALUATED).exists() else None
     reason = unfinished if written is None else OLDER
     if of_evaluation is not None:
@@ -89,12 +93,6 @@ def left_by(folder: Path, results: Mapping[str, Any] | None = None) -> Left:
     )
     _add_fits(left)
     return left
-
-
-def _results(path: Path) -> dict[str, Any]:
-    results = read_results(path.parent)
-    require_one_run(path.parent, results)
-    return results
 
 
 def _headroom(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
 from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.runs.folder import MAY_CHANGE, flat, read_results, require_one_run, saved_settings
+from knowfuse.runs.folder import MAY_CHANGE, flat, results_of_one, saved_settings
 from knowfuse.runs.told_apart import labels, unnamed
 from knowfuse.screen import say
 from knowfuse.text.document import Document
@@ -79,8 +79,7 @@ def judged(place: str) -> Judged:
             f"{place!r} is neither the folder of a finished run nor of an evaluation, nor an LLM: give "
             "outputs/<name>/<date_time>, outputs/evaluate/<date_time>, a folder that transformers loads, or a hub id"
         )
-    results = read_results(folder)
-    require_one_run(folder, results)
+    results = results_of_one(folder)
     if not (folder / DOCUMENTS).exists():
         raise ValueError(
             f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py {path_override('run', place)}, and "

@@ -171,8 +171,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict
                 f"{str(run)!r} is not the folder of a finished run, it has no {file}: give one of outputs/<name>/<date_time>, "
                 "or finish it by its own command with ckpt_path=last"
             )
-    results = read_results(run)
-    require_one_run(run, results)
+    results = results_of_one(run)
     return run, saved_settings(run), {method: Fit.from_json(fit) for method, fit in results["fits"].items()}
 
 
@@ -184,13 +183,15 @@ def load_fit(folder: str | os.PathLike[str], method: str) -> tuple[Path, dict[st
     return run, settings, fits[method]
 
 
-def require_one_run(run: Path, results: Mapping[str, Any]) -> None:
-    """ValueError for the folder of several runs, by their results."""
+def results_of_one(run: Path) -> dict[str, Any]:
+    """`read_results` of one run or evaluation; ValueError for the folder of several runs, by their results."""
+    results = read_results(run)
     if parts := results.get(PARTS):
         raise ValueError(
             f"{str(run)!r} holds several runs, whose targets were merged: give one of {', '.join(str(run / part) for part in parts)}, or "
             f"as an LLM {run / 'merged'}"
         )
+    return results
 
 
 def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:

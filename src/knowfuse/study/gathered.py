@@ -32,9 +32,9 @@ def lines_of(runs: Sequence[Finished], settings: Sequence[str] | None = None) ->
             if fit is not None:
                 tokens, best = min(fit.history, key=lambda point: point[1])
                 line |= {"learning_rate": fit.learning_rate, "validation": best, "tokens": tokens}
-            line = {**line, "seconds": run.seconds, "run": run.folder.name}
-            _require_columns_of_their_own(bits, line)
-            found.append({**line, **bits, "seconds": line.pop("seconds"), "run": line.pop("run")})
+            last: Line = {"seconds": run.seconds, "run": run.folder.name}
+            _require_columns_of_their_own(bits, {**line, **last})
+            found.append({**line, **bits, **last})
     return found
 
 

@@ -22,7 +22,7 @@ from knowfuse.alignment.pair import TokenizerPair
 from knowfuse.llms.sharding import FSDP2
 from knowfuse.runs.experiment import Experiment
 from knowfuse.text.document import Document
-from knowfuse.training.fit import require_devices
+from knowfuse.training.trainers import require_devices
 from knowfuse.types import Aligner, LLMSpec
 
 CONF = ROOT / "conf"

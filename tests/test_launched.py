@@ -9,7 +9,7 @@ from experiments_for_tests import started_by_torchrun
 
 from knowfuse.launched import BESIDE, NUMBERS, require_joined, require_numbers
 from knowfuse.ranks import Ranks, ranks
-from knowfuse.training.fit import require_devices
+from knowfuse.training.trainers import require_devices
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -22,7 +22,8 @@ from knowfuse.evaluation import score_documents
 from knowfuse.llms.finetune import adapters, full, lora, merged, qlora
 from knowfuse.llms.head import output_head
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.training.fit import Fit, fit, load_best
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 

@@ -26,7 +26,8 @@ from torch.distributed.tensor import DTensor
 from knowfuse.llms.finetune import lora, qlora
 from knowfuse.llms.local import localize
 from knowfuse.llms.sharding import FSDP2
-from knowfuse.training.fit import Fit, fit, load_best
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 

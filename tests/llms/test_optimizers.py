@@ -10,7 +10,8 @@ from experiments_for_tests import ROOT, PowerCut, composed, data_module, fusion_
 from hydra.utils import instantiate
 
 from knowfuse.llms.local import LocalLLM
-from knowfuse.training.fit import Fit, fit
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit
 from knowfuse.training.module import FusionModule
 
 CHOICES = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))

@@ -30,7 +30,8 @@ from knowfuse.llms.sharding import FSDP2
 from knowfuse.screen import console
 from knowfuse.surface.tokens import tokenize_documents
 from knowfuse.traces.reading import length_buckets
-from knowfuse.training.fit import Fit, fit, load_best
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.types import LLMSpec
 

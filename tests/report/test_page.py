@@ -21,7 +21,7 @@ from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, wri
 from knowfuse.report.left import left_by
 from knowfuse.report.page import SECTIONS
 from knowfuse.runs.compared import save_evaluated
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 FUSED = fit("fused-lr0.01", (100, 2.0), (200, 1.0))
 SETTINGS = {"name": "it's", "sources": {"llama2": {}, "mpt": {}}, "trainer": {"max_steps": 8}}

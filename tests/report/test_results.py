@@ -15,7 +15,7 @@ from knowfuse.evaluation import Completed, ScoreTable, by_document, read_by_docu
 from knowfuse.report import __main__ as command
 from knowfuse.report import show, tokens_to_clm_final, write_results
 from knowfuse.text.document import Document
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 ROWS = {
     "llama2": {"code": 1.0, "docs": 4.0},

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from knowfuse.commands.sweep import goes_on_from
 from knowfuse.files import write_whole
 from knowfuse.runs.folder import checkpoints_to_resume, load_run, open_run, require_complete, saved_settings
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 SETTINGS = {
     "lm_weight": 0.3,

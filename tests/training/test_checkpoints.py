@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from knowfuse.llms.local import LocalLLM
 from knowfuse.training.checkpoints import SHARDED, damage, last_whole
-from knowfuse.training.fit import Fit, fit
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit
 
 
 @pytest.fixture(scope="module")

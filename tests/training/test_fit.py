@@ -27,9 +27,11 @@ from knowfuse.llms.isolation import Packing
 from knowfuse.llms.local import LocalLLM
 from knowfuse.losses import Headroom, LmWeight
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, fit, load_best, require_validations, tried
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit, load_best, tried
 from knowfuse.training.module import FusionModule
 from knowfuse.training.resuming import RandomStates, Steps, require_resumable
+from knowfuse.training.trainers import require_validations
 from knowfuse.types import IGNORE
 
 STEPS = 12

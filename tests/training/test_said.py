@@ -12,7 +12,8 @@ from tokenizers_for_tests import surface
 
 from knowfuse.fusion.min_ce import min_ce
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, fit
+from knowfuse.training.finished import Fit
+from knowfuse.training.fit import fit
 from knowfuse.types import IGNORE, MASS_CLASSES, ROW_CLASSES, FusionBatch
 
 NAMES = ("neox", "unigram")

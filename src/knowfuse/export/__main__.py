@@ -29,7 +29,7 @@ from knowfuse.runs.folder import load_fit, load_run
 from knowfuse.screen import quiet_libraries, say
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
-from knowfuse.training.fit import best_checkpoint
+from knowfuse.training.finished import best_checkpoint
 
 
 @command("export", Path.cwd() / "conf")

@@ -16,7 +16,7 @@ from knowfuse.report.page.rows import compared
 from knowfuse.report.results import markdown as without_intervals
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 from knowfuse.types import LLMSpec
 
 

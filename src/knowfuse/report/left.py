@@ -16,7 +16,7 @@ from knowfuse.files import undamaged
 from knowfuse.runs.compared import EVALUATED, read_evaluated
 from knowfuse.runs.folder import require_figures, results_of_one, saved_settings
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
-from knowfuse.training.fit import Fit, finished
+from knowfuse.training.finished import Fit, finished
 
 HEADROOM = "headroom.json"
 OLDER = "older versions did not write it"

@@ -15,7 +15,7 @@ from knowfuse.pages import write_png
 from knowfuse.report.picture import results_picture
 from knowfuse.report.tables import markdown_table
 from knowfuse.screen import show_table
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 
 def show(title: str, table: ScoreTable) -> None:

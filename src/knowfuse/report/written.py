@@ -11,7 +11,7 @@ from knowfuse.report.left import HEADROOM, left_by
 from knowfuse.report.page import run_page
 from knowfuse.report.results import markdown, write_json, write_tables
 from knowfuse.screen import say
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 PAGE, TEXT = "report.html", "report.md"
 

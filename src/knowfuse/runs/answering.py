@@ -10,7 +10,7 @@ from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared
 from knowfuse.screen import say
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 from knowfuse.types import LLMSpec
 
 Named = tuple[str, LocalLLM, PreTrainedModel]

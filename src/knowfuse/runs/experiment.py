@@ -28,7 +28,8 @@ from knowfuse.text.corpus import Corpus, Split
 from knowfuse.text.document import Document
 from knowfuse.training.blocks import PackedBlocks, SourceReader
 from knowfuse.training.data import FusionDataModule
-from knowfuse.training.fit import Fit, best_checkpoint, fit, load_best
+from knowfuse.training.finished import Fit, best_checkpoint
+from knowfuse.training.fit import fit, load_best
 from knowfuse.training.module import FusionModule
 from knowfuse.training.target import TargetModule
 

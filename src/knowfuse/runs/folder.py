@@ -15,7 +15,7 @@ from knowfuse.locks import lock_file
 from knowfuse.screen import is_first_rank, say
 from knowfuse.text.quoting import path_override
 from knowfuse.training.checkpoints import last_whole, require_whole
-from knowfuse.training.fit import DONE, Fit
+from knowfuse.training.finished import DONE, Fit
 from knowfuse.training.other_settings import differing
 
 RUNNING = ".running.lock"  # held by the process whose run it is

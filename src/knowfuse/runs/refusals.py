@@ -16,8 +16,8 @@ from knowfuse.losses import LinearHead
 from knowfuse.runs.your_own import source_name, target_file
 from knowfuse.runs.your_own import spec as spec_of
 from knowfuse.settings import require_choices, require_known, require_types
-from knowfuse.training.fit import require_validations
 from knowfuse.training.module import Fusion
+from knowfuse.training.trainers import require_validations
 from knowfuse.types import EMPTY, AlignedSources, Aligner, LLMSpec, TopK
 
 LEAST = {"top_k": 0, "block_tokens": 1, "batch_blocks": 1, "samples": 0}

@@ -30,7 +30,7 @@ from knowfuse.surface.tokens import TokenizedDocuments, tokenize_documents
 from knowfuse.surface.turns import learnt_rows
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
-from knowfuse.training.fit import Fit, best_checkpoint
+from knowfuse.training.finished import Fit, best_checkpoint
 
 BEGINNING = 24  # tokens, BOS among them
 GOES_ON = 8  # tokens that a document must have beyond them

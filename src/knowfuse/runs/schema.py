@@ -40,8 +40,8 @@ from knowfuse.settings import require_choices, require_made, require_types
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.own import Own
 from knowfuse.traces.tracing import Tracing
-from knowfuse.training.fit import require_devices
 from knowfuse.training.module import Fusion, Schedule
+from knowfuse.training.trainers import require_devices
 from knowfuse.types import Aligner, Kept, LLMSpec
 
 METHODS = ("clm", "fused")  # the baseline and the point

@@ -14,7 +14,7 @@ from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import load_fit
 from knowfuse.runs.prepared import Prepared
 from knowfuse.text.own import Own
-from knowfuse.training.fit import Fit, best_checkpoint
+from knowfuse.training.finished import Fit, best_checkpoint
 
 
 @dataclass

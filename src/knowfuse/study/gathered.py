@@ -8,7 +8,7 @@ import numpy as np
 from knowfuse.evaluation import Compared
 from knowfuse.runs.compared import Judged, against, require_same_texts
 from knowfuse.study.runs import Finished
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 Cell = str | int | float | None
 Line = dict[str, Cell]  # of a CSV file: column -> value

@@ -23,7 +23,7 @@ from knowfuse.runs.folder import load_run, read_results
 from knowfuse.runs.starting import start
 from knowfuse.screen import say
 from knowfuse.study.point import Point
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
 STARTED = "study.json"  # in the folder of a run: with what it was started, and how long it took

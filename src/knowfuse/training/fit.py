@@ -1,31 +1,24 @@
 """How is one fit run, so that it can be stopped anywhere and go on as if it had not been?"""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.strategies import Strategy
 
-from knowfuse.files import restored, undamaged, write_whole
-from knowfuse.ranks import ranks
+from knowfuse.files import restored, write_whole
 from knowfuse.screen import say
 from knowfuse.training.checkpoints import KEPT, WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
+from knowfuse.training.finished import DONE, Fit, best_checkpoint, finished
 from knowfuse.training.fit_progress import FitProgress
 from knowfuse.training.module import FusionModule
 from knowfuse.training.other_settings import KeepsSettings
@@ -34,29 +27,8 @@ from knowfuse.training.said import SourcesSaid
 from knowfuse.training.stopping import StopsWhenTold
 from knowfuse.training.target import TargetModule
 from knowfuse.training.tensor_cores import tensor_cores
+from knowfuse.training.trainers import COUNTS, require_validations
 from knowfuse.training.weights import load_weights
-
-DONE = "fit.json"  # in the folder of a fit that has ended
-COUNTS = ("max_steps", "val_check_interval", "accumulate_grad_batches")  # of a Trainer, that decide what is validated
-FEW = 4  # processes that a machine of fewer cores has room for
-DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # of a Trainer, that a machine may lack
-
-
-@dataclass
-class Fit:
-    """A finished fit: its best checkpoint by validation, and the way there."""
-
-    name: str
-    best_checkpoint: str  # relative to the fit's folder
-    best_bits_per_byte: float
-    learning_rate: float
-    history: list[tuple[int, float]]  # (training tokens seen, validation bits per byte)
-    sources: dict[str, Any] | None = None  # what `SourcesSaid` sums up; None of plain CLM, and of the fits of before
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Fit":
-        """The inverse of `asdict` and JSON, which knows no tuples."""
-        return cls(**{**values, "history": [(tokens, bits) for tokens, bits in values["history"]]})
 
 
 class History(L.Callback):
@@ -189,61 +161,6 @@ def _runner(trainer: Callable[..., L.Trainer], **options: Any) -> L.Trainer:
     return runner
 
 
-def finished(folder: Path) -> Fit | None:
-    """The fit of this folder, if it has ended; ValueError where what it left is damaged."""
-    if not (done := folder / DONE).exists():
-        return None
-    with undamaged(done, "remove it and run train.py with ckpt_path=last, which makes it anew from last.ckpt"):
-        return Fit.from_json(json.loads(done.read_text(encoding="utf-8")))
-
-
-def require_devices(trainer: Callable[..., L.Trainer]) -> None:
-    """ValueError where the machine lacks what the Trainer asks for; it says what there is."""
-    ranks()  # of whose environment, where nobody starts processes as it says, this machine is not to blame
-    try:
-        made = deepcopy(trainer)(logger=False)  # a strategy, which it may hold, serves one Trainer
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-        settings = trainer.keywords if isinstance(trainer, partial) else {}
-        given = {key: settings[key] for key in DEVICES if key in settings}
-        given |= {"strategy": type(s).__name__} if isinstance(s := given.get("strategy"), Strategy) else {}
-        asked = ", ".join(f"trainer.{key}={value}" for key, value in given.items())
-        gpus = torch.cuda.device_count()
-        raise ValueError(
-            f"this machine cannot give {asked} ({error}): it has {gpus} GPUs and {os.cpu_count()} CPU cores; set "
-            + (
-                f"trainer.devices to at most {gpus}"
-                if gpus
-                else "trainer=cpu, or trainer.accelerator=cpu with trainer.devices=1"
-            )
-        ) from error
-    cores = os.cpu_count() or 1
-    if isinstance(made.accelerator, CPUAccelerator) and made.num_devices > (most := max(cores, FEW)):
-        raise ValueError(
-            f"trainer.devices is {made.num_devices}, and on the CPU each is a process that reads all anew: this machine has {cores} "
-            f"CPU cores; set trainer.devices to at most {most}"
-        )
-
-
-def require_validations(trainer: Mapping[str, Any]) -> None:
-    """ValueError unless these settings of a Trainer train, validate at least once, and lose no gradient at a stop."""
-    for name in COUNTS:
-        value = trainer.get(name, 1)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"trainer.{name} is {value!r}: it must be a whole number of at least 1")
-    steps, every, accumulated = (trainer.get(name, 1) for name in COUNTS)
-    remedy = f"set trainer.val_check_interval={min(max(1, every // accumulated), steps) * accumulated}"
-    if every % accumulated:
-        raise ValueError(
-            f"trainer.val_check_interval={every} batches is no multiple of trainer.accumulate_grad_batches="
-            f"{accumulated}: a checkpoint would lose gradients that wait for a step; {remedy}"
-        )
-    if every > steps * accumulated:
-        raise ValueError(
-            f"trainer.val_check_interval={every} batches is more than the {steps * accumulated} of the whole fit "
-            f"(trainer.max_steps={steps}): nothing would be validated or kept; {remedy}, or less to validate more often"
-        )
-
-
 @contextmanager
 def _failing(name: str, folder: Path, loggers: Iterable[Logger]) -> Iterator[None]:
     """End the W&B runs as failed where the block fails: one that stays open would swallow the next fit's figures.
@@ -290,17 +207,3 @@ def load_best(module: TargetModule, folder: Path, fit: Fit) -> TargetModule:
     module.configure_model()
     load_weights(module, best_checkpoint(folder, fit))
     return module
-
-
-def best_checkpoint(folder: Path, fit: Fit) -> Path:
-    """The file, or the folder of shards, that a fit kept in its folder; of one that was killed while it replaced it too.
-
-    ValueError where it is gone, as from a run that was copied without its fits.
-    """
-    kept = restored(folder / fit.best_checkpoint)
-    if not kept.exists():
-        raise ValueError(
-            f"{str(kept)!r} is not there, the checkpoint of the trained target that the run kept: copy the run with its fits, or "
-            "train it again"
-        )
-    return kept

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from knowfuse.pages import Line, Section, figure, grid, key, lines, paragraph, table
 from knowfuse.report.left import Left
 from knowfuse.training.curves import Rows
-from knowfuse.training.fit import Fit
+from knowfuse.training.finished import Fit
 
 COLOURS = {"clm": "var(--clm)", "fused": "var(--fused)"}
 TOKENS = "training tokens"

@@ -1,11 +1,11 @@
-"""Which alignment, which fusion rule, which divergence? All from the same traces, chosen on validation.
+"""Which alignment, which fusion rule, which divergence, which options of the loss? All from the same traces, chosen on validation.
 
     python benchmarks/methods.py
 
-Round 1 changes the defaults in one thing at a time: every alignment with its rows, every fusion rule, every divergence. Round 2
-tries the best of each, all with all, and the best of those go on to whole schedules and several seeds, beside the defaults and
-plain CLM. It goes on where it was stopped; `methods.csv` of `docs/results` has what is done after each round, and
-`methods_intervals.csv` the last.
+Round 1 changes the defaults in one thing at a time: every alignment with its rows, every fusion rule, every divergence, every
+other option of the loss. Round 2 tries the best of each, all with all, and the best of those go on to whole schedules and several
+seeds, beside the defaults and plain CLM. It goes on where it was stopped; `methods.csv` of `docs/results` has what is done after
+each round, and `methods_intervals.csv` the last.
 """
 
 import argparse
@@ -45,6 +45,13 @@ FUSIONS = [
     Point("static", {"fusion": "static", "fusion.weights": {"llama2": 0.34, "mpt": 0.33, "openllama": 0.33}}),
 ]
 DIVERGENCES = [Point(name, {"loss.divergence": name}) for name in ("reverse_kl", "jensen_shannon")]
+OPTIONS = [
+    Point("temperature=0.5", {"loss.temperature": 0.5}),
+    Point("temperature=2", {"loss.temperature": 2.0}),
+    Point("completion=set", {"loss.completion": "set"}),
+    Point("balance=match_clm", {"loss.balance": "match_clm"}),
+    Point("gate=better", {"loss.gate": "better"}),
+]
 
 
 def alignments() -> list[Point]:
@@ -58,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", nargs=3, type=int, default=[75, 150, 300], help="of each of the three rounds")
     parser.add_argument(
-        "--keep", nargs=4, type=int, default=[3, 2, 2, 3], help="alignments, fusions, divergences; of all"
+        "--keep", nargs=5, type=int, default=[3, 2, 2, 1, 3], help="alignments, fusions, divergences, options; of all"
     )
     parser.add_argument("--seeds", type=int, default=5, help="of the last round")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
@@ -69,12 +76,12 @@ def main() -> None:
 
     tried: list[Line] = []
     axes = []
-    for points, keep in zip((alignments(), FUSIONS, DIVERGENCES), asked.keep, strict=False):
+    for points, keep in zip((alignments(), FUSIONS, DIVERGENCES, OPTIONS), asked.keep, strict=False):
         left, seen = halved(runs, [DEFAULT, *points], [Round(rounds[0], [0], keep)])
         axes.append(left)
         tried += _of_round(1, [run for run in seen[0] if run.point.name or not tried])  # the defaults once
         write_lines(asked.results / "methods.csv", [_said(asked, 1)], tried)
-    crossed, seen = halved(runs, grid(*axes), [Round(rounds[1], [0], asked.keep[3])])
+    crossed, seen = halved(runs, grid(*axes), [Round(rounds[1], [0], asked.keep[-1])])
     tried += _of_round(2, seen[0])
     write_lines(asked.results / "methods.csv", [_said(asked, 2)], tried)
     last = [Point("defaults"), *(point for point in crossed if point.name)]

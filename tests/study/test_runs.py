@@ -3,6 +3,7 @@
 import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,6 +100,26 @@ def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeError, match=r"python train\.py lm_weight=0\.5 seed=0 .*ended with exit status 3"):
         Runs(root=tmp_path).run(Point("", {"lm_weight": 0.5}))
     assert (tmp_path / "said").read_text() == "lm_weight=0.5"
+
+
+def test_a_run_is_told_to_stop_where_its_study_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import pathlib, signal, time\n"
+        "def stop(*_):\n    pathlib.Path('told').touch()\n    raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, stop)\npathlib.Path('started').touch()\ntime.sleep(60)"
+    )
+    study = "from knowfuse.runs import starting\nstarting.IMPORTED = []\nstarting.start('train.py', [], '.')"
+    with subprocess.Popen([sys.executable, "-c", study], cwd=tmp_path) as started:
+        _wait_for(tmp_path / "started")
+        started.kill()
+    _wait_for(tmp_path / "told")
+
+
+def _wait_for(file: Path, seconds: float = 50) -> None:
+    until = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < until, f"no {file.name} after {seconds} s"
+        time.sleep(0.05)
 
 
 def test_a_process_that_only_reads_its_script_begins_no_study(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 IMPORTED = ["knowfuse.runs.experiment", "knowfuse.report", "hydra._internal.hydra", "transformers.generation"]
@@ -14,7 +17,7 @@ IMPORTED = ["knowfuse.runs.experiment", "knowfuse.report", "hydra._internal.hydr
 def start(program: str, overrides: Sequence[str], root: Path) -> None:
     """`python <program>` with these overrides, in the folder `root`; what it prints goes to standard error.
 
-    RuntimeError where it fails.
+    RuntimeError where it fails. It is told to stop, by SIGTERM, where this process ends before it, killed or not.
     """
     has_server = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
     context: Any = multiprocessing.get_context("forkserver" if has_server else "spawn")
@@ -30,7 +33,16 @@ def start(program: str, overrides: Sequence[str], root: Path) -> None:
 
 
 def _main(program: str, overrides: list[str], root: Path) -> None:
+    Thread(target=_stop_with_the_starter, daemon=True).start()
     os.dup2(2, 1)
     os.chdir(root)
     sys.argv, sys.path[0:0] = [program, *overrides], [str(root)]
     runpy.run_path(program, run_name="__main__")
+
+
+def _stop_with_the_starter() -> None:
+    """Else a run would go on unseen after its study was killed, and whoever starts the study again would wait for it."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+    wait([starter.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.colors import to_rgba
+
 from knowfuse.evaluation import Compared, Interval
 from knowfuse.report import write_comparison
+from knowfuse.report.compared import markdown, picture
 from knowfuse.runs.compared import Comparison
 
 NONE = Interval(0.0, 0.0, 0.0)
@@ -63,3 +66,17 @@ def test_settings_that_no_name_says_stand_below(tmp_path: Path) -> None:
         .splitlines()[-1]
         .endswith("paired. The runs differ in what no name says, too: block_tokens, trainer.max_steps")
     )
+
+
+def test_domains_of_one_document_are_named_and_no_difference_by_them_alone_is_coloured() -> None:
+    sure = Interval(-0.125, -0.125, -0.125)
+    rows = {
+        "target clm": Compared({"code": NONE, "mean": NONE}, {"code": NONE, "mean": NONE}, 1),
+        "target fused": Compared({"code": sure, "mean": sure}, {"code": sure, "mean": sure}, 1),
+    }
+    alone = replace(TABLE, rows=rows, documents=1, left_out=0, alone=["code"])
+    assert markdown(alone).endswith(
+        "paired; one document is all there is of code: of others like it they say nothing\n"
+    )
+    colours = [list(line.get_color()[0]) for line in picture(alone).axes[0].collections]
+    assert colours == [list(to_rgba("tab:gray"))] * 2

@@ -51,6 +51,14 @@ def test_runs_of_several_seeds_are_one_row_and_a_source_is_there_once(tmp_path: 
     assert table.unit == "bits per byte on the test split"
 
 
+def test_domains_of_one_document_that_all_can_read_are_named(tmp_path: Path) -> None:
+    docs = [n for n, document in enumerate(DOCUMENTS) if document.domain == "docs"]
+    read_by_few = SOURCE.copy()
+    read_by_few[docs[1:]] = np.nan
+    table = compared([run(tmp_path / "few", {"mpt": read_by_few, "target clm": SOURCE})], no_texts)
+    assert (table.documents, table.left_out, table.alone) == (5, 3, ["docs"])
+
+
 def test_rows_of_different_runs_are_named_by_the_settings_that_differ(tmp_path: Path) -> None:
     """And those that came out the same, as plain CLM does whatever the fusion, are one."""
     rows = {"mpt": SOURCE, "target clm": SOURCE + 1}

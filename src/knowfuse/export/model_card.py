@@ -12,10 +12,9 @@ from knowfuse.losses import LmWeight
 from knowfuse.pages import MASS_MEANING
 from knowfuse.report.compared import markdown as with_intervals
 from knowfuse.report.left import Left
-from knowfuse.report.page.rows import compared
 from knowfuse.report.results import markdown as without_intervals
 from knowfuse.report.tables import markdown_table
-from knowfuse.runs.compared import Comparison
+from knowfuse.runs.compared import comparison_of
 from knowfuse.training.finished import Fit
 from knowfuse.types import LLMSpec
 
@@ -96,11 +95,10 @@ def _recipe(settings: Mapping[str, Any], fit: Fit, is_fused: bool) -> str:
 def _results(left: Left) -> str:
     """Every LLM of the run, with intervals where there are figures by document."""
     assert left.results is not None
-    if left.documents is None or (rows := compared(left)) is None:
+    if left.documents is None:
         return f"{without_intervals(left.results)}\n\nWithout intervals (documents.csv: {left.why['documents.csv']}).\n"
-    shared = len(left.documents.shared().ids)
-    out = len(left.documents.ids) - shared
-    found = Comparison(left.results["unit"], baseline_of(left.documents), rows, shared, out)
+    nats = {name: paid[None] for name, paid in left.documents.nats.items()}
+    found = comparison_of(left.results["unit"], nats, left.documents, baseline_of(left.documents))
     return f"{found.unit.capitalize()}; lower is better.\n\n{with_intervals(found)}"
 
 

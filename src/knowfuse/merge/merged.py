@@ -17,7 +17,7 @@ from knowfuse.llms.merging import Merging, merge
 from knowfuse.llms.saved import save
 from knowfuse.merge.card import merge_card
 from knowfuse.merge.targets import require_one_base
-from knowfuse.runs.compared import Comparison, against, nats_of, require_same_texts, require_texts_of
+from knowfuse.runs.compared import Comparison, comparison_of, nats_of, require_same_texts, require_texts_of
 from knowfuse.runs.trained import Trained
 from knowfuse.screen import say
 from knowfuse.types import LLMSpec
@@ -93,9 +93,7 @@ class Merged:
         nats: dict[str, Float64[np.ndarray, "1 D"]] = {BEFORE: first.judged.scores.nats[BEFORE][None]}
         nats |= {name: its.judged.scores.nats[f"target {its.method}"][None] for name, its in rows.items()}
         nats[f"merged, {self.how.method}"] = nats_of(self._llm(first.base, folder), documents, self._cache)
-        found, shared = against(nats, first.judged.scores, self.baseline)
-        left_out = len(first.judged.scores.ids) - shared
-        return Comparison(first.judged.unit, self.baseline, found, shared, left_out)
+        return comparison_of(first.judged.unit, nats, first.judged.scores, self.baseline)
 
 
 def _saved(trained: Trained, folder: Path) -> LocalLLM:

@@ -36,7 +36,7 @@ def write_comparison(folder: Path, table: Comparison) -> None:
     write_csv(folder / "comparison.csv", [COLUMNS, *_figures(table)])
     write_whole(folder / "comparison.md", markdown(table).encode())
     write_whole(folder / "comparison.json", json.dumps(asdict(table), indent=1).encode())
-    write_png(folder / "comparison.png", _picture(table))
+    write_png(folder / "comparison.png", picture(table))
 
 
 def markdown(table: Comparison) -> str:
@@ -62,6 +62,8 @@ def _text(figure: Interval, form: str) -> str:
 
 def _caption(table: Comparison) -> str:
     said = f"95 % intervals: {table.documents:,} documents drawn anew within their domains, and seeds among the seeds; paired"
+    if table.alone:
+        said += f"; one document is all there is of {', '.join(table.alone)}: of others like it they say nothing"
     if table.left_out:
         said += f"; {table.left_out:,} that some of them cannot read are left out"
     if table.unnamed:
@@ -76,14 +78,15 @@ def _figures(table: Comparison) -> Iterator[list[Any]]:
             yield [name, domain, bits.value, bits.low, bits.high, more.value, more.low, more.high, row.seeds]
 
 
-def _picture(table: Comparison) -> Figure:
+def picture(table: Comparison) -> Figure:
     """What each pays more than the baseline, on the mean of the domains; left of the line is better."""
     names = list(table.rows)
     figure = Figure(figsize=(12, 1.5 + 0.4 * len(names)), layout="constrained")
     axes = figure.subplots()
     for at, name in enumerate(names):
         more = table.rows[name].more_than_baseline["mean"]
-        colour = "tab:green" if more.high < 0 else "tab:red" if more.low > 0 else "tab:gray"
+        is_sure = more.low < more.high  # not of one document a domain
+        colour = "tab:green" if is_sure and more.high < 0 else "tab:red" if is_sure and more.low > 0 else "tab:gray"
         axes.errorbar(more.value, at, xerr=[[more.value - more.low], [more.high - more.value]], fmt="o", color=colour)
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [textwrap.fill(name, 60) for name in names])

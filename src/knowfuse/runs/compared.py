@@ -1,12 +1,13 @@
 """How do the targets of several runs, and other LLMs beside them, compare on the same text?"""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from omegaconf import OmegaConf
 
 from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
@@ -56,6 +57,7 @@ class Comparison:
     documents: int
     left_out: int  # that some of them cannot read
     unnamed: list[str] = field(default_factory=list)  # settings in which runs differ, and that no name of a row says
+    alone: list[str] = field(default_factory=list)  # domains of one document, which an interval knows nothing of
 
 
 def save_evaluated(folder: Path, settings: Mapping[str, Any], evaluated: Mapping[str, Any]) -> None:
@@ -120,15 +122,27 @@ def compared(
         baseline = next((name for name in nats if name.startswith("target clm")), next(iter(nats)))
     if baseline not in nats:
         raise ValueError(f"baseline is {baseline!r}: choose one of {list(nats)}")
-    rows, shared = against(nats, runs[0].scores, baseline)
-    left_out, others = len(runs[0].scores.ids) - shared, unnamed([run.kind for run in runs])
-    return Comparison(runs[0].unit, baseline, rows, shared, left_out, others)
+    return comparison_of(runs[0].unit, nats, runs[0].scores, baseline, unnamed([run.kind for run in runs]))
+
+
+def comparison_of(
+    unit: str,
+    nats: Mapping[str, Float64[np.ndarray, "_ D"]],
+    documents: ByDocument,
+    baseline: str,
+    unnamed: Sequence[str] = (),
+) -> Comparison:
+    """The table of `against`, and what is to be said of the documents that it is over."""
+    rows, shared = against(nats, documents, baseline)
+    counts = Counter(documents.domains[row] for row in shared)
+    alone = [domain for domain, count in counts.items() if count == 1]
+    return Comparison(unit, baseline, rows, len(shared), len(documents.ids) - len(shared), list(unnamed), alone)
 
 
 def against(
     nats: Mapping[str, Float64[np.ndarray, "_ D"]], documents: ByDocument, baseline: str
-) -> tuple[dict[str, Compared], int]:
-    """Every row of nats, one line a seed, against the baseline over the documents that all can read, and how many those are.
+) -> tuple[dict[str, Compared], Int64[np.ndarray, " N"]]:
+    """Every row of nats, one line a seed, against the baseline over the documents that all can read, and which those are.
 
     ValueError where there is none.
     """
@@ -137,7 +151,7 @@ def against(
         raise ValueError(f"no document can be read by all of {', '.join(nats)}: leave out the LLM that cannot")
     domains = [documents.domains[row] for row in shared]
     paid = {name: its[:, shared] for name, its in nats.items()}
-    return compare(paid, documents.num_bytes[shared], domains, baseline), len(shared)
+    return compare(paid, documents.num_bytes[shared], domains, baseline), shared
 
 
 def _is_llm(place: str) -> bool:

@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", nargs=3, type=int, default=[75, 150, 300], help="of each of the three rounds")
     parser.add_argument(
-        "--keep", nargs=5, type=int, default=[3, 2, 2, 1, 3], help="alignments, fusions, divergences, options; of all"
+        "--keep", nargs=5, type=int, default=[3, 2, 2, 2, 3], help="alignments, fusions, divergences, options; of all"
     )
     parser.add_argument("--seeds", type=int, default=5, help="of the last round")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")

@@ -60,6 +60,7 @@ def test_a_step_from_disk_to_optimizer(tmp_path: Path) -> None:
     assert 0 < figures["data_wait_share"] < 1
 
 
+@pytest.mark.long
 def test_a_start_that_opens_what_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

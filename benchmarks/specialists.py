@@ -3,8 +3,8 @@
     python benchmarks/specialists.py
 
 LLMs with tokenizers of their own, each tuned on one domain, are fused into a target that knows a little of all, on text that
-shares no document with theirs; beside it the target learns from the same text by plain CLM. Both choose their rates, and fusion
-its gate, on validation with seed 0. In miniature everything is made here; of real LLMs and texts:
+shares no document with theirs; beside it the target learns from the same text by plain CLM. Both choose their rates, and with
+`--steps` how long they train, and fusion its gate, on validation with seed 0. In miniature everything is made here; of real LLMs and texts:
 
     python benchmarks/specialists.py --experiment specialists_135m --specialist-bytes 2000000 --fusion-bytes 350000 \\
         --texts english=english.txt math=gsm8k.jsonl 'code=src/**/*.py' --fields math=question,answer --forget wiki.txt \\
@@ -17,12 +17,13 @@ It goes on where it was stopped; its tables are `<experiment>.csv` and `<experim
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from specialist_llms import Cast, cast
 
+from knowfuse.evaluation import Compared, Interval
 from knowfuse.report.results import tokens_to_clm_final
 from knowfuse.runs.compared import judged
 from knowfuse.screen import quiet_libraries
@@ -41,58 +42,100 @@ from knowfuse.study import (
 
 ROOT = Path(__file__).resolve().parent.parent
 CLM, FUSED = "plain CLM", "fused"
-METHODS = ("clm", "fused", "before")
+LENGTH = ("trainer.max_steps", "trainer.val_check_interval")
 
 
-def tuned(runs: Runs, ours: Cast, rates: Sequence[float], gates: Sequence[str]) -> Point:
-    """The settings with which both methods do best on validation, seed 0: their rates, and the gate of the fused fit."""
-    both = {"learning_rates": list(rates), "clm_learning_rates": list(rates)}
-    points = [ours.point + gate.plus(both) for gate in axis("loss.gate", gates)]
-    alone = [point.plus({"compare_with_clm": False}) for point in points[1:]]  # plain CLM has no gate
-    tried = runs.run_all([points[0], *alone], [0])
-    best = min(tried, key=lambda run: run.fits["fused"].best_bits_per_byte)
-    clm = tried[0].fits["clm"]
-    own = {"learning_rates": [best.fits["fused"].learning_rate], "clm_learning_rates": [clm.learning_rate]}
-    return Point(FUSED, {**best.point.settings, **own, "compare_with_clm": True})
+def tuned(runs: Runs, ours: Cast, asked: argparse.Namespace) -> dict[str, list[Finished]]:
+    """The runs of each method, a seed each, by what did best on validation with seed 0: steps and rate, and the gate of the
+    fused fit. Where both are to train as long they are the same runs."""
+    both = {"learning_rates": list(asked.rates), "clm_learning_rates": list(asked.rates)}
+    tried: list[Finished] = []
+    for length in lengths(runs, ours.point, asked.steps):
+        points = [ours.point.plus(length) + gate.plus(both) for gate in axis("loss.gate", asked.gates)]
+        alone = [point.plus({"compare_with_clm": False}) for point in points[1:]]  # plain CLM has no gate
+        tried += runs.run_all([points[0], *alone], [0])
 
+    def best_of(method: str) -> Finished:
+        its = [run for run in tried if method in run.fits]
+        return min(its, key=lambda run: run.fits[method].best_bits_per_byte)
 
-def measured(runs: Runs, done: Sequence[Finished], forget: Path, tasks: Sequence[str]) -> dict[str, Any]:
-    """What is printed: fused against plain CLM on the test side, on text that the target knew, and on tasks."""
-    clm, fused = ([run.results["rows"][f"target {method}"]["mean"] for run in done] for method in ("clm", "fused"))
-    both = {CLM: trained(done, "clm"), FUSED: trained(done)}
-    more = intervals(both, CLM)[FUSED].more_than_baseline["mean"]
-    sooner = [tokens_to_clm_final(run.fits) or 0.0 for run in done]
-    known = [judged(str(runs.evaluated(run, "forgetting", {"corpus.files": {"known": [str(forget)]}}))) for run in done]
-    kept = {
-        m: statistics.fmean(each.scores.shared().bits_per_byte(f"target {m}")["known"] for each in known)
-        for m in METHODS
-    }
+    clm, fused = best_of("clm"), best_of("fused")
+    own = {"learning_rates": [fused.fits["fused"].learning_rate]}
+    own |= {"clm_learning_rates": [clm.fits["clm"].learning_rate], "compare_with_clm": True}
+    seeds = range(asked.seeds)
+    if all(clm.point.settings.get(key) == fused.point.settings.get(key) for key in LENGTH):
+        done = runs.run_all([Point(FUSED, {**fused.point.settings, **own})], seeds)
+        return {"clm": done, "fused": done}
+    alone = {**own, "compare_with_clm": False}
     return {
-        "seeds": len(done),
-        "wins_over_clm": sum(ours < theirs for ours, theirs in zip(fused, clm, strict=True)),
+        "clm": runs.run_all([Point(CLM, {**clm.point.settings, **own})], seeds),
+        "fused": runs.run_all([Point(FUSED, {**fused.point.settings, **alone})], seeds),
+    }
+
+
+def lengths(runs: Runs, point: Point, steps: Sequence[int]) -> list[dict[str, int]]:
+    """Settings of fits of so many steps, each validated as often as the point's; no steps: as the point has it."""
+    trainer = runs.composed(point, 0).trainer
+    times = trainer.max_steps // trainer.val_check_interval
+    return [dict(zip(LENGTH, (n, max(1, n // times)), strict=True)) for n in steps] or [{}]
+
+
+def measured(
+    runs: Runs, done: dict[str, list[Finished]], more: Interval, forget: Path, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What is printed: fused against plain CLM on the test side (`more`), on text that the target knew, and on tasks."""
+    pairs = [dict(zip(done, its, strict=True)) for its in zip(*done.values(), strict=True)]  # of each seed
+    test = [{m: run.results["rows"][f"target {m}"]["mean"] for m, run in pair.items()} for pair in pairs]
+    sooner = [tokens_to_clm_final({m: run.fits[m] for m, run in pair.items()}) or 0.0 for pair in pairs]
+    return {
+        "seeds": len(pairs),
+        "wins_over_clm": sum(its["fused"] < its["clm"] for its in test),
         "gain_bits_per_byte": -more.value,
         "gain_interval": [-more.high, -more.low],
         "tokens_to_clm_best": statistics.fmean(sooner) if all(sooner) else None,  # None: one never got there
-        **{f"forgetting_{method}": kept[method] - kept["before"] for method in ("fused", "clm")},
-        "answers_bits_per_byte_gain": answers_gain(runs, done, tasks) if tasks else None,
+        **{f"forgetting_{m}": forgotten(runs, done[m], m, forget) for m in ("fused", "clm")},
+        "answers_bits_per_byte_gain": answers_gain(runs, pairs, tasks) if tasks else None,
     }
 
 
-def answers_gain(runs: Runs, done: Sequence[Finished], tasks: Sequence[str]) -> float:
+def compared(done: dict[str, list[Finished]], specialists: Iterable[str]) -> dict[str, Compared]:
+    """Both methods, the target before and its sources against plain CLM, over the documents that all can read."""
+    first = done["fused"][0]
+    rows = {CLM: trained(done["clm"], "clm"), FUSED: trained(done["fused"])}
+    rows |= {"target before": [(first.judged, "target before")]}
+    return intervals(rows | {f"specialist {domain}": [(first.judged, domain)] for domain in specialists}, CLM)
+
+
+def forgotten(runs: Runs, done: Sequence[Finished], method: str, text: Path) -> float:
+    """Bits per byte that the target pays more than before on text that it knew, mean over seeds."""
+    more = []
+    for run in done:
+        folder = runs.evaluated(run, "forgetting", {"corpus.files": {"known": [str(text)]}})
+        scores = judged(str(folder)).scores.shared()
+        now, before = (scores.bits_per_byte(f"target {m}")["known"] for m in (method, "before"))
+        more.append(now - before)
+    return statistics.fmean(more)
+
+
+def answers_gain(runs: Runs, pairs: Sequence[dict[str, Finished]], tasks: Sequence[str]) -> float:
     """How many bits per byte of the gold answers the fused target pays less than plain CLM's, mean over tasks and seeds."""
     gains = []
-    for run in done:
-        folder = runs.evaluated(run, "answers", {"tasks": list(tasks)})
-        said = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
-        gold = {
-            m: [answers["gold_bits_per_byte"] for answers in said[f"target {m}"].values()] for m in ("clm", "fused")
-        }
-        if None in gold["clm"]:
-            raise ValueError(
-                f"--tasks has one without a text for its gold answer, so nothing of it counts in bits: {list(tasks)}"
-            )
-        gains += [ours - theirs for ours, theirs in zip(gold["clm"], gold["fused"], strict=True)]
+    for pair in pairs:
+        theirs, ours = (gold_of(runs, run, method, tasks) for method, run in pair.items())
+        gains += [clm - fused for clm, fused in zip(theirs, ours, strict=True)]
     return statistics.fmean(gains)
+
+
+def gold_of(runs: Runs, run: Finished, method: str, tasks: Sequence[str]) -> list[float]:
+    """Bits per byte of the gold answers of each task; ValueError where one has no text for them."""
+    folder = runs.evaluated(run, "answers", {"tasks": list(tasks)})
+    said = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    gold = [answers["gold_bits_per_byte"] for answers in said[f"target {method}"].values()]
+    if None in gold:
+        raise ValueError(
+            f"--tasks has one without a text for its gold answer, so nothing of it counts in bits: {list(tasks)}"
+        )
+    return gold
 
 
 def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
@@ -113,6 +156,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--specialist-steps", type=int, default=200)
     parser.add_argument("--specialist-rate", type=float, default=1e-3)
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="among which validation chooses")
+    parser.add_argument("--steps", nargs="+", type=int, default=[], help="of a fit, likewise; none: trainer.max_steps")
     parser.add_argument("--gates", nargs="+", default=["none"], help="of the fused fit, likewise")
     parser.add_argument("--quickstart", nargs="*", default=[], help="overrides of the LLMs and texts in miniature")
     parser.add_argument("overrides", nargs="*", help="overrides of train.py, after --")
@@ -139,18 +183,19 @@ def _pairs(parser: argparse.ArgumentParser, name: str, given: Sequence[str]) -> 
 def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     """Run it, or go on with it, and write its tables; what is printed."""
     ours = cast(runs, asked)
-    done = runs.run_all([tuned(runs, ours, asked.rates, asked.gates)], range(asked.seeds))
-    figures = measured(runs, done, ours.forgetting, asked.tasks)
-    rows = {CLM: trained(done, "clm"), FUSED: trained(done), "target before": [(done[0].judged, "target before")]}
-    rows |= {f"specialist {domain}": [(done[0].judged, domain)] for domain in ours.specialists}
+    done = tuned(runs, ours, asked)
+    rows = compared(done, ours.specialists)
+    figures = measured(runs, done, rows[FUSED].more_than_baseline["mean"], ours.forgetting, asked.tasks)
+    steps = f", steps {asked.steps}" if asked.steps else ""
     how = [
-        f"{asked.command}, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
+        f"{asked.command}, rates {asked.rates}, gates {asked.gates}{steps}: specialists of {asked.specialist_bytes:,} bytes and "
         f"{asked.specialist_steps} steps, {asked.fusion_bytes:,} bytes a domain to fuse on with its validation and test, {asked.seeds} seeds",
         json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}),
     ]
-    settings = ["loss.gate", "learning_rates", "clm_learning_rates"]
-    write_lines(asked.results / f"{asked.experiment}.csv", how, lines_of(done, settings))
-    write_lines(asked.results / f"{asked.experiment}_intervals.csv", how, lines_of_intervals(intervals(rows, CLM)))
+    settings = [*(LENGTH[:1] if asked.steps else ()), "loss.gate", "learning_rates", "clm_learning_rates"]
+    runs_of_both = {run.folder: run for its in done.values() for run in its}
+    write_lines(asked.results / f"{asked.experiment}.csv", how, lines_of(list(runs_of_both.values()), settings))
+    write_lines(asked.results / f"{asked.experiment}_intervals.csv", how, lines_of_intervals(rows))
     return figures
 
 

@@ -34,15 +34,15 @@ def runs_of(folder: Path, best: Mapping[int, Mapping[str, float]]) -> Runs:
     return Runs(folder, ROOT, None, start)
 
 
-def tuned(runs: Runs, steps: Sequence[int] = (60, 180)) -> dict[str, list[Any]]:
-    asked: Any = SimpleNamespace(rates=[0.002], gates=["none"], steps=list(steps), seeds=2)
+def tuned(runs: Runs, steps: Sequence[int] = (60, 180), seeds: int = 1) -> dict[str, list[Any]]:
+    asked: Any = SimpleNamespace(rates=[0.002], gates=["none"], steps=list(steps), seeds=seeds)
     ours: Any = SimpleNamespace(point=Point("", {"trainer.max_steps": 60, "trainer.val_check_interval": 20}))
     return specialists.tuned(runs, ours, asked)
 
 
 def test_each_method_has_its_own(tmp_path: Path) -> None:
     """Plain CLM 60 steps, the fused fit 180, validated three times each."""
-    done = tuned(runs_of(tmp_path, BEST))
+    done = tuned(runs_of(tmp_path, BEST), seeds=2)
     settings = {method: its[0].point.settings for method, its in done.items()}
     assert {m: [its[key] for key in specialists.LENGTH] for m, its in settings.items()} == {
         "clm": [60, 20],

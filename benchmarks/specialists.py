@@ -60,17 +60,14 @@ def tuned(runs: Runs, ours: Cast, asked: argparse.Namespace) -> dict[str, list[F
         return min(its, key=lambda run: run.fits[method].best_bits_per_byte)
 
     clm, fused = best_of("clm"), best_of("fused")
-    own = {"learning_rates": [fused.fits["fused"].learning_rate]}
-    own |= {"clm_learning_rates": [clm.fits["clm"].learning_rate], "compare_with_clm": True}
-    seeds = range(asked.seeds)
-    if all(clm.point.settings.get(key) == fused.point.settings.get(key) for key in LENGTH):
-        done = runs.run_all([Point(FUSED, {**fused.point.settings, **own})], seeds)
-        return {"clm": done, "fused": done}
-    alone = {**own, "compare_with_clm": False}
-    return {
-        "clm": runs.run_all([Point(CLM, {**clm.point.settings, **own})], seeds),
-        "fused": runs.run_all([Point(FUSED, {**fused.point.settings, **alone})], seeds),
+    rates = {"learning_rates": [fused.fits["fused"].learning_rate]}
+    rates |= {"clm_learning_rates": [clm.fits["clm"].learning_rate]}
+    are_one = all(clm.point.settings.get(key) == fused.point.settings.get(key) for key in LENGTH)
+    points = {
+        "clm": Point(CLM, {**(fused if are_one else clm).point.settings, **rates, "compare_with_clm": True}),
+        "fused": Point(FUSED, {**fused.point.settings, **rates, "compare_with_clm": are_one}),
     }
+    return {method: runs.run_all([point], range(asked.seeds)) for method, point in points.items()}
 
 
 def lengths(runs: Runs, point: Point, steps: Sequence[int]) -> list[dict[str, int]]:
@@ -186,9 +183,8 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     done = tuned(runs, ours, asked)
     rows = compared(done, ours.specialists)
     figures = measured(runs, done, rows[FUSED].more_than_baseline["mean"], ours.forgetting, asked.tasks)
-    steps = f", steps {asked.steps}" if asked.steps else ""
     how = [
-        f"{asked.command}, rates {asked.rates}, gates {asked.gates}{steps}: specialists of {asked.specialist_bytes:,} bytes and "
+        f"{asked.command}, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
         f"{asked.specialist_steps} steps, {asked.fusion_bytes:,} bytes a domain to fuse on with its validation and test, {asked.seeds} seeds",
         json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}),
     ]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from knowfuse.evaluation import compare
+from knowfuse.evaluation import Interval, compare
 from knowfuse.evaluation import comparison as module
 
 RANDOM = np.random.default_rng(3)
@@ -72,3 +72,22 @@ def test_the_draws_are_the_same_every_time_and_in_any_chunks(monkeypatch: pytest
 def test_different_numbers_of_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"their numbers differ: \{'a': 2, 'b': 3\}; compare runs of the same seeds"):
         compare({"a": NATS["more"][:2], "b": NATS["more"]}, BYTES, DOMAINS, "a")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side"), [(-2.0, -1.0, -1), (1.0, 2.0, 1), (-1.0, 1.0, 0), (0.0, 1.0, 0), (-1.0, -1.0, 0)]
+)
+def test_a_side_of_zero_is_that_of_all_of_an_interval_which_one_document_has_not(
+    low: float, high: float, side: int
+) -> None:
+    assert Interval(1.0, low, high).side == side
+
+
+def test_one_document_in_each_of_many_domains_reaches_nowhere_and_never_below_0() -> None:
+    """Their mean is rounded otherwise than the drawn ones."""
+    nats = {"one": RANDOM.gamma(2.0, 90.0, (1, 40)), "more": RANDOM.gamma(2.0, 90.0, (1, 40))}
+    found = compare(nats, RANDOM.integers(10, 900, 40), [f"domain {n}" for n in range(40)], "one")
+    mean = found["more"].more_than_baseline["mean"]
+    assert mean.low == mean.high == pytest.approx(mean.value)
+    assert min(mean.reach) == 0.0
+    assert mean.side == 0

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.colors import to_rgba
 
 from knowfuse.evaluation import Compared, Interval
@@ -69,7 +70,7 @@ def test_settings_that_no_name_says_stand_below(tmp_path: Path) -> None:
 
 
 def test_domains_of_one_document_are_named_and_no_difference_by_them_alone_is_coloured() -> None:
-    sure = Interval(-0.125, -0.125, -0.125)
+    sure = Interval(-0.125, np.nextafter(-0.125, 0), np.nextafter(-0.125, 0))  # drawn, and so rounded otherwise
     rows = {
         "target clm": Compared({"code": NONE, "mean": NONE}, {"code": NONE, "mean": NONE}, 1),
         "target fused": Compared({"code": sure, "mean": sure}, {"code": sure, "mean": sure}, 1),

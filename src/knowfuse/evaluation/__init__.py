@@ -18,7 +18,7 @@ from knowfuse.evaluation.bits_per_byte import (
 )
 from knowfuse.evaluation.by_document import DOCUMENTS, ByDocument, by_document, read_by_document, write_by_document
 from knowfuse.evaluation.cached import BATCH_TOKENS, cached_scores
-from knowfuse.evaluation.comparison import Compared, Interval, compare
+from knowfuse.evaluation.comparison import Compared, Interval, compare, compare_run
 from knowfuse.evaluation.completions import Completed, Prompt, completed, prompts_of
 from knowfuse.evaluation.ensemble import Ensemble
 from knowfuse.evaluation.samples import (
@@ -62,6 +62,7 @@ __all__ = [
     "by_document",
     "cached_scores",
     "compare",
+    "compare_run",
     "completed",
     "extremes",
     "oracle",

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from knowfuse.evaluation.by_document import ByDocument
+from knowfuse.evaluation.samples import baseline_of
+
 DRAWS = 2000
 LEVEL = 0.95
 MOST_NUMBERS = 2**24  # of draws times documents that are held at a time
@@ -26,6 +29,16 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def side(self) -> int:
+        """Of 0, on which all of it lies: -1 below, 1 above; 0 where it holds 0, or is of one document and has no width."""
+        return 0 if self.low >= self.high else -1 if self.high < 0 else 1 if self.low > 0 else 0
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far it goes below its value and above it, at least 0: the value is a sum of its own, and rounded so."""
+        return max(self.value - self.low, 0.0), max(self.high - self.value, 0.0)
+
 
 @dataclass
 class Compared:
@@ -34,6 +47,13 @@ class Compared:
     bits_per_byte: dict[str, Interval]
     more_than_baseline: dict[str, Interval]  # below 0: better
     seeds: int
+
+
+def compare_run(scores: ByDocument) -> dict[str, Compared]:
+    """Every LLM of one run against its baseline, over the documents that all can read."""
+    shared = scores.shared()
+    nats = {name: paid[None] for name, paid in shared.nats.items()}
+    return compare(nats, shared.num_bytes, shared.domains, baseline_of(shared))
 
 
 def compare(

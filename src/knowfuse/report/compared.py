@@ -85,9 +85,8 @@ def picture(table: Comparison) -> Figure:
     axes = figure.subplots()
     for at, name in enumerate(names):
         more = table.rows[name].more_than_baseline["mean"]
-        is_sure = more.low < more.high  # not of one document a domain
-        colour = "tab:green" if is_sure and more.high < 0 else "tab:red" if is_sure and more.low > 0 else "tab:gray"
-        axes.errorbar(more.value, at, xerr=[[more.value - more.low], [more.high - more.value]], fmt="o", color=colour)
+        colour = {-1: "tab:green", 1: "tab:red", 0: "tab:gray"}[more.side]
+        axes.errorbar(more.value, at, xerr=[[reach] for reach in more.reach], fmt="o", color=colour)
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [textwrap.fill(name, 60) for name in names])
     axes.invert_yaxis()

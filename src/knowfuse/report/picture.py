@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from knowfuse.evaluation import Compared, ScoreTable, baseline_of, compare
+from knowfuse.evaluation import Compared, ScoreTable, baseline_of, compare_run
 from knowfuse.evaluation.samples import POINT
 
 COLOURS = {"target before": "#7a828c", "target clm": "#b35900", POINT: "#1f6feb"}
@@ -15,11 +15,7 @@ MOST_DOMAINS = 5  # that have a place beside the mean
 
 def results_picture(table: ScoreTable, where: str) -> Figure:
     """The mean of the domains, with 95 % intervals over the documents, and the point to look at; beside it each domain."""
-    shared = table.by_document.shared()
-    baseline = baseline_of(shared)
-    found = compare(
-        {name: paid[None] for name, paid in shared.nats.items()}, shared.num_bytes, shared.domains, baseline
-    )
+    found = compare_run(table.by_document)
     beside = table.domains[:MOST_DOMAINS] if len(table.domains) > 1 else []
     figure = Figure(figsize=(6.4 + 2.1 * len(beside), 1.6 + 0.42 * len(table.rows)), layout="constrained")
     first, *others = figure.subplots(
@@ -27,7 +23,7 @@ def results_picture(table: ScoreTable, where: str) -> Figure:
     )[0]
     _points(first, found, "mean")
     first.set_title("mean of the domains" if beside else table.domains[0], fontsize=10)
-    _look_here(first, found, baseline)
+    _look_here(first, found, baseline_of(table.by_document))
     for axes, domain in zip(others, beside, strict=True):
         _points(axes, found, domain)
     names = list(found)
@@ -43,9 +39,14 @@ def results_picture(table: ScoreTable, where: str) -> Figure:
 def _points(axes: Axes, found: Mapping[str, Compared], domain: str) -> None:
     for at, (name, row) in enumerate(found.items()):
         bits, colour = row.bits_per_byte[domain], COLOURS.get(name, SOURCE)
-        reach = [[max(bits.value - bits.low, 0.0)], [max(bits.high - bits.value, 0.0)]]
         axes.errorbar(
-            bits.value, at, xerr=reach, fmt="o", color=colour, markersize=9 if name == POINT else 6, elinewidth=1.5
+            bits.value,
+            at,
+            xerr=[[reach] for reach in bits.reach],
+            fmt="o",
+            color=colour,
+            markersize=9 if name == POINT else 6,
+            elinewidth=1.5,
         )
         axes.annotate(
             f"{bits.value:.3f}",
@@ -69,7 +70,7 @@ def _look_here(axes: Axes, found: Mapping[str, Compared], baseline: str) -> None
     """What the fused target pays more or less than the baseline, written between the two."""
     more, names = found[POINT].more_than_baseline["mean"], list(found)
     here, there = found[POINT].bits_per_byte["mean"].value, found[baseline].bits_per_byte["mean"].value
-    kind = COLOURS[POINT] if more.high < 0 else "#c4320a" if more.low > 0 else "#59616b"
+    kind = {-1: COLOURS[POINT], 1: "#c4320a", 0: "#59616b"}[more.side]
     axes.plot(
         [there, there], [names.index(baseline), names.index(POINT)], color=COLOURS[baseline], linewidth=1, linestyle=":"
     )

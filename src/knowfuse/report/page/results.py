@@ -27,7 +27,7 @@ def lead(left: Left) -> str:
 
 def _difference(rows: dict[str, Any], other: str, interval: Interval | None, what: str = "") -> str:
     more = rows[POINT]["mean"] - rows[other]["mean"]
-    is_sure = interval is None or (interval.low < interval.high and (interval.high < 0 or interval.low > 0))
+    is_sure = interval is None or interval.side != 0
     kind = "" if not is_sure else "better" if more < 0 else "worse" if more > 0 else ""
     said = f"against {other}" + (f", {what}" if what else "")
     if interval is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from knowfuse.evaluation import ByDocument, Compared, baseline_of, compare
+from knowfuse.evaluation import Compared, compare_run
 from knowfuse.pages import SERIES
 from knowfuse.report.left import Left
 
@@ -27,13 +27,7 @@ def colours_of(left: Left, names: Iterable[str]) -> dict[str, str]:
 
 def compared(left: Left) -> dict[str, Compared] | None:
     """Every LLM with its intervals, over the documents that all can read; None where there are no figures by document."""
-    return None if left.documents is None else _compared(left.documents)
-
-
-def _compared(documents: ByDocument) -> dict[str, Compared]:
-    shared = documents.shared()
-    nats = {name: paid[None] for name, paid in shared.nats.items()}
-    return compare(nats, shared.num_bytes, shared.domains, baseline_of(shared))
+    return None if left.documents is None else compare_run(left.documents)
 
 
 def best_source(left: Left, rows: Iterable[str]) -> str | None:

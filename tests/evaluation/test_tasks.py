@@ -31,6 +31,13 @@ doc_to_target: gold
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 CHOICE_BY_TEXT = CHOICE.replace("doc_to_target: gold", 'doc_to_target: "{{choices[gold]}}"')
+CHOICE_IN_THE_TEXT = """
+output_type: multiple_choice
+doc_to_text: gold
+doc_to_choice: ["{{query}} {{choices[0]}}", "{{query}} {{choices[1]}}"]
+doc_to_target: "and so it stays"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
 WRITTEN = """
 output_type: generate_until
 doc_to_target: "{{choices[gold]}}"
@@ -86,8 +93,9 @@ def test_what_gold_answers_cost_against_asking_one_by_one(tmp_path: Path, kind: 
             False,
         ),
         (WRITTEN + "unsafe_code: true\n", True),
+        (CHOICE_IN_THE_TEXT, False),
     ],
-    ids=["a text as a whole", "code that tests the answer"],
+    ids=["a text as a whole", "code that tests the answer", "choices within the text"],
 )
 def test_a_task_without_a_text_for_its_gold_answer_has_no_bits_of_one(
     tmp_path: Path, kind: str, run_code: bool
@@ -97,6 +105,25 @@ def test_a_task_without_a_text_for_its_gold_answer_has_no_bits_of_one(
     got = tasks.ask(tiny_llm("llama", len(tokenizer)), tokenizer, "tiny", 512, batch_size=2)["mine"]
     assert (got.questions, got.gold_bits_per_byte) == (2, None)
     assert got.metrics
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_metric_by_several_filters_is_a_figure_of_each(tmp_path: Path) -> None:
+    """What begins with any word, and what is a number, as GSM8K has a strict and a lenient one; the gold answers as without."""
+    filters = """
+filter_list:
+  - {name: any, filter: [{function: regex, regex_pattern: "(.*)"}, {function: take_first}]}
+  - {name: numbers, filter: [{function: regex, regex_pattern: "([0-9]{9})"}, {function: take_first}]}
+"""
+    tokenizer = llama()
+    model = tiny_llm("llama", len(tokenizer))
+
+    def asked(rest: str) -> Answers:
+        return Tasks([task(tmp_path, "mine", rest)]).ask(model, tokenizer, "tiny", 512, batch_size=2)["mine"]
+
+    got, plain = asked(WRITTEN + filters), asked(WRITTEN)
+    assert (list(got.metrics), list(got.errors)) == (["exact_match, any", "exact_match, numbers"],) * 2
+    assert (got.questions, got.gold_bits_per_byte) == (plain.questions, plain.gold_bits_per_byte)
 
 
 @pytest.mark.usefixtures("no_network")

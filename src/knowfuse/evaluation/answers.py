@@ -7,6 +7,7 @@ questions, they tell two apart where accuracies cannot. Source: Heineman et al.,
 import difflib
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Answers:
     """How an LLM did one task."""
 
     questions: int
-    metrics: dict[str, float]  # lm-evaluation-harness's own, such as acc, by name
+    metrics: dict[str, float]  # lm-evaluation-harness's own, such as acc, by name, and by filter where it has several
     errors: dict[str, float]  # their standard errors, where it says them
     gold_bits_per_byte: float | None  # None: the task has no text for its gold answer, such as one whose code is run
 
@@ -179,11 +180,18 @@ def _counting_cuts() -> Iterator[_Cuts]:
 
 def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], llm: Any) -> Answers:
     """`llm` is asked what gold answers cost; None: what the task says of one is code that tests it."""
-    figures = {key.partition(",")[0]: value for key, value in results.items() if isinstance(value, float)}
-    errors = {key.removesuffix("_stderr"): value for key, value in figures.items() if key.endswith("_stderr")}
-    metrics = {key: value for key, value in figures.items() if not key.endswith("_stderr")}
-    gold = None if llm is None else _gold_bits_per_byte(samples, llm)
-    return Answers(len({s["doc_id"] for s in samples}), metrics, errors, gold)
+    filters = Counter(key.partition(",")[0] for key in results)
+    figures: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    for key, value in results.items():
+        metric, _, chosen = key.partition(",")
+        its = errors if metric.endswith("_stderr") else figures
+        if isinstance(value, float):
+            name = metric.removesuffix("_stderr")
+            its[name if filters[metric] == 1 else f"{name}, {chosen}"] = value
+    questions = {sample["doc_id"]: sample for sample in samples}  # once, where several filters look at its answers
+    gold = None if llm is None else _gold_bits_per_byte(list(questions.values()), llm)
+    return Answers(len(questions), figures, errors, gold)
 
 
 def _gold_bits_per_byte(samples: Sequence[Mapping[str, Any]], llm: Any) -> float | None:
@@ -198,8 +206,7 @@ def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
     if len(asked[0]) < 2:  # a text as a whole, which answers nothing
         return None
     if all(isinstance(each[1], str) for each in asked):  # log-likelihoods of given texts
-        same = [n for n, each in enumerate(asked) if isinstance(target, str) and each[1].strip() == target.strip()]
-        gold = target if isinstance(target, int) else same[0] if same else 0 if len(asked) == 1 else None
+        gold = target if isinstance(target, int) else _place_of(target, asked)
         if gold is None or not 0 <= gold < len(asked):
             return None
         text, log_prob = asked[gold][1], sample["filtered_resps"][gold][0]
@@ -209,6 +216,17 @@ def _gold_bits(sample: Mapping[str, Any], llm: Any) -> float | None:
     else:
         return None
     return -float(log_prob) / (math.log(2) * len(text.encode()))
+
+
+def _place_of(target: Any, asked: Sequence[tuple[str, str]]) -> int | None:
+    """Which of these texts and answers is the one that the task says in words; None where several may be.
+
+    They are where the choices stand in the text, as in WinoGrande, before the same end of a sentence.
+    """
+    if len(asked) == 1:
+        return 0
+    same = [n for n, (_, answer) in enumerate(asked) if isinstance(target, str) and answer.strip() == target.strip()]
+    return same[0] if len({tuple(asked[n]) for n in same}) == 1 else None
 
 
 @dataclass

@@ -58,6 +58,20 @@ def test_a_prediction_stops_too(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("works", ["fit", "predict"])
+def test_told_after_the_last_batch_it_does_not_go_on_to_what_comes_next(tmp_path: Path, works: str) -> None:
+    class ToldAtTheEnd(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        on_predict_end = on_train_end
+
+    runner = trainer(tmp_path, [ToldAtTheEnd(), StopsWhenTold()], devices=1, limit_predict_batches=2)
+    with pytest.raises(SIGTERMException) as stopped:
+        getattr(runner, works)(BoringModel())
+    assert stopped.value.code == STOPPED
+
+
 def _main(folder: Path, told: str) -> None:
     rank = int(os.environ["RANK"])
     step = int(told.split()[rank])

@@ -41,7 +41,13 @@ class StopsWhenTold(L.Callback):
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         self._stop_together(trainer)
 
+    def on_train_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        self._stop_together(trainer)  # told after the last batch, such as while its checkpoint was written
+
     def on_predict_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        self._stop_together(trainer)
+
+    def on_predict_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         self._stop_together(trainer)
 
     def _stop_together(self, trainer: L.Trainer) -> None:

@@ -102,6 +102,38 @@ def test_rows_are_named_by_no_more_settings_than_tell_them_apart(tmp_path: Path)
     assert compared(places[:2], no_texts).unnamed == ["lm_weight", "schedule", "top_k"], "not what comes with avg_ce"
 
 
+def test_a_setting_that_is_null_is_one_that_is_not_there(tmp_path: Path) -> None:
+    """As older runs lack it: seeds of both are one row, and a value of it tells a run apart from both."""
+    kinds: list[dict[str, Any]] = [{"seed": 1, "cap": None}, {"seed": 2}, {"seed": 1, "cap": 5}, {"seed": 2, "cap": 5}]
+    places = [
+        run(tmp_path / f"{n}", {"target clm": SOURCE, "target fused": SOURCE - n - 1}, **kind)
+        for n, kind in enumerate(kinds)
+    ]
+    table = compared(places, no_texts)
+    assert {name: row.seeds for name, row in table.rows.items()} == {
+        "target clm": 1,
+        "target fused": 2,
+        "target fused, cap=5": 2,
+    }
+
+
+def test_a_source_that_cannot_read_a_document_says_the_same_with_every_seed(tmp_path: Path) -> None:
+    cannot = [np.nan, *SOURCE[1:]]
+    places = [run(tmp_path / f"{seed}", {"mpt": cannot, "target fused": SOURCE - seed}, seed=seed) for seed in (1, 2)]
+    assert {name: row.seeds for name, row in compared(places, no_texts).rows.items()} == {"mpt": 1, "target fused": 2}
+
+
+def test_one_seed_beside_several_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [
+        run(tmp_path / f"{k} {s}", {"target clm": SOURCE, "target fused": SOURCE - k + s}, top_k=k, seed=s)
+        for k, s in ((10, 0), (10, 1), (5, 0))
+    ]
+    compared(places, no_texts)
+    assert "5 0 is of seed 0 alone, others are of [0, 1]: of what another seed would" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_documents_that_one_cannot_read_are_left_out_for_all(tmp_path: Path) -> None:
     cannot = [np.nan, *SOURCE[1:]]
     table = compared([run(tmp_path / "one", {"mpt": cannot, "target clm": SOURCE})], no_texts)
@@ -132,13 +164,17 @@ def test_an_evaluation_is_compared_by_the_settings_of_its_run(tmp_path: Path) ->
             compared([str(place)], no_texts)
 
 
-@pytest.mark.parametrize("what", ["texts", "twice", "seeds", "file", "nothing", "baseline", "no run"])
+@pytest.mark.parametrize("what", ["texts", "bytes", "twice", "seeds", "file", "nothing", "baseline", "no run"])
 def test_what_does_not_compare_is_refused(tmp_path: Path, what: str) -> None:
     one = run(tmp_path / "one", {"target clm": SOURCE})
     places, baseline = [one], None
     if what == "texts":
         places.append(run(tmp_path / "two", {"target clm": SOURCE[:4]}, DOCUMENTS[:4]))
         message = r"one' and .*two' are over different texts \(8 and 4 documents, 4 of both\)"
+    elif what == "bytes":  # of a conversation what its assistant says, or all
+        learnt_in_part = [Document(d.text, d.domain, "test", prompt_bytes=5) for d in DOCUMENTS]
+        places.append(run(tmp_path / "two", {"target clm": SOURCE}, learnt_in_part))
+        message = r"different texts \(the same documents, of which 80 and 40 bytes count\), .* such as corpus\.learn"
     elif what == "twice":
         places.append(run(tmp_path / "two", {"target clm": SOURCE}))
         message = r"one' and .*two' are the same run, seed 0: give one"

@@ -43,8 +43,8 @@ class Judged:
 
     @property
     def kind(self) -> dict[str, Any]:
-        """The settings that make it another run, with dotted names."""
-        return {key: value for key, value in flat(self.settings).items() if not within(key, SAME)}
+        """The settings that make it another run, with dotted names; one that is null is as good as one that an older run lacks."""
+        return {key: value for key, value in flat(self.settings).items() if value is not None and not within(key, SAME)}
 
 
 @dataclass
@@ -163,15 +163,20 @@ def _is_llm(place: str) -> bool:
 
 
 def require_same_texts(runs: Sequence[Judged]) -> None:
-    """ValueError that names two of these that are over different documents."""
-    first = runs[0]
+    """ValueError that names two of these that are over different documents, or other bytes of them."""
+    first = runs[0].scores
     for other in runs[1:]:
-        if other.scores.ids != first.scores.ids or other.scores.domains != first.scores.domains:
-            shared = len(set(other.scores.ids) & set(first.scores.ids))
+        its, both = other.scores, f"{str(runs[0].folder)!r} and {str(other.folder)!r} are over different texts"
+        if its.ids != first.ids or its.domains != first.domains:
+            shared = len(set(its.ids) & set(first.ids))
             raise ValueError(
-                f"{str(first.folder)!r} and {str(other.folder)!r} are over different texts ({len(first.scores.ids)} and "
-                f"{len(other.scores.ids)} documents, {shared} of both), so their figures do not compare: train or evaluate "
-                "them with the same data, corpus settings and split"
+                f"{both} ({len(first.ids)} and {len(its.ids)} documents, {shared} of both), so their figures do not compare: train or "
+                "evaluate them with the same data, corpus settings and split"
+            )
+        if not np.array_equal(its.num_bytes, first.num_bytes):
+            raise ValueError(
+                f"{both} (the same documents, of which {first.num_bytes.sum():,} and {its.num_bytes.sum():,} bytes count), so their "
+                "figures do not compare: train or evaluate them with the same data and corpus settings, such as corpus.learn"
             )
 
 
@@ -198,12 +203,19 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
         say(
             f"these runs have seeds {seeds}: what tells them apart may be the seed, of which the intervals know nothing"
         )
+    for kind in kinds:
+        if several and len(kind) == 1:
+            say(
+                f"{kind[0].folder} is of seed {kind[0].seed} alone, others are of {sorted(*several)}: of what another seed would give "
+                "there its intervals know nothing; compare runs of the same seeds"
+            )
     found: dict[str, dict[str, Float64[np.ndarray, "seeds D"]]] = {}  # by name, then by what tells its run apart
     for kind, label in zip(kinds, labels([kind[0].kind for kind in kinds]), strict=True):
         by_seed = sorted(kind, key=lambda run: run.seed)
         for name in by_seed[0].scores.nats:
             paid = np.stack([run.scores.nats[name] for run in by_seed])
-            paid = paid[:1] if (paid == paid[:1]).all() else paid  # a source says the same whatever the seed
+            is_one = np.array_equal(paid, np.broadcast_to(paid[:1], paid.shape), equal_nan=True)
+            paid = paid[:1] if is_one else paid  # a source says the same whatever the seed
             before = found.setdefault(name, {})
             same = next((one for one, other in before.items() if np.array_equal(paid, other, equal_nan=True)), None)
             if same is None:
@@ -213,7 +225,7 @@ def _rows(runs: Sequence[Judged]) -> dict[str, Float64[np.ndarray, "seeds D"]]:
                     f"{name} of {label or by_seed[0].folder} has the very figures of {same or kinds[0][0].folder}, and is no row of its own"
                 )
     return {
-        name if len(by_label) == 1 else f"{name}, {label}": paid
+        name if len(by_label) == 1 or not label else f"{name}, {label}": paid
         for name, by_label in found.items()
         for label, paid in by_label.items()
     }

@@ -23,7 +23,7 @@ from typing import Any
 
 from specialist_llms import Cast, cast
 
-from knowfuse.evaluation import Compared, Interval
+from knowfuse.evaluation import Compared, Interval, Tasks
 from knowfuse.report.results import tokens_to_clm_final
 from knowfuse.runs.compared import judged
 from knowfuse.screen import quiet_libraries
@@ -71,10 +71,18 @@ def tuned(runs: Runs, ours: Cast, asked: argparse.Namespace) -> dict[str, list[F
 
 
 def lengths(runs: Runs, point: Point, steps: Sequence[int]) -> list[dict[str, int]]:
-    """Settings of fits of so many steps, each validated as often as the point's; no steps: as the point has it."""
+    """Settings of fits of so many steps, each validated as often as the point's, at its end too; no steps: as the point has it.
+
+    ValueError for steps that cannot be.
+    """
     trainer = runs.composed(point, 0).trainer
-    times = trainer.max_steps // trainer.val_check_interval
-    return [dict(zip(LENGTH, (n, max(1, n // times)), strict=True)) for n in steps] or [{}]
+    times = max(1, trainer.max_steps // trainer.val_check_interval)
+    if odd := [n for n in steps if n < 1 or n % times]:
+        raise ValueError(
+            f"--steps has {odd[0]}: a fit is validated {times} times (trainer.max_steps={trainer.max_steps}, trainer.val_check_interval="
+            f"{trainer.val_check_interval}), so give multiples of {times}"
+        )
+    return [dict(zip(LENGTH, (n, n // times), strict=True)) for n in steps] or [{}]
 
 
 def measured(
@@ -107,7 +115,7 @@ def forgotten(runs: Runs, done: Sequence[Finished], method: str, text: Path) -> 
     """Bits per byte that the target pays more than before on text that it knew, mean over seeds."""
     more = []
     for run in done:
-        folder = runs.evaluated(run, "forgetting", {"corpus.files": {"known": [str(text)]}})
+        folder = runs.evaluated(run, "forgetting", {"corpus.files": {"known": [str(text)]}}, [text])
         scores = judged(str(folder)).scores.shared()
         now, before = (scores.bits_per_byte(f"target {m}")["known"] for m in (method, "before"))
         more.append(now - before)
@@ -125,7 +133,8 @@ def answers_gain(runs: Runs, pairs: Sequence[dict[str, Finished]], tasks: Sequen
 
 def gold_of(runs: Runs, run: Finished, method: str, tasks: Sequence[str]) -> list[float]:
     """Bits per byte of the gold answers of each task; ValueError where one has no text for them."""
-    folder = runs.evaluated(run, "answers", {"tasks": list(tasks)})
+    own = [Path(task) for task in tasks if Path(task).is_file()]
+    folder = runs.evaluated(run, "answers", {"tasks": list(tasks)}, own)
     said = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     gold = [answers["gold_bits_per_byte"] for answers in said[f"target {method}"].values()]
     if None in gold:
@@ -161,6 +170,10 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     asked.texts = {domain: [file] for domain, file in _pairs(parser, "--texts", asked.texts).items()}
     asked.fields = {domain: names.split(",") for domain, names in _pairs(parser, "--fields", asked.fields).items()}
     asked.llms = _pairs(parser, "--llms", asked.llms)
+    # Absolute: evaluate.py runs in the project's folder.
+    asked.tasks = [str(Path(task).resolve()) if Path(task).is_file() else task for task in asked.tasks]
+    if asked.forget and not Path(asked.forget).is_file():
+        parser.error(f"--forget has {asked.forget!r}, and there is no such file: give one of text that the target knew")
     given = [name for name in ("texts", "llms", "target", "forget") if getattr(asked, name)]
     if given and len(given) < 4:
         parser.error(f"--{given[0]} is set: give all of --texts, --llms, --target and --forget, or none of them")
@@ -179,6 +192,8 @@ def _pairs(parser: argparse.ArgumentParser, name: str, given: Sequence[str]) -> 
 
 def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     """Run it, or go on with it, and write its tables; what is printed."""
+    if asked.tasks:
+        Tasks(asked.tasks)  # refused before hours of tuning
     ours = cast(runs, asked)
     done = tuned(runs, ours, asked)
     rows = compared(done, ours.specialists)
@@ -190,7 +205,9 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     ]
     settings = [*(LENGTH[:1] if asked.steps else ()), "loss.gate", "learning_rates", "clm_learning_rates"]
     runs_of_both = {run.folder: run for its in done.values() for run in its}
-    write_lines(asked.results / f"{asked.experiment}.csv", how, lines_of(list(runs_of_both.values()), settings))
+    lines = lines_of(list(runs_of_both.values()), settings)
+    lines = [line for line in lines if (line["point"], line["llm"]) != (CLM, "target fused")]  # of plain CLM's length
+    write_lines(asked.results / f"{asked.experiment}.csv", how, lines)
     write_lines(asked.results / f"{asked.experiment}_intervals.csv", how, lines_of_intervals(rows))
     return figures
 

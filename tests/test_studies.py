@@ -89,9 +89,13 @@ def test_teachers_in_miniature(runs: Runs) -> None:
     ("line", "message"),
     [
         (["--texts", "a=b.txt"], "--texts is set: give all of --texts, --llms, --target and --forget"),
+        (
+            ["--forget", "gone.txt"],
+            "--forget has 'gone.txt', and there is no such file: give one of text that the target",
+        ),
         (["--texts", "b.txt"], "--texts has 'b.txt': it must be domain=..., such as math=gsm8k.jsonl"),
         (
-            ["--texts", "a=b.txt", "--llms", "c=d", "--target", "d", "--forget", "e"],
+            ["--texts", "a=b.txt", "--llms", "c=d", "--target", "d", "--forget", __file__],
             r"--texts has domains ['a'] and --llms ['c']: give one LLM for each domain",
         ),
     ],

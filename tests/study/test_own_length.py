@@ -64,5 +64,13 @@ def test_where_both_train_as_long_they_are_the_same_runs(tmp_path: Path) -> None
     assert [run.folder for run in before["clm"]] == [run.folder for run in done["clm"]]
 
 
+@pytest.mark.parametrize("steps", [181, 0])
+def test_steps_of_which_the_last_would_not_be_validated_are_refused(tmp_path: Path, steps: int) -> None:
+    runs = Runs(tmp_path, ROOT, None, nothing)
+    point = Point("", {"trainer.max_steps": 60, "trainer.val_check_interval": 20})
+    with pytest.raises(ValueError, match=rf"--steps has {steps}: a fit is validated 3 times .*give multiples of 3"):
+        specialists.lengths(runs, point, [60, steps])
+
+
 def nothing(program: str, overrides: Sequence[str], root: Path) -> None:
     raise AssertionError(f"started: {overrides}")

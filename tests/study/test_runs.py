@@ -90,6 +90,55 @@ def test_a_failed_run_is_told_and_tried_again(tmp_path: Path) -> None:
     assert (done.folder / "study.json").read_text() != before
 
 
+def test_seconds_are_those_of_all_starts_or_not_said(tmp_path: Path) -> None:
+    """What a start took that was killed nobody knows."""
+
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
+        left_by_train(folder_of(overrides), {"target fused": [1.0] * 8}, {"fused": 2.0})
+
+    def killed(program: str, overrides: Sequence[str], root: Path) -> None:
+        (folder_of(overrides) / "before").write_bytes((folder_of(overrides) / "study.json").read_bytes())
+        start(program, overrides, root)
+
+    done = Runs(tmp_path, ROOT, None, killed).run(Point(""))
+    assert isinstance(done.seconds, float)
+    (done.folder / "before").rename(done.folder / "study.json")  # as a start leaves it that was killed
+    (done.folder / "results.json").unlink()
+    assert Runs(tmp_path, ROOT, None, start).run(Point("")).seconds is None
+
+
+def test_an_evaluation_is_made_once_for_the_same_settings_and_texts(tmp_path: Path) -> None:
+    """Other tasks, and another content of a file of the same name, are asked anew; one that was stopped begins again."""
+    text, started = tmp_path / "known.txt", []
+    text.write_text("before")
+
+    def start(program: str, overrides: Sequence[str], root: Path) -> None:
+        folder = folder_of(overrides)
+        if program == "train.py":
+            left_by_train(folder, {"target fused": [1.0] * 8}, {"fused": 2.0})
+            return
+        started.append(overrides)
+        folder.mkdir()  # it is empty whenever it begins
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        (folder / "answers.json").touch()
+
+    runs = Runs(tmp_path / "studies", ROOT, None, start)
+    run = runs.run(Point(""))
+    with pytest.raises(KeyboardInterrupt):
+        runs.evaluated(run, "answers", {"tasks": ["piqa"]})
+    folder = runs.evaluated(run, "answers", {"tasks": ["piqa"]})
+    assert folder.parent == run.folder
+    assert runs.evaluated(run, "answers", {"tasks": ["piqa"]}) == folder
+    assert len(started) == 2
+    other = runs.evaluated(run, "answers", {"tasks": ["arc_easy"]})
+    known = {"corpus.files": {"known": [str(text)]}}
+    before = runs.evaluated(run, "forgetting", known, [text])
+    text.write_text("after")
+    assert len({folder, other, before, runs.evaluated(run, "forgetting", known, [text])}) == 4
+    assert len(started) == 5
+
+
 def test_train_py_that_fails_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, in the folder where it is."""
     monkeypatch.setattr(starting, "IMPORTED", [])

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from knowfuse.files import undamaged, write_whole
+from knowfuse.files import sha256_of, undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.folder import load_run, read_results
@@ -57,7 +57,7 @@ class Finished:
 
     @property
     def seconds(self) -> float | None:
-        """It took, with what it had to prepare, over all its starts; None where one was killed that did not say."""
+        """It took, with what it had to prepare, over all its starts; None where one of them was killed, and did not say."""
         return _seconds(self.folder / STARTED)
 
 
@@ -126,15 +126,19 @@ class Runs:
         if not (folder / "results.json").exists():
             raise RuntimeError(f"train.py ended without results in {str(folder)!r}: start the same command again")
 
-    def evaluated(self, run: Finished, name: str, settings: Mapping[str, Any]) -> Path:
-        """The folder of `evaluate.py` on a run with these settings, such as other text; read where it is there under this name."""
-        folder = run.folder / name
-        if not (folder / DONE).exists():
-            say(f"{run.point.name}, seed {run.seed}: {name}")
-            shutil.rmtree(folder, ignore_errors=True)  # what one that was stopped left
-            own = {"run": str(run.folder), "hydra.run.dir": str(folder.resolve())}
-            self.start("evaluate.py", Point("", {**settings, **own}).overrides(), self.root)
-            (folder / DONE).touch()
+    def evaluated(self, run: Finished, name: str, settings: Mapping[str, Any], read: Sequence[Path] = ()) -> Path:
+        """The folder of `evaluate.py` on a run with these settings, such as other text; made where none is there that is of the
+        same settings, and of files to `read` that hold the same. Another process that makes it is waited for.
+        """
+        state = json.dumps([dict(settings), [sha256_of(file) for file in read]], sort_keys=True)
+        folder = run.folder / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+        with lock_file(folder.with_suffix(".lock")):
+            if not (folder / DONE).exists():
+                say(f"{run.point.name}, seed {run.seed}: {name}")
+                shutil.rmtree(folder, ignore_errors=True)  # what one that was stopped left
+                own = {"run": str(run.folder), "hydra.run.dir": str(folder.resolve())}
+                self.start("evaluate.py", Point("", {**settings, **own}).overrides(), self.root)
+                (folder / DONE).touch()
         return folder
 
     def run_all(self, points: Sequence[Point], seeds: Sequence[int]) -> list[Finished]:
@@ -161,10 +165,14 @@ def _seconds(file: Path) -> float | None:
 
 @contextmanager
 def _timed(file: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Add the seconds of the block to those that the file knows of."""
-    began = time.perf_counter()
+    """Add the seconds of the block to those that the file knows of: none, where a start before was killed, and could not say."""
+    before, began = _seconds(file) if file.exists() else 0.0, time.perf_counter()
+    _write_started(file, overrides, None)
     try:
         yield
     finally:
-        seconds = (_seconds(file) or 0.0) + time.perf_counter() - began
-        write_whole(file, json.dumps({"overrides": list(overrides), "seconds": seconds}, indent=1).encode())
+        _write_started(file, overrides, None if before is None else before + time.perf_counter() - began)
+
+
+def _write_started(file: Path, overrides: Sequence[str], seconds: float | None) -> None:
+    write_whole(file, json.dumps({"overrides": list(overrides), "seconds": seconds}, indent=1).encode())

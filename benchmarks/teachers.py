@@ -44,7 +44,10 @@ def lines(runs: Runs, asked: argparse.Namespace) -> list[Line]:
                 if teacher == OWN:
                     found.append({**its, "teacher": "before", "its_own": None, "mean": rows["target before"]})
                     found.append({**its, "teacher": "plain CLM", "its_own": None, "mean": rows["target clm"]})
-                found.append({**its, "teacher": teacher, "its_own": rows[domain], "mean": rows["target fused"]})
+                own = (
+                    rows[domain] if asked.text == "fusion" else None
+                )  # it was tuned on the specialists' text, test too
+                found.append({**its, "teacher": teacher, "its_own": own, "mean": rows["target fused"]})
     return found
 
 

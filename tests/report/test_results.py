@@ -14,6 +14,7 @@ from knowfuse import screen
 from knowfuse.evaluation import Completed, ScoreTable, by_document, read_by_document
 from knowfuse.report import __main__ as command
 from knowfuse.report import show, tokens_to_clm_final, write_results
+from knowfuse.report.results import times_sooner
 from knowfuse.text.document import Document
 from knowfuse.training.finished import Fit
 
@@ -58,6 +59,11 @@ CLM = fit("clm", (100, 3.0), (200, 2.0), (300, 1.0), (400, 1.5))  # best after 3
 def test_tokens_to_the_clm_fits_best(history: list[tuple[int, float]], want: float | None) -> None:
     got = tokens_to_clm_final({"clm": CLM, "fused": fit("fused", *history)})
     assert got == (None if want is None else pytest.approx(want))
+
+
+def test_more_tokens_are_not_fewer() -> None:
+    assert times_sooner(1.54) == ("1.5 times", "fewer")
+    assert times_sooner(0.7) == ("1.4 times", "as many")
 
 
 def test_without_a_clm_fit_there_is_nothing_to_reach() -> None:

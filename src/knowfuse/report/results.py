@@ -121,6 +121,12 @@ def _losses_picture(fits: Mapping[str, Fit]) -> Figure:
     return figure
 
 
+def times_sooner(tokens_to_clm_final: float) -> tuple[str, str]:
+    """How many times, and of what, as people say it: below 1 it takes more."""
+    times, which = (tokens_to_clm_final, "fewer") if tokens_to_clm_final >= 1 else (1 / tokens_to_clm_final, "as many")
+    return f"{times:.1f} times", which
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """The rows of `results.json` as a Markdown table."""
     columns = list(next(iter(results["rows"].values())))
@@ -130,6 +136,6 @@ def markdown(results: Mapping[str, Any]) -> str:
     if sooner is not None:
         lines += [
             "",
-            f"The fused target reaches plain CLM's best validation figure with {sooner:.1f} times fewer training tokens.",
+            f"The fused target reaches plain CLM's best validation figure with {' '.join(times_sooner(sooner))} training tokens.",
         ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from knowfuse.evaluation import Compared, Completed, Interval, baseline_of
 from knowfuse.pages import Dot, Section, dots, figure, grid, paragraph, table
 from knowfuse.report.left import HEADROOM, Left
 from knowfuse.report.page.rows import POINT, best_source, colours_of, compared
+from knowfuse.report.results import times_sooner
 
 
 def lead(left: Left) -> str:
@@ -21,7 +22,8 @@ def lead(left: Left) -> str:
     if (source := best_source(left, rows)) is not None:
         tiles.append(_difference(rows, source, None, "the best source"))
     if (sooner := left.results.get("tokens_to_clm_final")) is not None:
-        tiles.append(_tile(f"{sooner:.1f} times", "fewer training tokens to plain CLM's best validation figure"))
+        times, which = times_sooner(sooner)
+        tiles.append(_tile(times, f"{which} training tokens to plain CLM's best validation figure"))
     return f"<div class=tiles>{''.join(tiles)}</div>"
 
 

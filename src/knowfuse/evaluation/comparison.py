@@ -1,9 +1,12 @@
 """Is one LLM better than another, or could it be these documents and these seeds? Paired bootstrap intervals.
 
 Documents are drawn anew within their domain, and seeds anew among the seeds, two thousand times over; every LLM is asked
-about the same draws, so that what is hard for all does not hide a difference between two.
+about the same draws, so that what is hard for all does not hide a difference between two. Means over n drawn seeds scatter by
+sqrt((n - 1) / n) of what means over n other seeds would, which is much where seeds are few: what they are off the mean is
+stretched by that. Two seeds still say little of a third.
 
-Source: Efron 1979 (bootstrap); Koehn 2004 (paired, of test documents); Bouthillier et al. 2103.03098 (seeds as one more level).
+Source: Efron 1979 (bootstrap); Koehn 2004 (paired, of test documents); Bouthillier et al. 2103.03098 (seeds as one more level);
+Hesterberg 1411.5279 (narrowness with few).
 """
 
 import math
@@ -76,7 +79,7 @@ def compare(
         )
     random = np.random.default_rng(0)
     seeds = max(several.values(), default=1)
-    seed_weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # [draws, seeds]
+    seed_weights = _seed_weights(seeds, draws, random)
     found: dict[str, dict[str, float]] = {name: {} for name in nats}
     drawn: dict[str, dict[str, Float64[np.ndarray, " draws"]]] = {name: {} for name in nats}
     for domain in sorted(set(domains)):
@@ -101,6 +104,13 @@ def compare(
         )
         for name, rows in nats.items()
     }
+
+
+def _seed_weights(seeds: int, draws: int, random: np.random.Generator) -> Float64[np.ndarray, "draws seeds"]:
+    """How much each seed counts in each draw, in all 1."""
+    equal = np.full(seeds, 1 / seeds)
+    off = random.multinomial(seeds, equal, draws) / seeds - equal
+    return equal + off * (math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0)
 
 
 def _resampled(

@@ -201,7 +201,7 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     how = [
         f"{asked.command}, rates {asked.rates}, gates {asked.gates}: specialists of {asked.specialist_bytes:,} bytes and "
         f"{asked.specialist_steps} steps, {asked.fusion_bytes:,} bytes a domain to fuse on with its validation and test, {asked.seeds} seeds",
-        json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}),
+        json.dumps({key: _rounded(value) for key, value in figures.items()}),
     ]
     settings = [*(LENGTH[:1] if asked.steps else ()), "loss.gate", "learning_rates", "clm_learning_rates"]
     runs_of_both = {run.folder: run for its in done.values() for run in its}
@@ -210,6 +210,16 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
     write_lines(asked.results / f"{asked.experiment}.csv", how, lines)
     write_lines(asked.results / f"{asked.experiment}_intervals.csv", how, lines_of_intervals(rows))
     return figures
+
+
+def _rounded(figure: Any) -> Any:
+    return (
+        [_rounded(one) for one in figure]
+        if isinstance(figure, list)
+        else round(figure, 4)
+        if isinstance(figure, float)
+        else figure
+    )
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Is one LLM better than another, or could it be these documents and these seeds? Paired bootstrap intervals.
+"""Is one LLM better than another, or could it be these documents and these seeds? Paired intervals over both.
 
-Documents are drawn anew within their domain, and seeds anew among the seeds, two thousand times over; every LLM is asked
-about the same draws, so that what is hard for all does not hide a difference between two. Means over n drawn seeds scatter by
-sqrt((n - 1) / n) of what means over n other seeds would, which is much where seeds are few: what they are off the mean is
-stretched by that. Two seeds still say little of a third.
+Documents are drawn anew within their domain, two thousand times over. Seeds are too few for that: of drawn seeds, intervals that say
+95 % hold the mean over others in 61 of 100 cases with two seeds, in 87 with five. What the mean over them is off in a draw is Student's t,
+from how they scatter on the drawn documents. Every LLM is asked about the same draws, so that what is hard for all does not hide a
+difference between two.
 
 Source: Efron 1979 (bootstrap); Koehn 2004 (paired, of test documents); Bouthillier et al. 2103.03098 (seeds as one more level);
-Hesterberg 1411.5279 (narrowness with few).
+Student 1908 (few).
 """
 
 import math
@@ -69,7 +69,7 @@ def compare(
     """Each LLM against the baseline, over the same documents.
 
     An LLM that was trained with several seeds has a row of nats for each, and its figure is their mean; row s of all of
-    them is of the same seed, and is drawn with it. The draws are the same in every call. ValueError where LLMs with
+    them is of the same seed, and counts as much in each draw. The draws are the same in every call. ValueError where LLMs with
     several seeds have different numbers of them.
     """
     several = {name: len(rows) for name, rows in nats.items() if len(rows) > 1}
@@ -107,10 +107,15 @@ def compare(
 
 
 def _seed_weights(seeds: int, draws: int, random: np.random.Generator) -> Float64[np.ndarray, "draws seeds"]:
-    """How much each seed counts in each draw, in all 1."""
-    equal = np.full(seeds, 1 / seeds)
-    off = random.multinomial(seeds, equal, draws) / seeds - equal
-    return equal + off * (math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0)
+    """How much each seed counts in each draw, in all 1: a mean so weighed is s / sqrt(seeds) times Student's t off the mean over them.
+
+    `s` is their standard deviation; normal numbers off their mean, over the root of a chi-squared one, have that sum with any figures.
+    """
+    if seeds == 1:
+        return np.ones((draws, 1))
+    normal = random.standard_normal((draws, seeds))
+    off = normal - normal.mean(1, keepdims=True)
+    return 1 / seeds + off / np.sqrt(seeds * random.chisquare(seeds - 1, (draws, 1)))
 
 
 def _resampled(

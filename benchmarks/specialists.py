@@ -213,13 +213,9 @@ def study(runs: Runs, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rounded(figure: Any) -> Any:
-    return (
-        [_rounded(one) for one in figure]
-        if isinstance(figure, list)
-        else round(figure, 4)
-        if isinstance(figure, float)
-        else figure
-    )
+    if isinstance(figure, list):
+        return [_rounded(one) for one in figure]
+    return round(figure, 4) if isinstance(figure, float) else figure
 
 
 def main() -> None:

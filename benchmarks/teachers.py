@@ -44,9 +44,8 @@ def lines(runs: Runs, asked: argparse.Namespace) -> list[Line]:
                 if teacher == OWN:
                     found.append({**its, "teacher": "before", "its_own": None, "mean": rows["target before"]})
                     found.append({**its, "teacher": "plain CLM", "its_own": None, "mean": rows["target clm"]})
-                own = (
-                    rows[domain] if asked.text == "fusion" else None
-                )  # it was tuned on the specialists' text, test too
+                # It was tuned on all of the specialists' text, the test side too.
+                own = None if asked.text == "specialist" else rows[domain]
                 found.append({**its, "teacher": teacher, "its_own": own, "mean": rows["target fused"]})
     return found
 

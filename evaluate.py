@@ -47,9 +47,8 @@ def main(cfg: DictConfig) -> None:
 def score(cfg: DictConfig, folder: Path) -> None:
     """What `train.py` wrote at the end of the run: of another split, of other text or on other devices."""
     run, settings, fits = load_run(cfg.run)
-    if "trainer" in cfg:
-        settings["trainer"] = OmegaConf.to_container(cfg.trainer, resolve=True)
-    experiment = hydra.utils.instantiate(settings, _convert_="all")
+    devices = {"trainer": OmegaConf.to_container(cfg.trainer, resolve=True)} if "trainer" in cfg else {}
+    experiment = hydra.utils.instantiate({**settings, **devices}, _convert_="all")
     experiment.require_machine()
     prepared = experiment.prepare()
     asked: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["split", "corpus"]), resolve=True)

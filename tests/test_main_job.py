@@ -26,7 +26,8 @@ from transformers import PreTrainedModel
 
 from knowfuse.evaluation import read_by_document, read_samples
 from knowfuse.report import __main__ as command
-from knowfuse.runs.folder import checkpoints_to_resume, open_run
+from knowfuse.runs.compared import read_evaluated
+from knowfuse.runs.folder import checkpoints_to_resume, open_run, saved_settings
 from knowfuse.runs.headroom import headroom
 from knowfuse.training.curves import read_curves
 
@@ -303,11 +304,15 @@ def test_an_unknown_key_or_group_is_hydras_error(override: str, message: str) ->
 
 
 def test_a_run_is_evaluated_on_other_text_and_compared(run: Path, folder: Path, tiny_cache: Path) -> None:
-    """What it must not forget, beside its own text; a hub folder reads the same; text that was trained on is refused."""
+    """What it must not forget, beside its own text; a hub folder reads the same; text that was trained on is refused.
+
+    On whatever devices: it stays an evaluation of a run that was trained as it was.
+    """
     (folder / "other.txt").write_text("Some other text, of no domain.\n\nAnd another one, which is longer than that.\n")
     other = "corpus.files={forgetting: [other.txt]}"
-    printed = run_python(EVALUATE, f"run={run}", other, "hydra.run.dir=elsewhere", cache=tiny_cache, cwd=folder)
-    assert "forgetting" in printed
+    asked = [f"run={run}", other, "trainer=cpu", "hydra.run.dir=elsewhere"]
+    assert "forgetting" in run_python(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
+    assert read_evaluated(folder / "elsewhere")[0] == saved_settings(run)
     got = results(folder / "elsewhere")
     assert got["unit"] == "bits per byte on forgetting"
     assert list(got["rows"]) == NAMES
@@ -321,6 +326,7 @@ def test_a_run_is_evaluated_on_other_text_and_compared(run: Path, folder: Path, 
     run_python(EVALUATE, *asked, cache=tiny_cache, cwd=folder)
     both = json.loads((folder / "both" / "comparison.json").read_text())
     assert list(both["rows"]) == [*NAMES, str(llm)]
+    assert not [*llm.parent.glob("*.json")], "its scores are in the cache, not beside it"
     assert both["baseline"] == "target before"
     with (run / "documents.csv").open() as file:
         assert {row["domain"] for row in csv.DictReader(file)} == {"code", "docs", "prose"}

@@ -64,6 +64,20 @@ def test_it_says_whether_fusing_will_pay(tiny_cache: Path, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.long
+def test_two_processes_probe_together(tiny_cache: Path, tmp_path: Path) -> None:
+    """Each fit has a strategy of its own, and the first rank's clock counts: the fits are those of one process, but for the order of sums."""
+    asked = [*PROBED, "documents=12", "clm_learning_rates=[2e-3]", "batch_blocks=2"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "batch_blocks=1"]
+    found = []
+    for name, how in {"one": [], "two": two}.items():
+        run_python("-m", "knowfuse.probe", *asked, *how, f"hydra.run.dir={tmp_path / name}", cache=tiny_cache)
+        found.append(json.loads((tmp_path / name / "probe.json").read_text()))
+    one, both = ([part["bits_per_byte"] for part in its["parts"]] for its in found)
+    assert both == pytest.approx(one, rel=1e-3)
+    assert len(one) == 3
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

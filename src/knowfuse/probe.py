@@ -19,7 +19,7 @@ from knowfuse.runs.described import experiment_of
 from knowfuse.runs.folder import require_complete
 from knowfuse.runs.probing import Probed, probe
 from knowfuse.runs.where import register_resolvers
-from knowfuse.screen import quiet_libraries, say, show_table
+from knowfuse.screen import is_first_rank, quiet_libraries, say, show_table
 
 register_resolvers()
 ANSWERS = {
@@ -72,8 +72,9 @@ def main(cfg: DictConfig) -> None:
     probed = probe(experiment, documents, minutes)
     show(probed)
     say(verdict(probed))
-    found = {"answer": probed.payoff.answer, **asdict(probed)}
-    write_whole(folder / PROBED, json.dumps(found, indent=1).encode())
+    if is_first_rank():
+        found = {"answer": probed.payoff.answer, **asdict(probed)}
+        write_whole(folder / PROBED, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -49,6 +49,15 @@ def ranks() -> Ranks:
     return ALONE
 
 
+def of_first_rank(value: bool) -> bool:
+    """What the first rank has here; one's own, alone and before a Trainer of several devices has begun."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    said = [value]
+    distributed.broadcast_object_list(said, src=0)
+    return said[0]
+
+
 def wait_for(found: Callable[[], bool]) -> None:
     """Until other ranks have done their part; the launcher ends this one where one of them fails."""
     while not found():

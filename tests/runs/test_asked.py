@@ -43,6 +43,16 @@ def test_what_is_asked(overrides: list[str], kind: str) -> None:
             "corpus is set, which goes with run= alone and not with compare=",
         ),
         (["compare=[a]", "tasks=[piqa]"], "tasks is set, which goes with tasks= and not with compare="),
+        (
+            ["run=a", "corpus.max_document_bytes=512"],
+            r"corpus\.max_document_bytes is set, and says how other text is read, of which none is named: leave it out, or add",
+        ),
+        (
+            ["run=a", "tasks=[piqa]", "cache=b"],
+            "cache is set, and a run has its own: leave it out; it goes with model=",
+        ),
+        (["run=a", "corpus=null"], r"corpus is null: leave it out, or set what is in it, such as corpus\.files="),
+        (["run=a", "completions=null"], r"completions is null: leave it out, or set .* completions\.domains=\[code\]"),
         (["run=a", "limit=5"], "limit is set, which goes with tasks= and not with run= alone: leave it out"),
         (
             ["model=a", "tasks=[piqa]", "corpus.files={x: [b.txt]}"],

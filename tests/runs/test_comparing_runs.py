@@ -39,7 +39,11 @@ def no_texts(_: Judged) -> tuple[Sequence[Document], Path]:
 def test_runs_of_several_seeds_are_one_row_and_a_source_is_there_once(tmp_path: Path) -> None:
     """Whatever the runs are named, and in the order of their seeds."""
     places = [
-        run(tmp_path / f"{seed}", {"mpt": SOURCE, "target clm": SOURCE + 1, "target fused": SOURCE - seed}, seed=seed)
+        run(
+            tmp_path / f"{seed}",
+            {"mpt": SOURCE, "target clm": SOURCE + 1, "target fused": SOURCE - seed / 10},
+            seed=seed,
+        )
         for seed in (2, 1)
     ]
     table = compared(places, no_texts)
@@ -164,8 +168,8 @@ def test_an_evaluation_is_compared_by_the_settings_of_its_run(tmp_path: Path) ->
             compared([str(place)], no_texts)
 
 
-@pytest.mark.parametrize("what", ["texts", "bytes", "twice", "seeds", "file", "nothing", "baseline", "no run"])
-def test_what_does_not_compare_is_refused(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["texts", "bytes", "twice", "name", "seeds", "file", "nothing", "baseline", "no run"])
+def test_what_does_not_compare_is_refused(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = run(tmp_path / "one", {"target clm": SOURCE})
     places, baseline = [one], None
     if what == "texts":
@@ -178,6 +182,14 @@ def test_what_does_not_compare_is_refused(tmp_path: Path, what: str) -> None:
     elif what == "twice":
         places.append(run(tmp_path / "two", {"target clm": SOURCE}))
         message = r"one' and .*two' are the same run, seed 0: give one"
+    elif what == "name":
+        monkeypatch.chdir(tmp_path)
+        Path("target clm").mkdir()
+        Path("target clm/config.json").write_text("{}")
+        places.append("target clm")
+        message = (
+            r"compare= has LLM 'target clm', and the runs have a row of that name: give its folder as '\./target clm'"
+        )
     elif what == "seeds":
         places += [
             run(tmp_path / f"{k} {s}", {"target clm": SOURCE}, top_k=k, seed=s) for k, s in ((10, 1), (5, 0), (5, 2))

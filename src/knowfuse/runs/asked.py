@@ -13,6 +13,7 @@ TAKES = {
     "score": {"run", "split", "corpus", "trainer", "byte_classes", "completions"},
 }
 SIDES = ("validation", "test")
+EXAMPLES = {"corpus": "files={wiki: [wiki.txt]}", "completions": "domains=[code]"}
 PROBED = "probe.json"  # in the folder of a probe
 LEFT = (
     "config.yaml",
@@ -29,6 +30,10 @@ def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
     `overrides` are the settings that the user wrote.
     """
+    if empty := [name for name in ("corpus", "completions") if cfg[name] is None]:
+        raise ValueError(
+            f"{empty[0]} is null: leave it out, or set what is in it, such as {empty[0]}.{EXAMPLES[empty[0]]}"
+        )
     if sum(cfg[asked] is not None for asked in ("run", "model", "compare")) != 1:
         raise ValueError(
             "say what to evaluate: run=outputs/<name>/<date_time>, model=<folder or hub id> with tasks=, or compare=[<a run>, ...]"
@@ -43,6 +48,8 @@ def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
             f"{strange[0]} is set, which goes with {ways[other]} and not with {ways[kind]}: leave it out"
             + (", or score each run so first, and compare the folders that this makes" if kind == "compare" else "")
         )
+    if cfg["run"] is not None and "cache" in overrides:
+        raise ValueError("cache is set, and a run has its own: leave it out; it goes with model=")
     for name in ("compare", "tasks"):
         if isinstance(cfg[name], str):
             raise ValueError(f"{name} is {cfg[name]!r}: give a list, {name}=[{cfg[name]}]")
@@ -53,6 +60,10 @@ def require_asked(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     _require_completions(cfg["completions"], overrides)
     if cfg["split"] not in SIDES:
         raise ValueError(f"split is {cfg['split']!r}: choose one of {list(SIDES)}")
+    if cfg["corpus"]["files"] is None and (cuts := sorted(o for o in overrides if o.startswith("corpus."))):
+        raise ValueError(
+            f"{cuts[0]} is set, and says how other text is read, of which none is named: leave it out, or add corpus.files={{<domain>: [...]}}"
+        )
     if cfg["corpus"]["files"] is not None and "split" in overrides:
         raise ValueError("split is a side of the run's own text, and corpus.files is other text: set one of them")
     return kind

@@ -15,6 +15,7 @@ from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.runs.folder import MAY_CHANGE, flat, results_of_one, saved_settings
 from knowfuse.runs.told_apart import labels, unnamed
+from knowfuse.runs.your_own import source_name
 from knowfuse.screen import say
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
@@ -117,6 +118,10 @@ def compared(
     require_same_texts(runs)
     nats = _rows(runs)
     if llms:
+        if both := sorted(nats.keys() & set(llms)):
+            raise ValueError(
+                f"compare= has LLM {both[0]!r}, and the runs have a row of that name: give its folder as {'./' + both[0]!r}, or its whole path"
+            )
         nats |= _llm_rows(llms, runs[0], *texts_of(runs[0]))
     if baseline is None:
         baseline = next((name for name in nats if name.startswith("target clm")), next(iter(nats)))
@@ -237,7 +242,7 @@ def _llm_rows(
     require_texts_of(run, documents)
     rows = {}
     for place in places:
-        llm = localize(place, LLMSpec(path=place), cache)
+        llm = localize(source_name(place), LLMSpec(path=place), cache)  # its scores are kept by its name
         say(f"{place}: reads {len(documents):,} documents, unless it has before")
         rows[place] = nats_of(llm, documents, cache)
     return rows

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from jaxtyping import Float64
 from knowfuse.evaluation import DocumentScores, by_document, oracle
 from knowfuse.evaluation.learning_curve import LEAST_PARTS, Estimate, extrapolated
 from knowfuse.evaluation.payoff import Payoff, payoff
+from knowfuse.ranks import of_first_rank
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.prepared import Prepared
 from knowfuse.surface.tokens import tokenize_documents
@@ -75,7 +77,7 @@ def probe(experiment: Experiment, num_documents: int, minutes: float) -> Probed:
     parts: list[Part] = []
     rates = experiment.clm_learning_rates or experiment.learning_rates
     for share in shares:
-        if parts and SLOWER * parts[-1].seconds > minutes * 60.0 - (time.monotonic() - began):
+        if parts and of_first_rank(SLOWER * parts[-1].seconds > minutes * 60.0 - (time.monotonic() - began)):
             break
         fits = [_fit(experiment, prepared, whole, validation, share, rate) for rate in rates]
         parts.append(min(fits, key=lambda part: part.bits_per_byte))
@@ -157,7 +159,8 @@ def _fit(
     L.seed_everything(experiment.seed, workers=True, verbose=False)
     began = time.monotonic()
     module, data = small.module(part, "clm", learning_rate), small.data(part, "clm")
-    best = min(bits for _, bits in tried(name, module, data, small.trainer))
+    own = deepcopy(small.trainer)  # a strategy serves one Trainer
+    best = min(bits for _, bits in tried(name, module, data, own))
     num_bytes, passes = int(learnt.num_bytes.sum()), module.tokens_seen / data.train_blocks.num_tokens
     return Part(share, num_bytes, steps, passes, learning_rate, best, time.monotonic() - began)
 

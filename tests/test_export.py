@@ -31,6 +31,7 @@ from knowfuse.llms.local import localize
 from knowfuse.llms.packed import packed_logits
 from knowfuse.report.left import left_by
 from knowfuse.runs.compared import Judged, compared
+from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import load_run
 from knowfuse.surface.loading import save_tokenizer
 from knowfuse.text.document import Document
@@ -78,6 +79,22 @@ def test_an_exported_target_gives_the_logits_of_the_best_checkpoint(run: Path, t
     assert not list(run.glob("*.part"))
     os.umask(umask := os.umask(0))
     assert {p.stat().st_mode & 0o777 for p in (run / "fused").iterdir()} == {0o666 & ~umask}
+
+
+def test_a_target_leaves_without_its_sources_into_the_folder_behind_a_link(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be gone by then; and a link to an empty folder, on a larger disk, stays one."""
+
+    def refuse(self: Experiment, *_: object) -> None:
+        raise AssertionError("sources are prepared")
+
+    monkeypatch.setattr(Experiment, "prepare", refuse)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    command.main(composed("export", f"run={run}", f"folder={tmp_path / 'link'}"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "large" / "model.safetensors").is_file()
 
 
 def test_an_export_that_is_finished_may_be_asked_for_again(

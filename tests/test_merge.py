@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import hydra
 import pytest
 import torch
 from commands_for_tests import run_python
-from experiments_for_tests import TINY_TRAINING, composed
+from experiments_for_tests import TINY_TRAINING, composed, local_llm
 from huggingface_hub import ModelCard
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
@@ -24,8 +25,9 @@ from knowfuse.commands.command import refusal
 from knowfuse.llms import merging
 from knowfuse.llms.local import localize
 from knowfuse.llms.merging import Merging
-from knowfuse.merge import Merged, trained_by
+from knowfuse.merge import Merged, trained_beside, trained_by
 from knowfuse.merge.__main__ import main
+from knowfuse.merge.card import merge_card
 from knowfuse.merge.pairs import pair_by_pair
 from knowfuse.report.compared import markdown
 from knowfuse.report.left import left_by
@@ -109,6 +111,10 @@ def test_in_another_dtype_and_over_other_texts(
     ("settings", "message"),
     [
         ([], "runs is not set: give the folders of finished runs, such as runs=[outputs/a/<date_time>,"),
+        (["runs={mpt}"], "give a list, runs=["),
+        (["runs=[{mpt},{openllama}]", "beside={mpt}"], "give a list, beside=["),
+        (["runs=[{mpt},{openllama}]", "beside=[{mpt}]"], "is in runs and in beside: give it once"),
+        (["runs=[0,1]", "beside=null"], "'0' is not the folder of a finished run"),
         (["runs=[{mpt}]"], "runs has 1 run: several targets are merged, give at least two runs"),
         (["runs=[{mpt},{mpt}]"], "is given twice: give each run once"),
         (["runs=[{mpt},{new}]"], "is not the folder of a finished run, it has no config.yaml"),
@@ -147,6 +153,32 @@ def test_what_cannot_be_merged_is_refused(
     with pytest.raises(ValueError, match=re.escape(message)):
         main(composed("merge", *given))
     assert {path.name for path in runs["mpt"].iterdir()} == before
+
+
+def test_a_row_of_the_table_is_one_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    """What is beside the targets has names of its own, and so have sources that two runs call alike."""
+    targets = trained_by(list(map(str, runs.values())), "fused")
+    for name in ("mpt", "openllama"):
+        shutil.copytree(runs["openllama"], tmp_path / "other" / name)
+    beside = trained_beside(targets, [str(tmp_path / "other" / "mpt")])
+    assert list(beside) == ["other/mpt"]
+    assert list(Merged(targets, Merging(), beside).rows) == ["mpt", "openllama", "other/mpt"]
+    by_clm = {name: replace(trained, method="clm") for name, trained in targets.items()}
+    assert list(trained_beside(by_clm, [str(runs["mpt"])])) == ["mpt, fused"]
+
+    settings = OmegaConf.load(runs["openllama"] / "config.yaml")
+    settings.sources["mpt"] = settings.sources.pop("openllama")
+    OmegaConf.save(settings, tmp_path / "other" / "openllama" / "config.yaml")
+    targets = trained_by([str(runs["mpt"]), str(tmp_path / "other" / "openllama")], "fused")
+    card = merge_card(targets, Merging(), None, "it", "python -m knowfuse.merge ...")
+    assert ["| source mpt |" in card, "| source mpt of openllama |" in card] == [True, True]
+
+
+def test_targets_of_a_quantised_llm_are_compared_with_its_whole_weights(tmp_path: Path) -> None:
+    """Adapters merged into them are whole; packed weights have no cosine with those."""
+    base = local_llm(tmp_path / "base")
+    packed = localize("base", replace(base.spec, quantization="4bit"))
+    merging.require_mergeable({"one": base, "two": base}, packed)
 
 
 def test_without_mergekit_the_line_that_installs_it_is_told(

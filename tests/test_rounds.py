@@ -24,6 +24,7 @@ from knowfuse.rollouts import Asked, Sampling, rollouts_of, saved_target
 from knowfuse.rollouts import __main__ as command
 from knowfuse.rollouts.going_on import sayable
 from knowfuse.rounds import Writing, rounds
+from knowfuse.rounds.line import next_point
 from knowfuse.runs.trained import trained_of
 from knowfuse.study import Finished, Line, Point, Runs
 from knowfuse.traces.index import from_bytes
@@ -77,6 +78,14 @@ def test_a_round_trains_on_where_the_last_one_ended_on_own_text_too(line: list[t
     assert {"validation", "mean", "code", "docs", "prose"} <= of_second.keys()
     page = (second.folder / "report.html").read_text()
     assert "own" in page
+
+
+def test_the_next_round_begins_where_the_last_one_ended_however_the_target_was_set(tmp_path: Path) -> None:
+    """Also where a file of `conf/target` was chosen, and something of it set beside."""
+    typed = ["target=llama2_7b", "target.path=/mine", "++target.dtype=float32", "experiment=rounds", "own.share=0.3"]
+    point = next_point(Point.of(typed), {"_target_": "knowfuse.types.LLMSpec", "path": "/written"})
+    target = Runs(tmp_path, ROOT).composed(point, 0).target
+    assert (target.path, target.get("dtype")) == ("/written", None)
 
 
 def test_a_source_reads_each_document_once(line: list[tuple[Finished, Line]], started: Started) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from knowfuse.commands.command import command
 from knowfuse.export.converting import convert, require_converter
 from knowfuse.export.finished import checksums, is_finished, may_be_finished, say_finished, write_note
-from knowfuse.export.folder import export, require_dtype
+from knowfuse.export.folder import export, folder_of, require_dtype
 from knowfuse.export.model_card import model_card
 from knowfuse.export.pushing import Kind, push, require_pushable
 from knowfuse.export.trace_card import trace_card
@@ -25,11 +25,11 @@ from knowfuse.llms.files import CARD
 from knowfuse.llms.finetune import adapters
 from knowfuse.progress import at_work
 from knowfuse.report.left import left_by
-from knowfuse.runs.folder import load_fit, load_run
+from knowfuse.runs.folder import load_run
+from knowfuse.runs.trained import trained_of
 from knowfuse.screen import quiet_libraries, say
 from knowfuse.text.documents import Documents
 from knowfuse.traces.copied import copy_documents
-from knowfuse.training.finished import best_checkpoint
 
 
 @command("export", Path.cwd() / "conf")
@@ -46,31 +46,29 @@ def main(cfg: DictConfig) -> None:
 
 def target(cfg: DictConfig) -> None:
     """A folder of transformers with a model card."""
-    run, settings, kept = load_fit(cfg.run, cfg.method)
+    trained = trained_of(cfg.run, cfg.method)
+    run, kept = trained.run, trained.fit
     require_dtype(cfg.dtype)
     if not cfg.merge and (odd := next((key for key in ("dtype", "gguf") if cfg[key] is not None), None)):
         raise ValueError(f"{odd} is of whole weights, and merge=false exports adapters alone: leave one of the two out")
-    folder = run / cfg.method if cfg.folder is None else Path(cfg.folder)
+    folder = run / cfg.method if cfg.folder is None else folder_of(cfg.folder)
     may_be_finished(folder)
     name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "model")
     converter = None if cfg.gguf is None else require_converter(cfg.gguf, cfg.converter)
-    experiment = hydra.utils.instantiate(settings, _convert_="all")
-    card = model_card(
-        left_by(run), cfg.method, experiment.target, experiment.sources, name or folder.name, not cfg.merge
-    )
+    target, sources = trained.experiment.target, trained.experiment.sources
+    card = model_card(left_by(run), cfg.method, target, sources, name or folder.name, not cfg.merge)
     made_of = {
         **{key: cfg[key] for key in ("method", "dtype", "merge", "gguf")},
         "run": sha256_of(run / "config.yaml"),
-        "weights": checksums(best_checkpoint(run / "fits" / kept.name, kept)),
+        "weights": checksums(trained.checkpoint),
         "card": hashlib.sha256(card.encode()).hexdigest(),
     }
     if is_finished(folder, made_of):
         say_finished(folder)
         _push(folder, name, "model")
         return
-    prepared = experiment.prepare()
     with at_work(f"weights of {run}"):
-        model = experiment.trained(prepared, kept, run, cfg.merge)
+        model = trained.load(cfg.merge)
     if not cfg.merge and not adapters(model):
         raise ValueError(
             f"merge is false, and run {str(run)!r} trained its target whole: it has no adapters, leave merge out"
@@ -80,9 +78,9 @@ def target(cfg: DictConfig) -> None:
     if converter is not None:
         beside.append(partial(convert, converter, kind=str(cfg.gguf), name=folder.name))
     beside.append(partial(write_note, made_of))
-    is_chat = prepared.corpus.is_chat
+    is_chat = trained.prepared.corpus.is_chat
     with at_work(f"export to {folder}"):
-        export(model, prepared.target, folder, *beside, base=experiment.target.path, is_chat=is_chat)
+        export(model, trained.base, folder, *beside, base=target.path, is_chat=is_chat)
     say(f"{cfg.method} of {run}: {kept.best_bits_per_byte:.3f} bits/byte on validation, in {folder}")
     _push(folder, name, "model")
 
@@ -92,7 +90,7 @@ def traces(cfg: DictConfig) -> None:
     run, settings, _ = load_run(cfg.traces)
     if odd := next((key for key in ("dtype", "gguf", "converter") if cfg[key] is not None), None):
         raise ValueError(f"{odd} is of weights, and traces= exports none: leave it out")
-    folder = run / "traces" if cfg.folder is None else Path(cfg.folder)
+    folder = run / "traces" if cfg.folder is None else folder_of(cfg.folder)
     may_be_finished(folder)
     name = None if cfg.push_to_hub is None else require_pushable(cfg.push_to_hub, "dataset")
     experiment = hydra.utils.instantiate(settings, _convert_="all")

@@ -32,6 +32,12 @@ def export(
             add(unfinished)
 
 
+def folder_of(asked: str) -> Path:
+    """The folder that is meant; behind a link, or `.`, the one that is there, since a folder takes its place at the end."""
+    folder = Path(asked).expanduser()
+    return folder.resolve() if folder.is_symlink() or not folder.name else folder
+
+
 def require_free(folder: Path) -> None:
     """ValueError unless the folder is empty or not there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

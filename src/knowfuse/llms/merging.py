@@ -10,7 +10,7 @@ Sources: Wortsman et al. 2203.05482 (`linear`, the mean), Ilharco et al. 2212.04
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def require_mergeable(llms: Mapping[str, LocalLLM], base: LocalLLM) -> None:
                 f"{name!r} cannot be merged with {base.name!r}: they cut texts into other tokens, so a row of an embedding is "
                 "another token's: merge copies of one LLM that were tuned apart, or fuse these"
             )
-    start = _matrices(base)
+    start = _matrices(replace(base, spec=replace(base.spec, quantization=None)))  # packed weights have no cosine
     for name, llm in llms.items():
         if (cosine := _cosine(_matrices(llm), start)) < LEAST_COSINE:
             raise ValueError(

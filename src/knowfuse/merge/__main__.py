@@ -12,10 +12,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.commands.command import command
-from knowfuse.export import checksums, is_finished, may_be_finished, require_dtype, say_finished, write_note
+from knowfuse.export import checksums, folder_of, is_finished, may_be_finished, require_dtype, say_finished, write_note
 from knowfuse.files import sha256_of, whole_folder
 from knowfuse.llms.merging import Merging, require_mergekit
-from knowfuse.merge import Merged, trained_by
+from knowfuse.merge import Merged, trained_beside, trained_by
 from knowfuse.report import show_comparison
 from knowfuse.runs.trained import Trained
 from knowfuse.screen import quiet_libraries, say
@@ -30,10 +30,15 @@ def main(cfg: DictConfig) -> None:
             "runs is not set: give the folders of finished runs, such as runs=[outputs/a/<date_time>,outputs/b/<date_time>]"
         )
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    for name in ("runs", "beside"):
+        if isinstance(settings[name], str):
+            raise ValueError(f"{name} is {settings[name]!r}: give a list, {name}=[{settings[name]}]")
+    runs, others = ([str(run) for run in settings[name] or []] for name in ("runs", "beside"))
     how = Merging(settings["method"], settings["shared"], settings["each"], settings["seed"])
     require_dtype(cfg.dtype)
-    targets, beside = trained_by(cfg.runs, cfg.fit), trained_by(cfg.beside, "fused")
-    folder = next(iter(targets.values())).run / f"merged-{how.method}" if cfg.folder is None else Path(cfg.folder)
+    targets = trained_by(runs, cfg.fit)
+    beside = trained_beside(targets, others)
+    folder = next(iter(targets.values())).run / f"merged-{how.method}" if cfg.folder is None else folder_of(cfg.folder)
     may_be_finished(folder)
     require_mergekit()
     made_of = {

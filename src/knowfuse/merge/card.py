@@ -11,6 +11,7 @@ from knowfuse.report.compared import markdown
 from knowfuse.report.tables import markdown_table
 from knowfuse.runs.compared import Comparison
 from knowfuse.runs.trained import Trained
+from knowfuse.types import LLMSpec
 
 FUSECHAT = "https://arxiv.org/abs/2402.16107"
 
@@ -19,12 +20,7 @@ def merge_card(targets: Mapping[str, Trained], how: Merging, table: Comparison |
     """The README.md of the targets merged; `name` is what it is loaded by, `command` what makes it again."""
     first = next(iter(targets.values()))
     target = first.experiment.target
-    sources = {
-        source: spec
-        for trained in targets.values()
-        if trained.method == "fused"
-        for source, spec in trained.experiment.sources.items()
-    }
+    sources = _sources(targets)
     parts = {
         "": f"{shown_name(target)} was trained {len(targets)} times, each by a run of its own, and these targets were merged in parameter "
         f"space by `{how.method}` ([FuseChat]({FUSECHAT}) fuses so, pair by pair; [knowledge fusion]({PAPER})). Made by knowfuse "
@@ -39,6 +35,15 @@ def merge_card(targets: Mapping[str, Trained], how: Merging, table: Comparison |
     body = "\n".join((f"## {title}\n\n" if title else "") + part for title, part in parts.items())
     head = metadata(first.settings, target, tags=("merge", "mergekit", "arxiv:2402.16107"))
     return f"---\n{head}\n---\n\n# {shown_name(target)}, {len(targets)} targets merged\n\n{body}\n{CITATION}"
+
+
+def _sources(targets: Mapping[str, Trained]) -> dict[str, LLMSpec]:
+    """Of all runs, each once; another LLM of a name that was taken says whose it is."""
+    found: dict[str, LLMSpec] = {}
+    for run, trained in targets.items():
+        for source, spec in trained.experiment.sources.items() if trained.method == "fused" else ():
+            found[source if found.get(source, spec) == spec else f"{source} of {run}"] = spec
+    return found
 
 
 def _merged(targets: Mapping[str, Trained], how: Merging) -> str:

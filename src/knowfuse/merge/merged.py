@@ -80,18 +80,22 @@ class Merged:
     def _cache(self) -> Path:
         return next(iter(self.targets.values())).prepared.cache
 
+    @property
+    def rows(self) -> dict[str, Trained]:
+        """The targets, and what is beside them."""
+        return {**self.targets, **self.beside}
+
     def compared(self, folder: Path) -> Comparison | None:
         """The target before, each of the targets, what is beside them and what they became, over the documents that all can read."""
-        rows = {**self.targets, **self.beside}
         first = next(iter(self.targets.values()))
         try:
-            require_same_texts([trained.judged for trained in rows.values()])
+            require_same_texts([trained.judged for trained in self.rows.values()])
         except ValueError as error:
             return say(f"not compared: {error}")
         documents = first.prepared.corpus.split("test")
         require_texts_of(first.judged, documents)
         nats: dict[str, Float64[np.ndarray, "1 D"]] = {BEFORE: first.judged.scores.nats[BEFORE][None]}
-        nats |= {name: its.judged.scores.nats[f"target {its.method}"][None] for name, its in rows.items()}
+        nats |= {name: its.judged.scores.nats[f"target {its.method}"][None] for name, its in self.rows.items()}
         nats[f"merged, {self.how.method}"] = nats_of(self._llm(first.base, folder), documents, self._cache)
         return comparison_of(first.judged.unit, nats, first.judged.scores, self.baseline)
 

@@ -37,7 +37,7 @@ def rounds(
     """
     if type(number) is not int or number < 1:
         raise ValueError(f"rounds is {number!r}: it must be a whole number above 0")
-    at = _without_own(point)
+    at = _without(point, "own")
     for n in range(1, number + 1):
         say(f"round {n} of {number}")
         run = runs.run(at, seed)
@@ -45,7 +45,7 @@ def rounds(
         if n == number:
             return
         trained = trained_of(run.folder, METHOD)
-        at = (_without_own(point) if writing is None else point).plus({"target": _target(runs, point, seed, trained)})
+        at = next_point(_without(point, "own") if writing is None else point, _target(runs, point, seed, trained))
         if writing is not None:
             written = rollouts_of(trained, round_sampling(writing, n, seed), writing.asked)
             at = at.plus({"own.rollouts": [str(written.folder)]})
@@ -56,9 +56,15 @@ def round_sampling(writing: Writing, number: int, seed: int = 0) -> Sampling:
     return replace(writing.sampling, seed=SEEDS * seed + number)
 
 
-def _without_own(point: Point) -> Point:
-    """The same where there is nothing of its own: how much of that counts, and how, changes nothing."""
-    return Point(point.name, {key: value for key, value in point.settings.items() if not key.startswith("own.")})
+def next_point(point: Point, target: dict[str, Any]) -> Point:
+    """The same with this target, however it was set before."""
+    return _without(point, "target").plus({"target": target})
+
+
+def _without(point: Point, group: str) -> Point:
+    """The same but for a group: `own` where there is nothing of its own, so that how much of it counts changes nothing."""
+    settings = point.settings.items()
+    return Point(point.name, {key: value for key, value in settings if key.lstrip("+~").partition(".")[0] != group})
 
 
 def _target(runs: Runs, point: Point, seed: int, trained: Trained) -> dict[str, Any]:

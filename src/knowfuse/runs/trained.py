@@ -49,9 +49,9 @@ class Trained:
     def base(self) -> LocalLLM:
         return self.prepared.target
 
-    def load(self) -> PreTrainedModel:
-        """Its best checkpoint, whole, on the CPU."""
-        return self.experiment.trained(self.prepared, self.fit, self.run)
+    def load(self, is_merged: bool = True) -> PreTrainedModel:
+        """Its best checkpoint, on the CPU; whole, or with its adapters beside the weights that they were trained on."""
+        return self.experiment.trained(self.prepared, self.fit, self.run, is_merged)
 
 
 def trained_of(place: str | Path, method: str) -> Trained:

@@ -40,6 +40,21 @@ def test_a_place_is_of_the_settings_that_decide_the_figures(tmp_path: Path) -> N
         place("lm_wait=0.5")
 
 
+def test_a_place_is_of_what_its_files_hold(tmp_path: Path) -> None:
+    """Named or by patterns, from the folder of the project, wherever a study of it is started; nothing else of them counts."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "texts").mkdir()
+    file = tmp_path / "texts" / "one.txt"
+    file.write_text("before")
+    runs = Runs(tmp_path / "studies", tmp_path, tmp_path / "cache")
+    points = [Point.of(["data=text_files", f"corpus.files={{mine: [texts/{name}]}}"]) for name in ("one.txt", "*.txt")]
+    before = [runs.place(point, 0) for point in points]
+    file.touch()
+    assert [runs.place(point, 0) for point in points] == before
+    file.write_text("after")
+    assert not {runs.place(point, 0) for point in points} & {*before}
+
+
 def test_a_command_composes_its_runs_and_stays_as_it_was(tmp_path: Path) -> None:
     runs, point = Runs(tmp_path, ROOT), Point.of(["lm_weight=0.5"])
     want = runs.place(point, 0)

@@ -23,6 +23,7 @@ from knowfuse.runs.folder import load_run, read_results
 from knowfuse.runs.starting import start
 from knowfuse.screen import say
 from knowfuse.study.point import Point
+from knowfuse.text.patterns import files_of
 from knowfuse.training.finished import Fit
 
 STUDIES = Path("outputs/studies")  # the runs of all studies: two that have a point in common share its run
@@ -89,11 +90,15 @@ class Runs:
             )
 
     def place(self, point: Point, seed: int) -> Path:
-        """The folder of its run, whether it is there or not; settings that change no figure do not change it.
+        """The folder of its run, whether it is there or not; settings that change no figure do not change it, files of text that do do.
 
         Raises what Hydra raises for a setting or a choice that does not exist.
         """
-        state = json.dumps(deciding(self.composed(point, seed)), sort_keys=True)
+        cfg = self.composed(point, seed)
+        state = json.dumps(deciding(cfg), sort_keys=True)
+        patterns = [str(self.root / Path(name).expanduser()) for name in _files(OmegaConf.to_container(cfg.corpus))]
+        memo = Path(cfg.cache).expanduser() / "checksums"
+        state += "".join(sha256_of(file, memo) for pattern in patterns for file in files_of(pattern))
         return self.root / self.folder / f"run-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
     def composed(self, point: Point, seed: int) -> DictConfig:
@@ -144,6 +149,18 @@ class Runs:
     def run_all(self, points: Sequence[Point], seeds: Sequence[int]) -> list[Finished]:
         """Every point with every seed, a seed after another, so that a study that is stopped has whole ones."""
         return [self.run(point, seed) for seed in seeds for point in points]
+
+
+def _files(settings: Any, are_files: bool = False) -> Iterator[str]:
+    """Names and patterns of files: all text under a key that is called so."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from _files(value, are_files or key == "files")
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _files(value, are_files)
+    elif are_files and isinstance(settings, str):
+        yield settings
 
 
 @contextmanager

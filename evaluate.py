@@ -19,9 +19,10 @@ from knowfuse.commands.command import command
 from knowfuse.evaluation import Tasks
 from knowfuse.runs.answering import llm_alone, llms_of
 from knowfuse.runs.asked import require_asked, require_new
-from knowfuse.runs.compared import Judged, compared, save_evaluated
+from knowfuse.runs.compared import compared
 from knowfuse.runs.completing import code_prompts, completions_of
 from knowfuse.runs.folder import load_run
+from knowfuse.runs.judged import Judged, save_evaluated
 from knowfuse.runs.where import register_resolvers
 from knowfuse.screen import is_first_rank, quiet_libraries, say
 from knowfuse.text.corpus import Corpus

@@ -10,7 +10,7 @@ import numpy as np
 from knowfuse.evaluation import BATCH_TOKENS, DocumentScores, Ensemble, by_document, cached_scores, score_documents
 from knowfuse.llms.local import LocalLLM, localize
 from knowfuse.llms.merging import Merging, merge
-from knowfuse.runs.compared import OWN_TEXT, Judged
+from knowfuse.runs.judged import OWN_TEXT, Judged
 from knowfuse.text.corpus import Corpus
 from knowfuse.text.document import Document, Split
 from knowfuse.types import LLMSpec

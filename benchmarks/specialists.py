@@ -25,7 +25,7 @@ from specialist_llms import Cast, cast
 
 from knowfuse.evaluation import Compared, Interval, Tasks
 from knowfuse.report.results import tokens_to_clm_final
-from knowfuse.runs.compared import judged
+from knowfuse.runs.judged import judged
 from knowfuse.screen import quiet_libraries
 from knowfuse.study import (
     Finished,

@@ -30,9 +30,10 @@ from knowfuse.llms.finetune import adapters, lora
 from knowfuse.llms.local import localize
 from knowfuse.llms.packed import packed_logits
 from knowfuse.report.left import left_by
-from knowfuse.runs.compared import Judged, compared
+from knowfuse.runs.compared import compared
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import load_run
+from knowfuse.runs.judged import Judged
 from knowfuse.surface.loading import save_tokenizer
 from knowfuse.text.document import Document
 from knowfuse.traces.index import from_bytes

@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 
 from knowfuse.evaluation import read_by_document, read_samples
 from knowfuse.report import __main__ as command
-from knowfuse.runs.compared import read_evaluated
 from knowfuse.runs.folder import checkpoints_to_resume, open_run, saved_settings
 from knowfuse.runs.headroom import headroom
+from knowfuse.runs.judged import read_evaluated
 from knowfuse.training.curves import read_curves
 
 sys.path.insert(0, str(ROOT))

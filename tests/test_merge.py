@@ -31,8 +31,8 @@ from knowfuse.merge.card import merge_card
 from knowfuse.merge.pairs import pair_by_pair
 from knowfuse.report.compared import markdown
 from knowfuse.report.left import left_by
-from knowfuse.runs.compared import judged
 from knowfuse.runs.folder import load_run
+from knowfuse.runs.judged import judged
 from knowfuse.types import LLMSpec
 
 BFLOAT16 = {"target": {"dtype": "bfloat16"}}

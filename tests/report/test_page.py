@@ -20,7 +20,7 @@ from knowfuse.evaluation import Continuation, Samples, TokenCosts
 from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, write_results, write_run
 from knowfuse.report.left import left_by
 from knowfuse.report.page import SECTIONS
-from knowfuse.runs.compared import save_evaluated
+from knowfuse.runs.judged import save_evaluated
 from knowfuse.training.finished import Fit
 
 FUSED = fit("fused-lr0.01", (100, 2.0), (200, 1.0))

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from knowfuse.evaluation import by_document, write_by_document
-from knowfuse.runs.compared import Judged, compared, save_evaluated
+from knowfuse.runs.compared import compared
+from knowfuse.runs.judged import Judged, save_evaluated
 from knowfuse.text.document import Document
 
 DOCUMENTS = [Document(f"document {n}", "docs" if n % 2 else "code", "test") for n in range(8)]

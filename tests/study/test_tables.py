@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runs_for_tests import DOCUMENTS, left_by_train
 
 from knowfuse.evaluation import Compared, Interval
-from knowfuse.runs.compared import judged
+from knowfuse.runs.judged import judged
 from knowfuse.study import (
     Finished,
     Point,

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from knowfuse.evaluation import DOCUMENTS, SAMPLES, ByDocument, Samples, read_by_document, read_samples
 from knowfuse.files import undamaged
-from knowfuse.runs.compared import EVALUATED, read_evaluated
 from knowfuse.runs.folder import require_figures, results_of_one, saved_settings
+from knowfuse.runs.judged import EVALUATED, read_evaluated
 from knowfuse.training.curves import CURVES, KEPT, Rows, read_curves
 from knowfuse.training.finished import Fit, finished
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from knowfuse.runs.compared import EVALUATED
+from knowfuse.runs.judged import EVALUATED
 
 # What each kind of evaluation takes; nothing that it does not is passed over in silence.
 TAKES = {

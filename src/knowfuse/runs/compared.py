@@ -4,48 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from omegaconf import OmegaConf
 
-from knowfuse.evaluation import DOCUMENTS, ByDocument, Compared, by_document, cached_scores, compare, read_by_document
-from knowfuse.files import undamaged, write_whole
+from knowfuse.evaluation import ByDocument, Compared, by_document, cached_scores, compare
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.runs.folder import MAY_CHANGE, flat, results_of_one, saved_settings
+from knowfuse.runs.judged import Judged, is_ours, judged
 from knowfuse.runs.told_apart import labels, unnamed
 from knowfuse.runs.your_own import source_name
 from knowfuse.screen import say
 from knowfuse.text.document import Document
 from knowfuse.text.documents import Documents
-from knowfuse.text.quoting import path_override
-from knowfuse.training.other_settings import within
 from knowfuse.types import LLMSpec
-
-EVALUATED = "evaluated.yaml"  # in the folder of an evaluation: the settings of its run, and what it was asked about
-SAME = {"seed", "name", "cache", "hydra"} | MAY_CHANGE  # settings that do not make runs different
-OWN_TEXT = {"split": "test", "corpus": {"files": None}}  # what a run was measured on
-
-
-@dataclass
-class Judged:
-    """A folder that `train.py` or `evaluate.py` left."""
-
-    folder: Path
-    settings: dict[str, Any]  # of the run
-    evaluated: dict[str, Any]  # the text that it was measured on
-    unit: str
-    scores: ByDocument
-
-    @property
-    def seed(self) -> int:
-        return self.settings["seed"]
-
-    @property
-    def kind(self) -> dict[str, Any]:
-        """The settings that make it another run, with dotted names; one that is null is as good as one that an older run lacks."""
-        return {key: value for key, value in flat(self.settings).items() if value is not None and not within(key, SAME)}
 
 
 @dataclass
@@ -61,44 +32,6 @@ class Comparison:
     alone: list[str] = field(default_factory=list)  # domains of one document, which an interval knows nothing of
 
 
-def save_evaluated(folder: Path, settings: Mapping[str, Any], evaluated: Mapping[str, Any]) -> None:
-    """Beside the results of an evaluation: the settings of its run, and the text that it was asked about."""
-    kept = OmegaConf.create({"run": dict(settings), "evaluated": dict(evaluated)})
-    write_whole(folder / EVALUATED, OmegaConf.to_yaml(kept).encode())
-
-
-def read_evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `save_evaluated` has written; ValueError where it is damaged."""
-    with undamaged(folder / EVALUATED, "run that evaluate.py once more, and give the folder that it makes"):
-        kept: Any = OmegaConf.to_container(OmegaConf.load(folder / EVALUATED))
-        return kept["run"], kept["evaluated"]
-
-
-def judged(place: str) -> Judged:
-    """ValueError where the folder is neither a finished run nor an evaluation of one, or has no figures by document."""
-    folder = Path(place)
-    if not (folder / "results.json").exists() or not _is_ours(place):
-        raise ValueError(
-            f"{place!r} is neither the folder of a finished run nor of an evaluation, nor an LLM: give "
-            "outputs/<name>/<date_time>, outputs/evaluate/<date_time>, a folder that transformers loads, or a hub id"
-        )
-    results = results_of_one(folder)
-    if not (folder / DOCUMENTS).exists():
-        raise ValueError(
-            f"{place!r} has no {DOCUMENTS}, which older versions did not write: run python evaluate.py {path_override('run', place)}, and "
-            "compare the folder that it makes"
-        )
-    if (folder / "config.yaml").exists():
-        settings, evaluated = saved_settings(folder), OWN_TEXT
-    else:
-        settings, evaluated = read_evaluated(folder)
-    return Judged(folder, settings, evaluated, results["unit"], read_by_document(folder / DOCUMENTS, results["rows"]))
-
-
-def _is_ours(place: str) -> bool:
-    return any((Path(place) / name).exists() for name in ("config.yaml", EVALUATED))
-
-
 def compared(
     places: Sequence[str], texts_of: Callable[[Judged], tuple[Sequence[Document], Path]], baseline: str | None = None
 ) -> Comparison:
@@ -109,7 +42,7 @@ def compared(
     ValueError where they are over different texts, where a name is given twice or is none, and for what `judged` refuses.
     """
     places = [str(place).rstrip("/") for place in places]  # of a list in YAML, where 1 is a number
-    llms = [place for place in places if not _is_ours(place) and _is_llm(place)]
+    llms = [place for place in places if not is_ours(place) and _is_llm(place)]
     runs = [judged(place) for place in places if place not in llms]
     if not runs:
         raise ValueError(

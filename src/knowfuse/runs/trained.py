@@ -9,9 +9,9 @@ import hydra
 from transformers import PreTrainedModel
 
 from knowfuse.llms.local import LocalLLM
-from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.experiment import Experiment
 from knowfuse.runs.folder import load_fit
+from knowfuse.runs.judged import Judged, judged
 from knowfuse.runs.prepared import Prepared
 from knowfuse.text.own import Own
 from knowfuse.training.finished import Fit, best_checkpoint

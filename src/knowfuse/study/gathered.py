@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from knowfuse.evaluation import Compared
-from knowfuse.runs.compared import Judged, against, require_same_texts
+from knowfuse.runs.compared import against, require_same_texts
+from knowfuse.runs.judged import Judged
 from knowfuse.study.runs import Finished
 from knowfuse.training.finished import Fit
 

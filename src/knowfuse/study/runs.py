@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowfuse.files import sha256_of, undamaged, write_whole
 from knowfuse.locks import lock_file
-from knowfuse.runs.compared import Judged, judged
 from knowfuse.runs.folder import load_run, read_results
+from knowfuse.runs.judged import Judged, judged
 from knowfuse.runs.starting import start
 from knowfuse.screen import say
 from knowfuse.study.point import Point

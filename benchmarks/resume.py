@@ -182,7 +182,7 @@ def _without_places(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def differing(one: Path, other: Path) -> list[str]:
     """What of two fits is not the same."""
-    mine, its = (next((folder / "fits").iterdir()) for folder in (one, other))
+    mine, its = (next((folder / "fits").glob("*/")) for folder in (one, other))
     found = [n for n in ("last.ckpt", "best.ckpt") if not same(*(loaded(fit / n) for fit in (mine, its)))]
     return [*found, *(n for n in ("fit.json", "curves.json") if (mine / n).read_bytes() != (its / n).read_bytes())]
 

@@ -44,10 +44,11 @@ def require_choices(called: Callable[..., Any], settings: Mapping[str, Any], gro
     """ValueError where a setting is none of the values that its parameter's Literal lists; it names both."""
     for name, kind in _hints(called).items():
         choices = [value for part in _parts(kind) if get_origin(part) is Literal for value in get_args(part)]
-        if not choices or settings.get(name) is None or type(settings[name]) in _parts(kind):
+        if not choices or name not in settings or type(settings[name]) in _parts(kind):
             continue
         if settings[name] not in choices:
-            raise ValueError(f"{_dotted(group, name)} is {settings[name]!r}: choose one of {choices}")
+            found = "null" if settings[name] is None else repr(settings[name])
+            raise ValueError(f"{_dotted(group, name)} is {found}: choose one of {choices}")
 
 
 def require_made(called: Callable[..., Any], settings: Mapping[str, Any]) -> None:

@@ -26,6 +26,8 @@ def raised(call: object) -> Exception:
 
 def test_what_we_raise_is_for_the_user_and_what_others_raise_is_not() -> None:
     assert refusal(raised(lambda: require_name("../a"))) == str(raised(lambda: require_name("../a")))
+    for name in (2024, None, True):
+        assert "which is no text: give the name of a folder" in str(refusal(raised(lambda: require_name(name))))  # noqa: B023
     assert refusal(raised(lambda: np.zeros(3).reshape(2))) is None
     assert refusal(raised(lambda: {}["missing"])) is None
 

@@ -1,7 +1,10 @@
 """Where a sweep lives, and in which folder the same command goes on."""
 
 import json
+import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from experiments_for_tests import composed
@@ -10,6 +13,7 @@ from filelock import FileLock
 from knowfuse.commands import sweep
 from knowfuse.commands.sweep import ASKED, sweep_folder
 from knowfuse.runs.where import register_resolvers
+from knowfuse.training.stopping import STOPPED
 
 ASKS = {"settings": {"lm_weight": 0.3}, "overrides": ["lm_weight=0.1,0.9"], "sweeper": {}}
 
@@ -70,3 +74,25 @@ def test_a_record_that_is_cut_off_is_named(tmp_path: Path) -> None:
         ValueError, match=r"sweep\.json' is cut off or damaged .*: remove it, and the sweep starts anew"
     ):
         sweep_folder(tmp_path, ASKS)
+
+
+def test_a_sweep_that_is_told_to_stop_stops_whatever_its_point_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point that prepares or writes ends by the signal itself, and is no failure that the sweep goes on from."""
+    (tmp_path / "train.py").write_text(
+        "import os, signal, time\ntime.sleep(0.5)\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    )
+    source = SimpleNamespace(provider="main", path=str(tmp_path))
+    hydra = SimpleNamespace(runtime=SimpleNamespace(config_sources=[source]), job=SimpleNamespace(config_name="train"))
+    hydra.overrides = SimpleNamespace(task=[])
+    monkeypatch.setattr(sweep.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(sweep, "to_absolute_path", str)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py")])
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # an ignored one the point would inherit
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            sweep.by_itself(tmp_path / "point", None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == STOPPED

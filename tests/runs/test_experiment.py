@@ -82,6 +82,9 @@ def test_a_setting_of_the_wrong_type_is_refused_with_what_it_must_be(tmp_path: P
         "trainer.max_steps=ten": "trainer.max_steps is 'ten': it must be a whole number",
         "sources.llama2.recipe.learning_rate=fast": "learning_rate is 'fast': it must be a number",
         "lm_weight_schedule=step": "lm_weight_schedule is 'step': choose one of ['constant', 'linear', 'cosine', 'headroom']",
+        "schedule=null": "schedule is null: choose one of ['linear', 'cosine'",
+        "packing=null": "packing is null: choose one of ['blocks', 'one_document']",
+        "fusion=static fusion.weights=null": "fusion.weights is None: give each of the sources ['llama2', 'mpt', 'openllama'] one",
         "schedule=linearr": "schedule is 'linearr': choose one of ['linear', 'cosine'",
         "schedule=reduce_lr_on_plateau": "schedule is 'reduce_lr_on_plateau': choose one of ['linear', 'cosine'",
         "+sources.z={path:x}": "LLM 'z' is {'path': 'x'}: give an LLMSpec, such as {_target_: knowfuse.types",
@@ -253,7 +256,7 @@ def test_the_best_learning_rate_is_kept(tiny_cache: Path, tmp_path: Path) -> Non
     kept = made.train(prepared, "clm", run, {})
     assert kept.name == "clm-lr0.01"
     assert kept.learning_rate == 1e-2
-    assert sorted(p.name for p in (run / "fits").iterdir()) == ["clm-lr0.01", "clm-lr1e-12"]
+    assert sorted(p.name for p in (run / "fits").iterdir()) == ["clm-lr0.01", "clm-lr1e-12", "steps.json"]
     logged = OmegaConf.load(run / "fits" / kept.name / "csv" / "version_0" / "hparams.yaml")
     assert logged == {**OmegaConf.load(run / "config.yaml"), "fit": kept.name}
     scores = made.score(prepared, {"clm": kept}, run, prepared.corpus.split("validation"))

@@ -191,6 +191,21 @@ def test_last_with_nothing_to_go_on_from_says_so(tmp_path: Path, capsys: pytest.
     assert "has no checkpoint yet, every fit starts from scratch" in " ".join(capsys.readouterr().out.split())
 
 
+def test_last_goes_on_from_where_the_run_began_until_its_fit_has_a_checkpoint(tmp_path: Path) -> None:
+    """The best that came along from there is none to go on from; the best of a fit that could not write its last one is."""
+    names = ["clm-lr0.01", "fused-lr0.01"]
+    begun = checkpoint(tmp_path / "before" / "fits" / "fused-lr0.01" / "last.ckpt")
+    run = tmp_path / "run"
+    clm = checkpoint(run / "fits" / "clm-lr0.01" / "best.ckpt")
+    OmegaConf.save(OmegaConf.create({"ckpt_path": str(begun)}), run / "config.yaml")
+    assert checkpoints_to_resume(run, "last", names) == {"clm-lr0.01": clm, "fused-lr0.01": begun}
+    checkpoint(run / "fits" / "fused-lr0.01" / "best.ckpt")
+    assert checkpoints_to_resume(run, "last", names)["fused-lr0.01"] == begun
+    own = run / "fits" / "fused-lr0.01" / "last.ckpt"
+    torch.save({"global_step": 3}, own)
+    assert checkpoints_to_resume(run, "last", names)["fused-lr0.01"] == own
+
+
 def test_a_path_is_for_the_fit_that_saved_it(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "fits" / "fused-lr0.01" / "best.ckpt")
     assert checkpoints_to_resume(tmp_path / "new", str(path), ["clm-lr0.01", "fused-lr0.01"]) == {"fused-lr0.01": path}

@@ -1,6 +1,7 @@
 """Data sets of the `datasets` package, from local folders in the hub's layout: splits, columns, configurations, limits."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_a_side_without_a_split_of_its_own_is_a_share_of_the_training_split(tmp_
     assert sides_of(data, validation_split="test", test_split=None)[0]["validation"] == ["t"]
     part = sides_of(data, validation_split="test", train_split="train[10%:20%]")[0]
     assert part == {"test": ["t"], "validation": ["t"], "fusion": texts[5:10]}
+    parts = sides_of(data, validation_split="test", train_split="train[:10%]+train[-10%:]")[0]
+    assert parts["fusion"] == texts[:5] + texts[-5:]
+
+
+def test_a_folder_is_what_its_files_hold_whenever_they_were_changed(tmp_path: Path) -> None:
+    """As an archive unpacks them that gives all files one time."""
+    data = folder_of(tmp_path / "a", train=["before"], validation=["v"], test=["t"])
+    file = next(Path(data).glob("train*"))
+    changed = file.stat().st_mtime_ns
+    assert sides_of(data)[0]["fusion"] == ["before"]
+    pq.write_table(pa.table({"text": ["after!"]}), file)
+    os.utime(file, ns=(changed, changed))
+    assert sides_of(data)[0]["fusion"] == ["after!"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def test_documents_keep_their_ids_and_prompts_are_not_learnt(tmp_path: Path) -> 
     assert len(list((tmp_path / "corpora").glob("*/about.json"))) == 1
     assert given.documents.is_learnt_whole
     assert Own().beside(given, tmp_path) is given
+
+
+def test_a_corpus_is_of_its_domains_and_of_what_is_learnt(tmp_path: Path) -> None:
+    """Not of another with the same texts in the same cache: shares are by domain, and of what is learnt."""
+    own = Own([rollouts(tmp_path / "own", 10)])
+    for domains in ("ab", "ac"):
+        texts = [replace(d, domain=domains["ab".index(d.domain)]) for d in GIVEN]
+        assert own.beside(Corpus.of("mine", texts), tmp_path).domains == [*domains, "own"]
+    built = len(list((tmp_path / "corpora").glob("*/about.json")))
+    for learn in ("assistant", "all", "all"):
+        own.beside(replace(Corpus.of("mine", GIVEN), learn=learn), tmp_path)
+    assert len(list((tmp_path / "corpora").glob("*/about.json"))) == built + 1, (
+        "that of the assistant's is there already"
+    )
 
 
 def test_of_conversations_the_last_answer_is_learnt(tmp_path: Path) -> None:

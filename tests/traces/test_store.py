@@ -15,6 +15,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from experiments_for_tests import TRACING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,6 +164,28 @@ def test_documents_set_aside_are_known_and_not_missing(tmp_path: Path) -> None:
     assert again.set_aside == {named("x"): "900 tokens", named("y"): "no bytes"}
     assert not missing(again, "a", "x", "y")
     again.require(ids("a", "x", "y"))
+
+
+def test_reasons_stay_where_one_of_their_files_was_removed(tmp_path: Path) -> None:
+    """As the remedy for a damaged one has it."""
+    store = TraceStore(tmp_path, KEY)
+    for name in ("x", "y", "z"):
+        store.put_aside({named(name): "900 tokens"})
+    (tmp_path / "aside-00000.json").unlink()
+    again = TraceStore(tmp_path, KEY)
+    again.put_aside({named("x"): "900 tokens"})
+    assert TraceStore(tmp_path, KEY).set_aside.keys() == {named("x"), named("y"), named("z")}
+
+
+def test_two_that_write_into_one_place_keep_what_both_have_read(tmp_path: Path) -> None:
+    """From caches of their own, whose locks do not hold the other off."""
+    tracing = replace(TRACING, place=str(tmp_path / "place"))
+    stores = [tracing.store(KEY, tmp_path / cache, "") for cache in ("one", "other")]
+    for store, name in zip(stores, ("a", "bb"), strict=True):
+        store.write(traces(name))
+    again = tracing.store(KEY, tmp_path / "third", "")
+    again.verify()
+    assert not missing(again, "a", "bb")
 
 
 def test_a_write_killed_half_way_loses_nothing(tmp_path: Path) -> None:
@@ -326,6 +349,11 @@ def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
     for name in ("a", "bb", "ccc"):
         assert_equal(store.read(named(name)), as_read(traces(name)[named(name)]))
     assert len(list(copies.glob("*.safetensors"))) == (2 if protocol == "memory" else 0)
+    for copy in copies.glob("*.safetensors"):
+        copy.write_bytes(copy.read_bytes()[:-1] + b"\xff")
+    healed = TraceStore(url, KEY, copies)
+    healed.verify()
+    assert healed.drop_broken() == [], "a copy of this machine is damaged, not what it was made from"
     files, path = fsspec.core.url_to_fs(f"{url}/shard-00001.safetensors")
     files.pipe_file(path, files.cat_file(path)[:-1] + b"\xff")
     if protocol == "memory":

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from experiments_for_tests import PowerCut, data_module, documents, fusion_module, local_llm, readers, trainer
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from tokenizers_for_tests import surface
 from transformers import LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM, PreTrainedModel
 
@@ -416,6 +417,44 @@ def test_steps_of_other_blocks_are_refused(saved: tuple[int, int, int], now: tup
         here.require_same(before)
 
 
+def test_a_fit_that_is_refused_before_it_begins_ends_its_wandb_run(
+    target: LocalLLM, tmp_path: Path, traces: Path
+) -> None:
+    """Else the next point of a sweep in this process would log into it."""
+    ended: list[int] = []
+
+    class Kept(WandbLogger):
+        """That was opened, and notes how it ends; nothing is sent."""
+
+        def __init__(self) -> None:
+            Logger.__init__(self)
+
+        @property
+        def experiment(self) -> Any:
+            return SimpleNamespace(finish=lambda exit_code: ended.append(exit_code))
+
+    start = tmp_path / "gone" / "last.ckpt"
+    with pytest.raises((OSError, ValueError)):
+        Job(target, traces).run(tmp_path / "fit", start, loggers=lambda: [Kept()])
+    assert ended == [1]
+
+
+def test_all_fits_of_a_run_take_as_many_blocks_a_step(target: LocalLLM, tmp_path: Path, traces: Path) -> None:
+    """Also one that starts afresh where a run goes on, which has no checkpoint that could say it; one that never trained binds none."""
+
+    def train(name: str, batch_blocks: int, stop: L.Callback | None = None) -> None:
+        data = data_module(readers(traces, documents(30)), batch_blocks=batch_blocks)
+        make = trainer(STEPS, also=[stop] if stop else [])
+        fit(name, tmp_path / name, fusion_module(target), data, make, 2e-3)
+
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        train("clm", 2, PowerCut(1))
+    train("clm", 4)
+    with pytest.raises(ValueError, match=r"the steps of this run's fits before have 4 blocks .* set .*batch_blocks=4"):
+        train("fused", 2)
+    train("fused", 4)
+
+
 def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Path, traces: Path) -> None:
     """Two batches a step instead of one; stopped once more, and back again: the blocks are those that would have come."""
 
@@ -431,11 +470,13 @@ def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Pa
             if trainer.global_step == self.stop and not self.seen[-1]:
                 raise RuntimeError("the power is cut")
 
-    def go_on(name: str, batch_blocks: int, stop: int = 0, start: Path | None = None) -> list[list[int]]:
+    def go_on(
+        name: str, batch_blocks: int, stop: int = 0, start: Path | None = None, data: FusionDataModule | None = None
+    ) -> list[list[int]]:
         parts = 4 // batch_blocks
         blocks = Blocks(stop)
         make = trainer(STEPS, also=[blocks], accumulate_grad_batches=parts, val_check_interval=2 * parts)
-        data = data_module(readers(traces, documents(30)), batch_blocks=batch_blocks, num_workers=1)
+        data = data or data_module(readers(traces, documents(30)), batch_blocks=batch_blocks, num_workers=1)
         with pytest.raises(RuntimeError, match="the power is cut") if stop else nullcontext():
             fit("job", tmp_path / name, fusion_module(target), data, make, 2e-3, ckpt_path=start)
         return [step for step in blocks.seen if step]
@@ -445,7 +486,10 @@ def test_a_fit_goes_on_in_batches_of_another_size(target: LocalLLM, tmp_path: Pa
     last = tmp_path / "stopped" / "last.ckpt"
     assert go_on("stopped", 4, stop=3) == whole[:3]
     assert go_on("stopped", 2, stop=7, start=last) == whole[2:7]
-    assert go_on("stopped", 4, start=last) == whole[6:]
+    data = data_module(readers(traces, documents(30)), batch_blocks=4, num_workers=1)
+    assert go_on("stopped", 4, start=last, data=data) == whole[6:]
+    assert data.blocks_taken > 0
+    assert go_on("another", 4, data=data) == whole, "the next fit of the run, which shares it, begins at the beginning"
     tokens = [json.loads((tmp_path / name / "fit.json").read_text())["history"] for name in ("whole", "stopped")]
     assert [t for t, _ in tokens[0]] == [t for t, _ in tokens[1]]
 

@@ -153,14 +153,20 @@ def by_itself(point: Path, ckpt_path: str | None) -> float:
     program = to_absolute_path(sys.argv[0])
     more = [f"ckpt_path={literal(ckpt_path)}", f"hydra.run.dir={literal(str(point))}"]
     command = [sys.executable, program, *where, *hydra.overrides.task, *more]
+    told: list[int] = []
     with subprocess.Popen(command) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+
+        def stop(number: int, _: Any) -> None:
+            told.append(number)
+            process.terminate()
+
+        before = signal.signal(signal.SIGTERM, stop)
         try:
             status = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
-    if status == STOPPED:
-        raise SystemExit(status)
+    if told or status == STOPPED:  # while it prepares, a point has no answer of its own to SIGTERM
+        raise SystemExit(STOPPED)
     if status != 0:
         raise RuntimeError(f"run {point} failed with exit status {status}, see above; by itself: {shlex.join(command)}")
     return _figure(point)

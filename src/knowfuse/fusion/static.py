@@ -36,6 +36,8 @@ def static(
 
 def require_weights(weights: Mapping[str, int | float], source_names: Sequence[str]) -> None:
     """ValueError unless every source has a weight above 0, nobody else has one, and they sum to 1."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"fusion.weights is {weights!r}: give each of the sources {list(source_names)} one")
     if strange := [name for name in weights if name not in source_names]:
         raise ValueError(
             f"fusion.weights names {strange[0]!r}, which is no source: the sources are {list(source_names)}"

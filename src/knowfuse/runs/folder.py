@@ -14,7 +14,7 @@ from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.screen import is_first_rank, say
 from knowfuse.text.quoting import path_override
-from knowfuse.training.checkpoints import last_whole, require_whole
+from knowfuse.training.checkpoints import KEPT, LAST, last_whole, require_whole
 from knowfuse.training.finished import DONE, Fit
 from knowfuse.training.other_settings import differing
 
@@ -104,7 +104,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py {path_override('run', run)}"
             )
-        stopped = [path.parent.name for path in _last_checkpoints(run) if not (path.parent / DONE).exists()]
+        stopped = [path.parent.name for path in _checkpoints(run) if not (path.parent / DONE).exists()]
         if stopped and is_first_rank() and cfg.ckpt_path != "last":
             raise ValueError(
                 f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
@@ -129,7 +129,7 @@ def require_same_settings(run: Path, cfg: DictConfig) -> None:
 
 def was_started(run: Path) -> bool:
     """Whether a fit of this run left a checkpoint to go on from."""
-    return bool(_last_checkpoints(run))
+    return bool(_checkpoints(run))
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
@@ -197,17 +197,21 @@ def results_of_one(run: Path) -> dict[str, Any]:
 def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[str]) -> Mapping[str, Path]:
     """The checkpoint that each fit goes on from, by the fit's name.
 
-    `last`: those of this run folder; it says so where there is none, or one is damaged and the one before it is taken.
+    `last`: those of this run folder, and of a fit without one that which the run was started with; it says so where there is none, or
+    one is damaged and the one before it is taken.
     A path: that file, for the fit it was saved by; ValueError where this run has no fit of that name.
     """
     if ckpt_path is None:
         return {}
     if ckpt_path == "last":
-        started = {path.parent: path for path in _last_checkpoints(run)}
-        found = {fit.name: path if (fit / DONE).exists() else last_whole(fit) for fit, path in started.items()}
+        begun = saved_settings(run)["ckpt_path"] if (run / "config.yaml").exists() else None
+        begun_by = None if begun in (None, "last", "auto") else Path(begun).parent.name
+        found = {fit.name: path for fit, path in _own_checkpoints(run, begun_by).items() if path is not None}
+        if begun_by is not None and begun_by not in found:  # the fit has not come to a checkpoint of its own
+            found |= checkpoints_to_resume(run, begun, fit_names)
         if not found:
             say(f"ckpt_path=last: run {run} has no checkpoint yet, every fit starts from scratch")
-        return {fit: path for fit, path in found.items() if path is not None}
+        return found
     path = restored(Path(ckpt_path))
     if not path.exists():
         raise ValueError(
@@ -222,10 +226,26 @@ def checkpoints_to_resume(run: Path, ckpt_path: str | None, fit_names: Sequence[
     return {path.parent.name: path}
 
 
-def _last_checkpoints(run: Path) -> list[Path]:
-    """Of the fits that have one, also of one that was killed while it replaced its last."""
-    places = (restored(fit / "last.ckpt") for fit in sorted(run.glob("fits/*")))
-    return [path for path in places if path.exists()]
+def _own_checkpoints(run: Path, begun_by: str | None) -> dict[Path, Path | None]:
+    """From which checkpoint each fit that has one goes on; None where all of its are damaged.
+
+    The best of the fit `begun_by` is none to go on from as long as it is alone: it came along from the run where that fit began.
+    """
+    found = {}
+    for path in _checkpoints(run):
+        fit = path.parent
+        if (fit / DONE).exists():
+            found[fit] = path
+        elif fit.name != begun_by or restored(fit / LAST).exists():
+            found[fit] = last_whole(fit)
+    return found
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The latest of each fit that has one, also of one that was killed while it replaced it, or while it wrote its first last one."""
+    fits = sorted(path for path in run.glob("fits/*") if path.is_dir())
+    each = ([path for name in KEPT if (path := restored(fit / name)).exists()] for fit in fits)
+    return [paths[0] for paths in each if paths]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

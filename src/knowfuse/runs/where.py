@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -66,9 +67,13 @@ def _that_stay(overrides: Iterable[str]) -> set[str]:
     return {str(override) for override in overrides if not within(override.partition("=")[0].lstrip("+"), MAY_CHANGE)}
 
 
-def require_name(name: str) -> None:
+def require_name(name: Any) -> None:
     """ValueError unless a run of this name lives in a folder of `outputs`."""
-    if not re.fullmatch(r"\w[\w .-]*", str(name)):
+    if not isinstance(name, str):
+        raise ValueError(
+            f"name is {name!r}, which is no text: give the name of a folder, digits in quotes, such as \"name='7'\""
+        )
+    if not re.fullmatch(r"\w[\w .-]*", name):
         raise ValueError(
             f"name is {name!r}, which names a folder in outputs: use letters, digits, spaces, '_', '.' and '-'"
         )

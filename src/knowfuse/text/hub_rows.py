@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import tempfile
@@ -93,18 +94,16 @@ class HubRows:
                     at += 1
 
     def _of_split(self, split: str) -> Any:
-        """A split, or a part such as `train[:1%]` of one that is not streamed."""
-        name, bracket, part = split.partition("[")
+        """A split, or parts such as `train[:1%]` or `train[:1%]+train[-1%:]` of one that is not streamed."""
+        name, bracket, _ = split.partition("[")
         rows = self.splits[name]
         if not bracket:
             return rows
-        from datasets import ReadInstruction
+        from datasets import ReadInstruction, concatenate_datasets
 
-        start, stop = (
-            getattr(ReadInstruction.from_spec(f"{name}[{part}").to_absolute({name: len(rows)})[0], end)
-            for end in ("from_", "to")
-        )
-        return rows.select(range(start, stop))
+        asked: Any = ReadInstruction.from_spec(split).to_absolute({name: len(rows)})
+        parts = [rows.select(range(part.from_, part.to)) for part in asked]
+        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
     def _require_texts(self, rows: Any, first: Mapping[str, Any], fields: Sequence[str], split: str) -> None:
         names = rows.column_names or list(first)
@@ -128,9 +127,14 @@ class HubRows:
 
     def _builder(self, revision: str | None) -> Any:
         import datasets
+        from datasets import config
 
         path = self.data.path if self.folder is None else _plain(self.folder)
-        builder = datasets.load_dataset_builder(path, self.data.name, data_dir=self.data.data_dir, revision=revision)
+        # A cache of its own for each content of a folder: `datasets` tells one by its files' times of change.
+        content = None if self.folder is None else hashlib.sha256(json.dumps(_content_of(self.folder, None)).encode())
+        own = None if content is None else f"{config.HF_DATASETS_CACHE}/knowfuse-{content.hexdigest()[:16]}"
+        how = {"data_dir": self.data.data_dir, "revision": revision, "cache_dir": own}
+        builder = datasets.load_dataset_builder(path, self.data.name, **how)
         if is_commit(revision) and builder.hash != revision:  # without network `datasets` takes any that it has
             raise ValueError(f"revision {revision} is not in the cache of datasets, which has {builder.hash}")
         return builder

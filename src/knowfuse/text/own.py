@@ -80,7 +80,10 @@ class _Both(Texts):
     @property
     def key(self) -> str:
         """A hash of everything that decides which documents these are."""
+        given = self.given.split("fusion")
+        of_domain = hashlib.sha256(given.table.domain_codes[given.rows].tobytes()).hexdigest()
         state: list[Any] = [VERSION, self.given.about.keys, self.given.fusion_share, self.share]
+        state += [self.given.learn, given.table.domains, of_domain]
         state += [sha256_of(file, self.memo) for file in self.files]
         return hashlib.sha256(json.dumps(["own", *state]).encode()).hexdigest()
 

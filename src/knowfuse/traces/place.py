@@ -116,11 +116,20 @@ class Folder:
         """Where this machine has the file, which is copied the first time; a file of other content is another copy."""
         if not self.remote:
             return self.path / name
-        assert self.copies is not None
-        copy = self.copies / f"{sha256[:16]}-{name}"
+        copy = self._copy(name, sha256)
         if not copy.exists():
             write_whole(copy, self.read(name))
         return copy
+
+    def forget_copy(self, name: str, sha256: str) -> bool:
+        """Remove this machine's copy, which is made anew when it is asked for next; False where the file itself is here."""
+        if self.remote:
+            self._copy(name, sha256).unlink(missing_ok=True)
+        return bool(self.remote)
+
+    def _copy(self, name: str, sha256: str) -> Path:
+        assert self.copies is not None
+        return self.copies / f"{sha256[:16]}-{name}"
 
     def _key(self, name: str) -> str:
         return f"{self.root}/{name}".rstrip("/")

@@ -165,7 +165,8 @@ class TraceStore:
         """Record documents that this source cannot read."""
         if not reasons:
             return
-        name = f"aside{self._writer}-{len(self._reasons):05d}.json"
+        numbers = (int(name[-10:-5]) for name in self._reasons if name == self._aside(int(name[-10:-5])))
+        name = self._aside(1 + max(numbers, default=-1))
         self._require_manifest()
         self._put(name, json.dumps(reasons, indent=0).encode())
         self._reasons[name] = dict(reasons)
@@ -224,6 +225,9 @@ class TraceStore:
     def _file(self, number: int) -> str:
         return f"shard{self._writer}-{number:05d}.safetensors"
 
+    def _aside(self, number: int) -> str:
+        return f"aside{self._writer}-{number:05d}.json"
+
     @cached_property
     def _in_order(self) -> list[Shard]:
         return sorted(self._shards.values(), key=lambda shard: shard.file)
@@ -257,6 +261,8 @@ class TraceStore:
             return None
         try:
             found = sha256_of(self.folder.local(shard.file, shard.sha256))
+            if found != shard.sha256 and self.folder.forget_copy(shard.file, shard.sha256):
+                found = sha256_of(self.folder.local(shard.file, shard.sha256))
         except FileNotFoundError:
             return "is listed but gone"
         if found != shard.sha256:

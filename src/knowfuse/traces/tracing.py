@@ -1,5 +1,6 @@
 """How does a source come to have read all documents? Only those without a trace are read, and written behind the forward pass."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,8 @@ class Tracing:
     def store(self, key: TraceKey, cache: Path, writer: str) -> TraceStore:
         """The traces of this key."""
         place = self.place or str(cache / "traces")
+        if self.place is not None:  # where others may write at the same time, whom no lock of this cache holds off
+            writer = f"{writer and writer + '-'}{secrets.token_hex(4)}"
         return TraceStore(f"{place.rstrip('/')}/{key.folder_name}", key, cache / "copies" / key.folder_name, writer)
 
 

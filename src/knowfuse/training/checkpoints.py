@@ -16,7 +16,8 @@ from knowfuse.unfinished import remove, remove_left
 from knowfuse.unwritable import make_folder, why
 
 SHARDED = "meta.pt"  # Lightning's name of what is not in shards, in the folder of a sharded checkpoint
-KEPT = ("last.ckpt", "best.ckpt")  # of a fit, the later one first; a fit can go on from either
+LAST = "last.ckpt"
+KEPT = (LAST, "best.ckpt")  # of a fit, the later one first; a fit can go on from either
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -15,14 +15,14 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from knowfuse.files import restored, write_whole
 from knowfuse.screen import say
-from knowfuse.training.checkpoints import KEPT, WholeFiles, damage, remove_unfinished, writing
+from knowfuse.training.checkpoints import LAST, WholeFiles, damage, remove_unfinished, writing
 from knowfuse.training.curves import CURVES, Curves
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.finished import DONE, Fit, best_checkpoint, finished
 from knowfuse.training.fit_progress import FitProgress
 from knowfuse.training.module import FusionModule
 from knowfuse.training.other_settings import KeepsSettings
-from knowfuse.training.resuming import KeepsItsPlace, RandomStates, require_resumable
+from knowfuse.training.resuming import KeepsItsPlace, RandomStates, Steps, keep_steps, require_resumable
 from knowfuse.training.said import SourcesSaid
 from knowfuse.training.stopping import StopsWhenTold
 from knowfuse.training.target import TargetModule
@@ -95,33 +95,36 @@ def fit(
     if (done := finished(folder)) is not None:
         say(f"{name}: finished before, {done.best_bits_per_byte:.3f} bits/byte on validation")
         return done
-    history, said = History(), SourcesSaid()
+    data.blocks_taken = 0  # by this fit: one before it may have gone on with other ranks
+    history, said, logging = History(), SourcesSaid(), [*loggers(), Curves(folder)]
     # Called after History, so that the checkpoint of a validation holds its point.
     keep = BestAndLast(folder)
-    runner = _runner(
-        trainer,
-        callbacks=[
-            KeepsItsPlace(),
-            KeepsSettings(name, settings),
-            RandomStates(),
-            history,
-            said,
-            FitProgress(name),
-            StopsWhenTold(),
-            keep,
-        ],
-        logger=[*loggers(), Curves(folder)],
-        default_root_dir=folder,
-    )
-    runner.strategy.checkpoint_io = WholeFiles()
-    if runner.is_global_zero:
-        remove_unfinished(folder)
-    if ckpt_path is not None:
-        require_resumable(ckpt_path, runner, data, settings)
+    with _failing(name, folder, logging):
+        runner = _runner(
+            trainer,
+            callbacks=[
+                KeepsItsPlace(),
+                KeepsSettings(name, settings),
+                RandomStates(),
+                history,
+                said,
+                FitProgress(name),
+                StopsWhenTold(),
+                keep,
+            ],
+            logger=logging,
+            default_root_dir=folder,
+        )
+        runner.strategy.checkpoint_io = WholeFiles()
         if runner.is_global_zero:
-            _take_best_along(ckpt_path.parent, folder)
-    with _failing(name, folder, runner.loggers), tensor_cores(runner):
-        runner.fit(module, data, ckpt_path=ckpt_path)
+            remove_unfinished(folder)
+        if ckpt_path is not None:
+            require_resumable(ckpt_path, runner, data, settings)
+            if runner.is_global_zero:
+                _take_best_along(ckpt_path.parent, folder)
+        keep_steps(folder.parent, Steps.of(runner, data), runner.is_global_zero)
+        with tensor_cores(runner):
+            runner.fit(module, data, ckpt_path=ckpt_path)
         if not keep.best_model_path:
             raise ValueError(f"{name} ended without a validation, so there is no checkpoint to keep: see trainer.*")
     best = float(keep.best_model_score or "nan")
@@ -175,8 +178,8 @@ def _failing(name: str, folder: Path, loggers: Iterable[Logger]) -> Iterator[Non
                 logger.experiment.finish(exit_code=1)
         if isinstance(error, Exception):
             raise
-        is_kept = any(restored(folder / checkpoint).exists() for checkpoint in KEPT)
-        begins = "goes on from the last validation" if is_kept else "starts it anew: it was not validated yet"
+        is_validated = restored(folder / LAST).exists()
+        begins = "goes on from the last validation" if is_validated else "starts it anew: it was not validated yet"
         say(f"{name}: stopped; the same command with ckpt_path=last {begins}")
         raise
 

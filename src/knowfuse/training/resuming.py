@@ -1,5 +1,6 @@
 """How does a fit go on from a checkpoint, on as many ranks as before or on others?"""
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,12 +11,14 @@ import lightning as L
 import numpy as np
 import torch
 
+from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.sharding import FSDP2
-from knowfuse.training.checkpoints import SHARDED, require_whole
+from knowfuse.training.checkpoints import LAST, SHARDED, require_whole
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
 
 WORKERS = "num_workers"  # in the checkpoint
+STEPS = "steps.json"  # in the folder of a run's fits
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Steps:
     def of(cls, trainer: L.Trainer, data: FusionDataModule) -> "Steps":
         return cls(trainer.world_size, data.batch_blocks, trainer.accumulate_grad_batches)
 
-    def require_same(self, saved: "Steps") -> None:
-        """ValueError unless a step has as many blocks as those of the checkpoint."""
+    def require_same(self, saved: "Steps", whose: str = "the checkpoint's steps") -> None:
+        """ValueError unless a step has as many blocks as saved ones have."""
         if saved.blocks == self.blocks:
             return
         ways = []
@@ -47,7 +50,7 @@ class Steps:
                 ways.append(f"{here}={saved.blocks // others}")
         advice = f"set {' or '.join(ways)}" if ways else f"use a number of ranks that divides {saved.blocks}"
         raise ValueError(
-            f"the checkpoint's steps have {saved.blocks} blocks ({saved}), this run's have {self.blocks} ({self}): a fit goes "
+            f"{whose} have {saved.blocks} blocks ({saved}), this run's have {self.blocks} ({self}): a fit goes "
             f"on with the same blocks a step, {advice}"
         )
 
@@ -56,6 +59,20 @@ class Steps:
             f"{self.ranks} ranks x batch_blocks {self.batch_blocks} x accumulate_grad_batches "
             f"{self.accumulate_grad_batches}"
         )
+
+
+def keep_steps(fits: Path, steps: Steps, is_first_rank: bool) -> None:
+    """Beside the fits of a run, for those to come: all take as many blocks a step, or they would not compare.
+
+    ValueError where these are others than those of a fit that has a checkpoint.
+    """
+    file = fits / STEPS
+    if file.exists() and any(fits.glob(f"*/{LAST}")):
+        with undamaged(file):
+            before = Steps(**json.loads(file.read_text(encoding="utf-8")))
+        steps.require_same(before, "the steps of this run's fits before")
+    elif is_first_rank:
+        write_whole(file, json.dumps(asdict(steps)).encode())
 
 
 class KeepsItsPlace(L.Callback):

@@ -84,7 +84,10 @@ def picture(lines: Sequence[Line], title: str) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log", base=2)
     axes.margins(0.15)
+    axes.set_xticks(sorted(set(tokens)), [f"{t:,.0f}" for t in sorted(set(tokens))], fontsize=8)
+    axes.set_xticks([], minor=True)
     axes.set_yticks(sorted(set(passes)), [f"{p:g}" for p in sorted(set(passes))])
+    axes.set_yticks([], minor=True)
     axes.set_xlabel("fresh tokens of the target")
     axes.set_ylabel("passes over them")
     axes.set_title(

@@ -89,11 +89,25 @@ def test_logits_that_are_not_finite_are_not_a_matter_of_causality() -> None:
         require_causal(llm, "mine")
 
 
+def test_code_that_fails_as_it_likes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an LLM that was written for another transformers, most often an AttributeError."""
+    llm = tiny_llm("llama", V)
+
+    def forward(*_: object, **__: object) -> None:
+        raise AttributeError("'DynamicCache' object has no attribute 'get_usable_length'")
+
+    monkeypatch.setattr(llm, "forward", forward)
+    with pytest.raises(
+        ValueError, match=r"get_usable_length'\): .*of code of its own, whether that is for this transformers"
+    ):
+        require_causal(llm, "mine")
+
+
 def test_an_llm_that_cannot_read_at_all_is_named(tmp_path: Path) -> None:
     """An MPT whose distances end before a text of 8 tokens does."""
     tiny_llm("mpt", V, context_length=4).save_pretrained(tmp_path)
     message = (
-        r"^LLM 'mine' cannot read a text of 8 tokens on cpu \(RuntimeError: .*: check its files, and whether its quanti"
+        r"^LLM 'mine' cannot read a text of 8 tokens on cpu \(RuntimeError: .*: check its files, whether its quanti"
     )
     with pytest.raises(ValueError, match=message):
         localize("mine", LLMSpec(path=str(tmp_path))).load()

@@ -11,6 +11,7 @@ from tokenizers_for_tests import llama
 
 from knowfuse.llms.local import localize
 from knowfuse.types import LLMSpec
+from knowfuse.unreachable import unreachable
 
 
 @pytest.fixture
@@ -108,3 +109,16 @@ def test_what_the_hub_does_not_give_is_said(hub: Hub, path: str, revision: str |
     with pytest.raises(ValueError, match=f"^LLM 'mine': {message}") as error:
         localize("mine", LLMSpec(path=path, revision=revision))
     assert "\n" not in str(error.value)
+
+
+def test_a_connection_that_is_lost_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are on their way, after their names have come."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise unreachable()[-1]("timed out")
+
+    monkeypatch.setattr("knowfuse.llms.hub.snapshot_download", lost)
+    with pytest.raises(
+        ValueError, match=r"the connection was lost while .* came from the hub .*run the same command again"
+    ):
+        localize("mine", LLMSpec(path="org/tiny"))

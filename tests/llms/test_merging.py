@@ -11,7 +11,7 @@ from experiments_for_tests import local_llm
 
 from knowfuse.llms import merging
 from knowfuse.llms.local import LocalLLM, localize
-from knowfuse.llms.merging import Merging, merge
+from knowfuse.llms.merging import Merging, merge, require_mergeable
 from knowfuse.types import LLMSpec
 
 
@@ -122,6 +122,21 @@ def test_what_mergekit_refuses_is_told(cast: tuple[LocalLLM, dict[str, LocalLLM]
     ):
         merge(llms, base, tmp_path / "merged", Merging("sce", shared={"select_topk": "most"}))
     assert not list(tmp_path.glob("merged*/*"))
+
+
+def test_copies_that_end_a_text_otherwise_are_merged(
+    cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path
+) -> None:
+    """As an LLM and what it was tuned to answer as: neither the ids in its configuration nor its EOS are of the weights."""
+    base, _ = cast
+    model, tokenizer = base.load(), base.tokenizer()
+    model.config.eos_token_id = model.generation_config.eos_token_id = 0
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(0)
+    model.save_pretrained(tmp_path / "answers")
+    tokenizer.save_pretrained(tmp_path / "answers")
+    other = localize("answers", LLMSpec(path=str(tmp_path / "answers")))
+    assert other.surface().eos_id != base.surface().eos_id
+    require_mergeable({"answers": other}, base)
 
 
 def test_what_cannot_be_merged_is_refused(cast: tuple[LocalLLM, dict[str, LocalLLM]], tmp_path: Path) -> None:

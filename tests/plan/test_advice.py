@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from experiments_for_tests import composed
+from lightning.fabric.connector import _convert_precision_to_unified_args
 from test_memory import CONFIGS, FULL
 
 from knowfuse.plan.advice import candidates, merged, what_fits
@@ -85,6 +86,13 @@ def test_a_key_has_one_value() -> None:
 def test_what_is_named_is_a_setting_of_the_configuration(overrides: list[str]) -> None:
     before, after = training_shape(composed("plan")), training_shape(composed("plan", *overrides))
     assert total(after) < total(before)
+
+
+@pytest.mark.parametrize(("short", "long"), [("bf16", "bf16-mixed"), ("16", "16-mixed"), ("32", "32-true")])
+def test_short_precisions_are_those_of_lightning(short: str, long: str) -> None:
+    shapes = [training_shape(composed("plan", "trainer=gpu", f"trainer.precision={name}")) for name in (short, long)]
+    assert shapes[0] == shapes[1]
+    assert _convert_precision_to_unified_args(short) == long
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_files_of_a_comparison(tmp_path: Path) -> None:
         "| target clm | 1.0000 | 1.5000 (1.2500 to 1.7500) |  | 1 |",
         "| target fused | 0.8750 | 1.3750 (1.0000 to 1.5000) | -0.1250 (-0.1875 to -0.0625) | 5 |",
         "",
-        "95 % intervals: 1,234 documents drawn anew within their domains, and seeds among the seeds; paired; 2 that some of "
+        "95 % intervals: 1,234 documents drawn anew within their domains, seeds by Student's t; paired; 2 that some of "
         "them cannot read are left out",
     ]
     with (tmp_path / "comparison.csv").open() as file:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shlex
 import shutil
@@ -16,11 +17,12 @@ from omegaconf import OmegaConf
 from pages_for_tests import Page, page_of
 from test_results import CLM, TABLE, fit
 
-from knowfuse.evaluation import Continuation, Samples, TokenCosts
+from knowfuse.evaluation import Continuation, Samples, TokenCosts, by_document, write_by_document
 from knowfuse.report import tokens_to_clm_final, write_headroom, write_page, write_results, write_run
 from knowfuse.report.left import left_by
 from knowfuse.report.page import SECTIONS
 from knowfuse.runs.judged import save_evaluated
+from knowfuse.text.document import Document
 from knowfuse.training.finished import Fit
 
 FUSED = fit("fused-lr0.01", (100, 2.0), (200, 1.0))
@@ -137,8 +139,47 @@ def test_figures_without_documents_have_no_intervals_and_say_so(finished: Path, 
 
 
 def test_one_document_a_domain_is_no_certainty(finished: Path, tmp_path: Path) -> None:
-    """Drawn anew it is the same document: an interval of no width is not one."""
-    assert "of one document a domain, which tells nothing of others" in page(copy_of(finished, tmp_path / "run")).text
+    """Drawn anew it is the same document: an interval of no width is not one, nor is that of a mean with one in it."""
+    folder = copy_of(finished, tmp_path / "run")
+    told = "with a domain of one document, which tells nothing of others"
+    assert told in page(folder).text
+    few = [Document("alone", "code", "test"), *(Document(f"text {n}", "docs", "test") for n in range(6))]
+    nats = {name: {d.id: 10.0 * pays for d in few} for name, pays in (("target clm", 2), ("target fused", 1))}
+    scores = by_document(nats | {"target before": nats["target clm"]}, few)
+    write_by_document(folder / "documents.csv", scores)
+    results = json.loads((folder / "results.json").read_text())
+    results["rows"] = {name: {**scores.bits_per_byte(name), "mean": 1.0} for name in scores.nats}
+    (folder / "results.json").write_text(json.dumps(results))
+    shown = page(folder).text
+    assert told in shown
+    assert "One document is all there is of code: of others like it the intervals say nothing." in " ".join(
+        shown.split()
+    )
+
+
+def test_names_are_told_apart_and_shown_as_they_are(finished: Path, tmp_path: Path) -> None:
+    """A source may be called like a row of ours begins, and a domain has its capitals."""
+    folder = copy_of(finished, tmp_path / "run")
+    OmegaConf.save(OmegaConf.create({**SETTINGS, "sources": {"oracle-sql": {}, "b": {}}}), folder / "config.yaml")
+    paid = {"oracle-sql": 1.2, "b": 1.5, "target before": 2.0, "oracle over the sources": 1.1}
+    rows = {name: {"MMLU": bits, "mean": bits} for name, bits in paid.items()}
+    (folder / "headroom.json").write_text(json.dumps({"unit": "bits per byte on MMLU", "rows": rows}))
+    shown = " ".join(page(folder).text.split())
+    assert "would pay 1.100, which is 0.100 less than oracle-sql, the best source on the mean" in shown
+    assert "Bits per byte on MMLU, before anyone trains." in shown
+
+
+def test_a_document_that_is_shown_in_part_is_headed_by_all_of_it(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "run", clm=CLM)
+    scores = left_by(folder).documents
+    assert scores is not None
+    nats = {name: [0.5, 9.0] for name in ("target before", "target fused")}
+    costs = TokenCosts(scores.ids[0], scores.domains[0], ["a", "b"], [3, 1], nats, 700)
+    bits = {name: float(paid[0]) / math.log(2) / int(scores.num_bytes[0]) for name, paid in scores.nats.items()}
+    more = bits["target fused"] - bits["target before"]
+    shown = " ".join(page(folder, Samples("target before", [costs], [], [])).text.split())
+    assert f"{scores.domains[0]}, {more:+.3f} bits per byte" in shown
+    assert "below, the first 2 of 700 tokens" in shown
 
 
 def test_an_evaluation_has_a_page_of_its_own(finished: Path, tmp_path: Path) -> None:

@@ -276,6 +276,15 @@ def test_an_empty_system_prompt_is_read_as_the_template_writes_it(how: str) -> N
     assert b"You are" not in spelled
 
 
+@pytest.mark.parametrize(
+    "asked", ["{% set f = '%d %b %Y' %}{{ strftime_now(f) }}", "{{ strftime_now(format='%d %b %Y') }}"]
+)
+def test_no_template_writes_todays_date(asked: str) -> None:
+    """However it asks for it: traces of it are kept."""
+    template = Template(f"{asked}{{% for message in messages %}}|{{{{ message['content'] }}}}{{% endfor %}}")
+    assert template.written(["user"], ["hi"])[0] == "26 Jul 2024|hi"
+
+
 @pytest.mark.parametrize("how", TAKEN_FOR_NONE)
 def test_one_that_a_template_takes_for_none_is_set_aside(how: str) -> None:
     """Another prompt than the one that was given would be read, or none."""

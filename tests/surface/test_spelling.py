@@ -41,3 +41,19 @@ def test_words_take_the_space_where_the_text_has_one() -> None:
     assert words_as_in(b"a bc", [b" a", b" b", b"c"]) == [b"a", b" b", b"c"]
     assert words_as_in(b" a(b", [b" a", b" (", b" b"]) == [b" a", b"(", b"b"]
     assert words_as_in(b"a  b", [b" a", b" b"]) == [b"a", b" b"], "one of two spaces: not the text's bytes"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"<u>\n hi<e>\n", [5, 2, 4]),
+        (b"<u>hi  <e>", [3, 2, 5]),
+        ("<u>\u2003hi <e>".encode(), [6, 2, 4]),
+        (b"<u>" + b" " * 200 + b"hi<e>", [203, 2, 3]),
+        (b"<u> ho<e>", None),
+    ],
+)
+def test_added_tokens_that_take_white_space_with_them(data: bytes, expected: list[int] | None) -> None:
+    """As the roles of Phi-3's template take the line break behind them."""
+    takes = [(False, True), (False, False), (True, True)]
+    assert lengths_of([b"<u>", b"hi", b"<e>"], data, b" ", [True, False, True], takes) == expected

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ class ByDocument:
     def take(self, rows: Int64[np.ndarray, " d"]) -> "ByDocument":
         ids, domains = ([column[row] for row in rows] for column in (self.ids, self.domains))
         return ByDocument(ids, domains, self.num_bytes[rows], {name: paid[rows] for name, paid in self.nats.items()})
+
+    @property
+    def alone(self) -> list[str]:
+        """Domains of which there is one document, so that no interval says anything of others like it."""
+        return [domain for domain, count in Counter(self.domains).items() if count == 1]
 
     def bits_per_byte(self, name: str) -> dict[str, float]:
         """By domain, in the order of their names."""

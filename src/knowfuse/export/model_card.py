@@ -13,7 +13,7 @@ from knowfuse.pages import MASS_MEANING
 from knowfuse.report.compared import markdown as with_intervals
 from knowfuse.report.left import Left
 from knowfuse.report.results import markdown as without_intervals
-from knowfuse.report.tables import markdown_table
+from knowfuse.report.tables import capital, markdown_table
 from knowfuse.runs.compared import comparison_of
 from knowfuse.training.finished import Fit
 from knowfuse.types import LLMSpec
@@ -99,7 +99,7 @@ def _results(left: Left) -> str:
         return f"{without_intervals(left.results)}\n\nWithout intervals (documents.csv: {left.why['documents.csv']}).\n"
     nats = {name: paid[None] for name, paid in left.documents.nats.items()}
     found = comparison_of(left.results["unit"], nats, left.documents, baseline_of(left.documents))
-    return f"{found.unit.capitalize()}; lower is better.\n\n{with_intervals(found)}"
+    return f"{capital(found.unit)}; lower is better.\n\n{with_intervals(found)}"
 
 
 def _shares(fit: Fit) -> str:

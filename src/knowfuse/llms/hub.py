@@ -21,6 +21,7 @@ from knowfuse.llms.gguf_parts import part_names
 from knowfuse.screen import say
 from knowfuse.surface.loading import reason
 from knowfuse.types import LLMSpec
+from knowfuse.unreachable import unreachable
 
 DECIDING = [
     CONFIG,
@@ -111,6 +112,11 @@ def _reasons(name: str, path: str, revision: str | None) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise ValueError(
             f"LLM {name!r}: the hub does not give {path!r}{at} ({reason(error)}): try again later, or give a folder"
+        ) from error
+    except unreachable() as error:
+        raise ValueError(
+            f"LLM {name!r}: the connection was lost while {path!r}{at} came from the hub ({reason(error)}): run the same command "
+            "again, what has come is kept"
         ) from error
     except ValueError as error:  # of files that are not whole
         raise ValueError(f"LLM {name!r}: {path!r}{at}, as it came from the hub: {error}") from error

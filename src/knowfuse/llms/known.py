@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, PretrainedConfig
 
 from knowfuse.llms.attention import require_kernel
@@ -33,7 +34,12 @@ def _config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
     kept = conf / FOLDER / spec.path.replace("/", "--")
     wanted = "config.json" if spec.gguf_file is None else part_names(spec.gguf_file)[0]
     folder = Path(spec.path).expanduser()
-    cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, wanted, revision=spec.revision)
+    try:
+        cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, wanted, revision=spec.revision)
+    except HFValidationError as error:
+        raise ValueError(
+            f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub (no id of it looks so): check the path"
+        ) from error
     place = folder if folder.is_dir() else Path(cached).parent if isinstance(cached, str) else kept
     gguf_file = None if spec.gguf_file is None or place == kept else wanted
     if not (place / (gguf_file or "config.json")).is_file():

@@ -43,6 +43,9 @@ NO_SHAPE = {
     "dtype",
     "torch_dtype",
     "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
     "_attn_implementation_internal",
 }
 
@@ -155,7 +158,7 @@ def _without_its_log() -> Iterator[None]:
 
 def require_mergeable(llms: Mapping[str, LocalLLM], base: LocalLLM) -> None:
     """ValueError that says why, unless all have the shape and the tokenizer of `base` and weights near its own."""
-    ours, tokens = _shape(base), base.surface().fingerprint
+    ours, tokens = _shape(base), base.surface().tokenizer.to_str()
     for name, llm in llms.items():
         theirs = _shape(llm)
         if odd := next((key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)), None):
@@ -163,7 +166,7 @@ def require_mergeable(llms: Mapping[str, LocalLLM], base: LocalLLM) -> None:
                 f"{name!r} cannot be merged with {base.name!r}: {odd} is {theirs.get(odd)!r} in the one and {ours.get(odd)!r} in the "
                 "other, and weights are averaged number by number: merge copies of one LLM that were tuned apart, or fuse these"
             )
-        if llm.surface().fingerprint != tokens:
+        if llm.surface().tokenizer.to_str() != tokens:
             raise ValueError(
                 f"{name!r} cannot be merged with {base.name!r}: they cut texts into other tokens, so a row of an embedding is "
                 "another token's: merge copies of one LLM that were tuned apart, or fuse these"

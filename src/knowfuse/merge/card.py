@@ -8,7 +8,7 @@ from knowfuse.export.sections import CITATION, PAPER, llms, metadata, text, use
 from knowfuse.llms.licences import shown_name
 from knowfuse.llms.merging import Merging
 from knowfuse.report.compared import markdown
-from knowfuse.report.tables import markdown_table
+from knowfuse.report.tables import capital, markdown_table
 from knowfuse.runs.compared import Comparison
 from knowfuse.runs.trained import Trained
 from knowfuse.types import LLMSpec
@@ -78,4 +78,4 @@ def _texts(targets: Mapping[str, Trained]) -> str:
 def _results(table: Comparison | None) -> str:
     if table is None:
         return "The runs are over different texts, so their figures do not compare.\n"
-    return f"{table.unit.capitalize()}; lower is better.\n\n{markdown(table)}"
+    return f"{capital(table.unit)}; lower is better.\n\n{markdown(table)}"

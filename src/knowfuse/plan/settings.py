@@ -167,6 +167,7 @@ def _dtypes(trainer: Mapping[str, Any], strategy: Any, spec: str) -> tuple[torch
             f"trainer.precision is {trainer.get('precision')!r}: this plan knows 32-true, bf16-true, 16-true, bf16-mixed "
             "and 16-mixed"
         )
+    kind = kind or ("true" if bits == "32" else "mixed")  # as Lightning takes 32, 16 and bf16
     kept = getattr(torch, spec)
     if kind == "mixed":
         return kept, DTYPES[bits]

@@ -61,7 +61,9 @@ def _text(figure: Interval, form: str) -> str:
 
 
 def _caption(table: Comparison) -> str:
-    said = f"95 % intervals: {table.documents:,} documents drawn anew within their domains, and seeds among the seeds; paired"
+    said = (
+        f"95 % intervals: {table.documents:,} documents drawn anew within their domains, seeds by Student's t; paired"
+    )
     if table.alone:
         said += f"; one document is all there is of {', '.join(table.alone)}: of others like it they say nothing"
     if table.left_out:

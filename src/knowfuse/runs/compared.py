@@ -1,6 +1,5 @@
 """How do the targets of several runs, and other LLMs beside them, compare on the same text?"""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +71,7 @@ def comparison_of(
 ) -> Comparison:
     """The table of `against`, and what is to be said of the documents that it is over."""
     rows, shared = against(nats, documents, baseline)
-    counts = Counter(documents.domains[row] for row in shared)
-    alone = [domain for domain, count in counts.items() if count == 1]
+    alone = documents.take(shared).alone
     return Comparison(unit, baseline, rows, len(shared), len(documents.ids) - len(shared), list(unnamed), alone)
 
 

@@ -115,7 +115,7 @@ def _lengths(surface: Surface, data: bytes, ids: list[int], is_special: Bool[np.
     if surface.family == "wordpiece":
         pieces = words_as_in(data, pieces)
     is_added = [special or i in surface.added_ids for i, special in zip(ids, is_special.tolist(), strict=True)]
-    lengths = lengths_of(pieces, data, surface.prefix, is_added)
+    lengths = lengths_of(pieces, data, surface.prefix, is_added, surface.takes(ids))
     if lengths is None:
         spelled = first_difference(b"".join(pieces), data)
         raise UnspellableDocument(f"tokenizer {surface.name!r} spells {spelled} of the conversation in its template")

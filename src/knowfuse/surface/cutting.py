@@ -60,6 +60,8 @@ class Surface:
     eos_id: int | None
     prefix: bytes  # what the first token of a document carries before the text: b" " or b""
     added_ids: frozenset[int] = frozenset()  # added tokens that are text: the text is cut at them first
+    takes_before: frozenset[int] = frozenset()  # added tokens, special ones too, that take the white space before them
+    takes_behind: frozenset[int] = frozenset()
     normalises: tuple[str, ...] = ()  # what changes a text before it is cut: "NFC", "Lowercase", ...
     rows: int | None = None
     chat: Chat | None = None
@@ -154,6 +156,12 @@ class Surface:
                 pieces.append(reason)
         return pieces
 
+    def takes(self, ids: Sequence[int]) -> list[tuple[bool, bool]]:
+        """Which of these tokens take the white space before them, and behind them, with them; none at all: no such token is there."""
+        if not (self.takes_before or self.takes_behind):
+            return []
+        return [(i in self.takes_before, i in self.takes_behind) for i in ids]
+
     def _spelled(self, data: bytes, ids: list[int], is_complete: bool) -> TokenizedDocument:
         pieces = [self.token_bytes[i] for i in ids]
         if None in pieces:
@@ -161,7 +169,8 @@ class Surface:
         known = [piece for piece in pieces if piece is not None]
         if self.family == "wordpiece":
             known = words_as_in(data, known)
-        lengths = lengths_of(known, data, self.prefix, [i in self.added_ids for i in ids])
+        is_added = [i in self.added_ids for i in ids]
+        lengths = lengths_of(known, data, self.prefix, is_added, self.takes(ids))
         if lengths is None:
             spelled = b"".join(known).removeprefix(b"" if data.startswith(b" ") else self.prefix)
             raise UnspellableDocument(f"tokenizer {self.name!r} spells {first_difference(spelled, data)}")
@@ -265,6 +274,8 @@ def surface_of(
         eos_id=eos_id,
         prefix=b" " if prefix.startswith((SPACE_MARK, BYTE_SPACE)) or family == "wordpiece" else b"",
         added_ids=frozenset(entry["id"] for entry in state["added_tokens"] if not entry["special"]),
+        takes_before=frozenset(entry["id"] for entry in state["added_tokens"] if entry["lstrip"]),
+        takes_behind=frozenset(entry["id"] for entry in state["added_tokens"] if entry["rstrip"]),
         normalises=normalises(state),
         rows=rows,
     )

@@ -1,33 +1,57 @@
 """Do the tokens spell the text, and how many of its bytes does each take?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+SPACE = 64  # bytes that are looked at for white space at a time
 
 
-def lengths_of(pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool]) -> list[int] | None:
+def lengths_of(
+    pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool], takes: Sequence[tuple[bool, bool]] = ()
+) -> list[int] | None:
     """The bytes each token takes of the text; None if the tokens do not spell it.
 
     A tokenizer may put `prefix` before a text; and some cut a text at its added tokens first, and put it before each
-    of the texts between them.
+    of the texts between them. `takes` says which of the tokens take the white space before them, and behind them, with them.
     """
     lengths, spelled = [len(piece) for piece in pieces], b"".join(pieces)
     if spelled == data:
         return lengths
     if prefix and pieces and pieces[0].startswith(prefix) and spelled == prefix + data:
         return [lengths[0] - len(prefix), *lengths[1:]]
-    return _lengths_between(pieces, data, prefix, is_added) if any(is_added) else None
+    return _lengths_between(pieces, data, prefix, is_added, takes) if any(is_added) else None
 
 
-def _lengths_between(pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool]) -> list[int] | None:
+def _lengths_between(
+    pieces: list[bytes], data: bytes, prefix: bytes, is_added: list[bool], takes: Sequence[tuple[bool, bool]]
+) -> list[int] | None:
     lengths, at = [len(piece) for piece in pieces], 0
     for first, last in _stretches(is_added):
         spelled = b"".join(pieces[first:last])
+        before, behind = takes[first] if takes and is_added[first] else (False, False)
+        if before:
+            lengths[first] += (space := _space_at(data, at))
+            at += space
         if not data.startswith(spelled, at):
             spelled = spelled.removeprefix(prefix)
             lengths[first] -= len(prefix)
             if lengths[first] < 0 or not data.startswith(spelled, at):
                 return None
         at += len(spelled)
+        if behind:
+            lengths[first] += (space := _space_at(data, at))
+            at += space
     return lengths if at == len(data) else None
+
+
+def _space_at(data: bytes, at: int) -> int:
+    """How many bytes of white space begin here."""
+    begin = at
+    while text := data[at : at + SPACE].decode(errors="ignore"):
+        words = text.lstrip()
+        at += len(text[: len(text) - len(words)].encode())
+        if words:
+            break
+    return at - begin
 
 
 def _stretches(is_added: list[bool]) -> Iterator[tuple[int, int]]:

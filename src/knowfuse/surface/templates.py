@@ -4,7 +4,6 @@ Its template is run twice: on the conversation, and on marks in place of the con
 template's; where contents and pieces together are not what it wrote, it has changed a message: the conversation is refused.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +26,6 @@ PLAIN_TEMPLATE = """{{ bos_token or eos_token }}{% for message in messages %}{{ 
 {% endif %}"""
 # A template that writes today's date would write another tomorrow, and a trace is kept: the day that Llama 3's falls back to.
 DAY = {"%d %b %Y": "26 Jul 2024", "%d %B %Y": "26 July 2024", "%B %d, %Y": "July 26, 2024", "%Y-%m-%d": "2024-07-26"}
-CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1")
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,11 @@ class Template:
     @cached_property
     def _of_one_day(self) -> str:
         """The source, in which what asks for today gets a fixed day."""
-        formats = sorted({match[2] for match in CLOCK.finditer(self.source)})
-        if not formats:
+        if "strftime_now" not in self.source:
             return self.source
-        days = "".join(f"{{% if f == {f!r} %}}{DAY.get(f, DAY['%d %b %Y'])}{{% endif %}}" for f in formats)
-        return f"{{% macro strftime_now(f) %}}{days}{{% endmacro %}}{self.source}"
+        days = "".join(f"{{% elif format == {f!r} %}}{day}" for f, day in DAY.items())
+        days = f"{{% if false %}}{days}{{% else %}}{DAY['%d %b %Y']}{{% endif %}}"
+        return f"{{% macro strftime_now(format) %}}{days}{{% endmacro %}}{self.source}"
 
     def _render(self, roles: Sequence[Role], contents: Sequence[str]) -> str:
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from knowfuse.files import sha256_of
 from knowfuse.text.conversations import WANTED
 from knowfuse.text.hub_dataset import HubDataset
 from knowfuse.text.rows import Rows, TextRows
+from knowfuse.unreachable import unreachable
 
 ROWS = 1024  # held at a time
 
@@ -52,7 +52,7 @@ class HubRows:
                 if constants.HF_HUB_OFFLINE:
                     raise ConnectionError("HF_HUB_OFFLINE is set")
                 found = HfApi().dataset_info(self.data.path, revision=self.data.revision, timeout=20).sha
-            except _unreachable():
+            except unreachable():
                 found = self._builder(self.data.revision).hash
             return str(found)
 
@@ -150,7 +150,7 @@ class HubRows:
 
         try:
             yield
-        except (OSError, ValueError, DatasetsError, *_unreachable()) as error:
+        except (OSError, ValueError, DatasetsError, *unreachable()) as error:
             kind = (
                 "that is neither a folder here nor to be had from the hub" if self.folder is None else "in this folder"
             )
@@ -163,14 +163,6 @@ class HubRows:
 def is_commit(revision: str | None) -> bool:
     """Whether it is all 40 digits of a commit, which never means another."""
     return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    """What says that the hub did not answer; its client raises what its own library for HTTP does."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    libraries = [import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name) is not None]
-    return (ConnectionError, OfflineModeIsEnabled, *(library.TransportError for library in libraries))
 
 
 def _content_of(folder: Path, memo: Path | None) -> list[tuple[str, str]]:

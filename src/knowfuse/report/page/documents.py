@@ -1,6 +1,7 @@
 """What did fusing change on single documents: token by token, and in how the target goes on?"""
 
 import math
+from collections.abc import Mapping
 from html import escape
 
 from knowfuse.evaluation import Continuation, TokenCosts
@@ -53,7 +54,7 @@ def documents(left: Left) -> Section:
     lists = ""
     for caption, costs in (("Gained most", left.samples.gained), ("Lost most", left.samples.lost)):
         lists += f"<h3>{caption}</h3>" + (
-            "".join(_document(c, baseline) for c in costs) or paragraph("No document did.")
+            "".join(_document(c, baseline, _whole(left, c)) for c in costs) or paragraph("No document did.")
         )
     said = "Each token in the colour of its bits per byte (full at 8), or of what fusing changed (full at 4): "
     legend = f"<p>{escape(said)}<span class=soft>worse <span class=scale></span> better</span>. Point at a token for its figures.</p>"
@@ -75,12 +76,28 @@ def _why(left: Left) -> str:
     return NOT_KEPT.format(run=left.folder)
 
 
-def _document(costs: TokenCosts, baseline: str) -> str:
+def _whole(left: Left, costs: TokenCosts) -> dict[str, float] | None:
+    """Bits per byte of all of the document; None where there are no figures by document."""
+    if (
+        left.documents is None
+        or costs.id not in left.documents.ids
+        or not costs.nats.keys() <= left.documents.nats.keys()
+    ):
+        return None
+    row = left.documents.ids.index(costs.id)
+    bits = math.log(2) * max(int(left.documents.num_bytes[row]), 1)
+    return {llm: float(left.documents.nats[llm][row]) / bits for llm in costs.nats}
+
+
+def _document(costs: TokenCosts, baseline: str, whole: Mapping[str, float] | None = None) -> str:
+    """Its tokens, under what it pays as a `whole`, by which it was chosen; None: what those that are shown pay."""
     size = sum(costs.num_bytes)
-    bits = {llm: sum(nats) / math.log(2) / max(size, 1) for llm, nats in costs.nats.items()}
+    bits = whole or {llm: sum(nats) / math.log(2) / max(size, 1) for llm, nats in costs.nats.items()}
     figures = ", ".join(f"{VIEWS[llm][1]} {value:.3f}" for llm, value in bits.items())
     more = bits[POINT] - bits[baseline]
-    shown = "" if costs.tokens == len(costs.pieces) else f"; the first {len(costs.pieces)} of {costs.tokens} tokens"
+    shown = (
+        "" if costs.tokens == len(costs.pieces) else f"; below, the first {len(costs.pieces)} of {costs.tokens} tokens"
+    )
     head = f"{costs.domain}, {more:+.3f} bits per byte ({figures}{shown})"
     tokens = "".join(_token(costs, n, baseline) for n in range(len(costs.pieces)))
     return f"<p class=soft>{escape(head)}</p><div class=doc>{tokens}</div>"

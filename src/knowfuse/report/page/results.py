@@ -6,8 +6,9 @@ from typing import Any
 from knowfuse.evaluation import Compared, Completed, Interval, baseline_of
 from knowfuse.pages import Dot, Section, dots, figure, grid, paragraph, table
 from knowfuse.report.left import HEADROOM, Left
-from knowfuse.report.page.rows import POINT, best_source, colours_of, compared
+from knowfuse.report.page.rows import ORACLE, POINT, best_source, colours_of, compared, sources_of
 from knowfuse.report.results import times_sooner
+from knowfuse.report.tables import capital
 
 
 def lead(left: Left) -> str:
@@ -18,7 +19,8 @@ def lead(left: Left) -> str:
     table = compared(left)
     tiles = [_tile(f"{rows[POINT]['mean']:.3f}", f"{left.results['unit']}, fused target, mean of the domains")]
     baseline = next(name for name in ("target clm", "target before") if name in rows)
-    tiles.append(_difference(rows, baseline, table[POINT].more_than_baseline["mean"] if table else None))
+    more = table[POINT].more_than_baseline["mean"] if table else None
+    tiles.append(_difference(rows, baseline, more, is_sure=not _alone(left)))
     if (source := best_source(left, rows)) is not None:
         tiles.append(_difference(rows, source, None, "the best source"))
     if (sooner := left.results.get("tokens_to_clm_final")) is not None:
@@ -27,9 +29,12 @@ def lead(left: Left) -> str:
     return f"<div class=tiles>{''.join(tiles)}</div>"
 
 
-def _difference(rows: dict[str, Any], other: str, interval: Interval | None, what: str = "") -> str:
+def _difference(
+    rows: dict[str, Any], other: str, interval: Interval | None, what: str = "", is_sure: bool = True
+) -> str:
+    """`is_sure`: no domain is of one document, of which an interval says nothing."""
     more = rows[POINT]["mean"] - rows[other]["mean"]
-    is_sure = interval is None or interval.side != 0
+    is_sure = interval is None or (is_sure and interval.side != 0)
     kind = "" if not is_sure else "better" if more < 0 else "worse" if more > 0 else ""
     said = f"against {other}" + (f", {what}" if what else "")
     if interval is not None:
@@ -40,9 +45,13 @@ def _difference(rows: dict[str, Any], other: str, interval: Interval | None, wha
 def _why_unsure(interval: Interval) -> str:
     return (
         ", which holds 0"
-        if interval.low < interval.high
-        else ", of one document a domain, which tells nothing of others"
+        if interval.low <= 0 <= interval.high and interval.low < interval.high
+        else ", with a domain of one document, which tells nothing of others"
     )
+
+
+def _alone(left: Left) -> list[str]:
+    return [] if left.documents is None else left.documents.shared().alone
 
 
 def _tile(value: str, said: str, kind: str = "") -> str:
@@ -59,9 +68,7 @@ def results(left: Left) -> Section:
         figure("mean of the domains" if d == "mean" else d, dots(_dots(left, rows, with_intervals, d), "bits per byte"))
         for d in (["mean", *domains] if len(domains) > 1 else domains)
     ]
-    body = paragraph(
-        f"{left.results['unit'].capitalize()}: lower is better; each axis begins where the figures differ."
-    )
+    body = paragraph(f"{capital(left.results['unit'])}: lower is better; each axis begins where the figures differ.")
     body += grid(charts) + _table(left, domains, with_intervals) + paragraph(_certainty(left), "soft")
     reason = left.why.get("documents.csv", "")
     return Section("results", "Results", body, f"intervals (documents.csv: {reason})" if reason else "")
@@ -123,6 +130,8 @@ def _certainty(left: Left) -> str:
     if left.documents is None:
         return said
     count = len(left.documents.shared().ids)
+    if alone := _alone(left):
+        said += f"One document is all there is of {', '.join(alone)}: of others like it the intervals say nothing. "
     return said + (
         f"95 % intervals: the {count:,} documents drawn anew within their domains, paired, 2,000 times. They are of this one "
         "seed; python evaluate.py 'compare=[<run>,<run>]' puts runs of several seeds into one table."
@@ -135,17 +144,17 @@ def headroom(left: Left) -> Section:
         return Section("headroom", "Headroom", left_out=left.why[HEADROOM])
     rows = left.headroom["rows"]
     domains = list(next(iter(rows.values())))
-    sources = {name: bits["mean"] for name, bits in rows.items() if not name.startswith(("target", "oracle"))}
-    oracle = next((bits["mean"] for name, bits in rows.items() if name.startswith("oracle")), None)
+    sources = {name: rows[name]["mean"] for name in sources_of(left) if name in rows}
+    oracle = rows[ORACLE]["mean"] if ORACLE in rows else None
     colours = colours_of(left, rows)
     chart = dots(
         [
-            Dot(name.partition(" over ")[0], colours[name], bits["mean"], is_point=name.startswith("oracle"))
+            Dot(name.partition(" over ")[0], colours[name], bits["mean"], is_point=name == ORACLE)
             for name, bits in rows.items()
         ],
         "bits per byte",
     )
-    body = paragraph(f"{left.headroom['unit'].capitalize()}, before anyone trains.")
+    body = paragraph(f"{capital(left.headroom['unit'])}, before anyone trains.")
     if oracle is not None and sources:
         best = min(sources, key=lambda name: sources[name])
         body += paragraph(

@@ -8,6 +8,7 @@ from knowfuse.report.left import Left
 
 TARGETS = {"target before": "var(--before)", "target clm": "var(--clm)", "target fused": "var(--fused)"}
 POINT = "target fused"
+ORACLE = "oracle over the sources"  # a row of the headroom
 
 
 def sources_of(left: Left) -> list[str]:
@@ -15,7 +16,7 @@ def sources_of(left: Left) -> list[str]:
     if left.settings is not None:
         return list(left.settings["sources"])
     rows = (left.results or left.headroom or {"rows": {}})["rows"]
-    return [name for name in rows if name not in TARGETS and not name.startswith("oracle")]
+    return [name for name in rows if name not in (*TARGETS, ORACLE)]
 
 
 def colours_of(left: Left, names: Iterable[str]) -> dict[str, str]:

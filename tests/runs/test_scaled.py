@@ -76,7 +76,10 @@ def with_target(**spec: Any) -> DictConfig:
             {"path": "nobody/nothing"},
             "'nobody/nothing' is no folder here with a config.json, and the hub's cache has none",
         ),
-        ({"path": "/no/such/llm"}, "'/no/such/llm' is neither a folder here nor on the hub .no id of it looks so.: check the path"),
+        (
+            {"path": "/no/such/llm"},
+            "'/no/such/llm' is neither a folder here nor on the hub .no id of it looks so.: check the path",
+        ),
         (
             {"path": "some/llm", "trust_remote_code": True},
             "'some/llm' brings code of its own, of which scale=tiny makes",

@@ -102,3 +102,11 @@ def test_one_document_in_each_of_many_domains_reaches_nowhere_and_never_below_0(
     assert mean.low == mean.high == pytest.approx(mean.value)
     assert min(mean.reach) == 0.0
     assert mean.side == 0
+
+
+def test_a_mean_with_a_domain_of_one_document_is_on_no_side() -> None:
+    """Its own draws are all the same, and those of the mean too close; the domain beside it is as sure as it was."""
+    nats = {"one": np.full((1, 8), 100.0), "less": np.full((1, 8), 50.0) + RANDOM.random((1, 8))}
+    more = compare(nats, RANDOM.integers(10, 900, 8), ["alone"] + ["docs"] * 7, "one")["less"].more_than_baseline
+    assert more["mean"].high < 0
+    assert {domain: figure.side for domain, figure in more.items()} == {"alone": 0, "docs": -1, "mean": 0}

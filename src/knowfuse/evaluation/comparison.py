@@ -10,8 +10,10 @@ Student 1908 (few).
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -31,16 +33,24 @@ class Interval:
     value: float
     low: float
     high: float
+    is_sure: ClassVar[bool] = True
 
     @property
     def side(self) -> int:
-        """Of 0, on which all of it lies: -1 below, 1 above; 0 where it holds 0, or is of one document and has no width."""
-        return 0 if self.low >= self.high else -1 if self.high < 0 else 1 if self.low > 0 else 0
+        """Of 0, on which all of it lies: -1 below, 1 above; 0 where it holds 0, has no width, or is not sure."""
+        return 0 if self.low >= self.high or not self.is_sure else -1 if self.high < 0 else 1 if self.low > 0 else 0
 
     @property
     def reach(self) -> tuple[float, float]:
         """How far it goes below its value and above it, at least 0: the value is a sum of its own, and rounded so."""
         return max(self.value - self.low, 0.0), max(self.high - self.value, 0.0)
+
+
+@dataclass(frozen=True)
+class Unsure(Interval):
+    """Of a domain with one document, or of a mean with such a domain: all draws of it are the same, and tell nothing of others."""
+
+    is_sure: ClassVar[bool] = False
 
 
 @dataclass
@@ -93,11 +103,13 @@ def compare(
     for name in nats:
         found[name]["mean"] = float(np.mean(list(found[name].values())))
         drawn[name]["mean"] = np.mean(list(drawn[name].values()), axis=0)
+    alone = {domain for domain, count in Counter(domains).items() if count == 1}
+    unsure = alone | {"mean"} if alone else alone
     return {
         name: Compared(
-            {d: _interval(value, drawn[name][d]) for d, value in found[name].items()},
+            {d: _interval(value, drawn[name][d], d not in unsure) for d, value in found[name].items()},
             {
-                d: _interval(value - found[baseline][d], drawn[name][d] - drawn[baseline][d])
+                d: _interval(value - found[baseline][d], drawn[name][d] - drawn[baseline][d], d not in unsure)
                 for d, value in found[name].items()
             },
             len(rows),
@@ -131,6 +143,6 @@ def _resampled(
     return np.concatenate(sums)
 
 
-def _interval(value: float, drawn: Float64[np.ndarray, " draws"]) -> Interval:
+def _interval(value: float, drawn: Float64[np.ndarray, " draws"], is_sure: bool) -> Interval:
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+    return (Interval if is_sure else Unsure)(value, float(low), float(high))

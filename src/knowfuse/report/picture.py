@@ -23,7 +23,7 @@ def results_picture(table: ScoreTable, where: str) -> Figure:
     )[0]
     _points(first, found, "mean")
     first.set_title("mean of the domains" if beside else table.domains[0], fontsize=10)
-    _look_here(first, found, baseline_of(table.by_document), is_sure=not table.by_document.shared().alone)
+    _look_here(first, found, baseline_of(table.by_document))
     for axes, domain in zip(others, beside, strict=True):
         _points(axes, found, domain)
     names = list(found)
@@ -66,11 +66,11 @@ def _points(axes: Axes, found: Mapping[str, Compared], domain: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _look_here(axes: Axes, found: Mapping[str, Compared], baseline: str, is_sure: bool) -> None:
-    """What the fused target pays more or less than the baseline, written between the two; grey where it may be either, or is not sure."""
+def _look_here(axes: Axes, found: Mapping[str, Compared], baseline: str) -> None:
+    """What the fused target pays more or less than the baseline, written between the two; grey where it may be either."""
     more, names = found[POINT].more_than_baseline["mean"], list(found)
     here, there = found[POINT].bits_per_byte["mean"].value, found[baseline].bits_per_byte["mean"].value
-    kind = {-1: COLOURS[POINT], 1: "#c4320a", 0: "#59616b"}[more.side if is_sure else 0]
+    kind = {-1: COLOURS[POINT], 1: "#c4320a", 0: "#59616b"}[more.side]
     axes.plot(
         [there, there], [names.index(baseline), names.index(POINT)], color=COLOURS[baseline], linewidth=1, linestyle=":"
     )

@@ -20,7 +20,7 @@ def lead(left: Left) -> str:
     tiles = [_tile(f"{rows[POINT]['mean']:.3f}", f"{left.results['unit']}, fused target, mean of the domains")]
     baseline = next(name for name in ("target clm", "target before") if name in rows)
     more = table[POINT].more_than_baseline["mean"] if table else None
-    tiles.append(_difference(rows, baseline, more, is_sure=not _alone(left)))
+    tiles.append(_difference(rows, baseline, more))
     if (source := best_source(left, rows)) is not None:
         tiles.append(_difference(rows, source, None, "the best source"))
     if (sooner := left.results.get("tokens_to_clm_final")) is not None:
@@ -29,12 +29,9 @@ def lead(left: Left) -> str:
     return f"<div class=tiles>{''.join(tiles)}</div>"
 
 
-def _difference(
-    rows: dict[str, Any], other: str, interval: Interval | None, what: str = "", is_sure: bool = True
-) -> str:
-    """`is_sure`: no domain is of one document, of which an interval says nothing."""
+def _difference(rows: dict[str, Any], other: str, interval: Interval | None, what: str = "") -> str:
     more = rows[POINT]["mean"] - rows[other]["mean"]
-    is_sure = interval is None or (is_sure and interval.side != 0)
+    is_sure = interval is None or interval.side != 0
     kind = "" if not is_sure else "better" if more < 0 else "worse" if more > 0 else ""
     said = f"against {other}" + (f", {what}" if what else "")
     if interval is not None:
@@ -43,15 +40,7 @@ def _difference(
 
 
 def _why_unsure(interval: Interval) -> str:
-    return (
-        ", which holds 0"
-        if interval.low <= 0 <= interval.high and interval.low < interval.high
-        else ", with a domain of one document, which tells nothing of others"
-    )
-
-
-def _alone(left: Left) -> list[str]:
-    return [] if left.documents is None else left.documents.shared().alone
+    return ", which holds 0" if interval.is_sure else ", with a domain of one document, which tells nothing of others"
 
 
 def _tile(value: str, said: str, kind: str = "") -> str:
@@ -129,11 +118,13 @@ def _certainty(left: Left) -> str:
     said = f"{out:,} documents that some LLM cannot read are left out for all. " if out else ""
     if left.documents is None:
         return said
-    count = len(left.documents.shared().ids)
-    if alone := _alone(left):
-        said += f"One document is all there is of {', '.join(alone)}: of others like it the intervals say nothing. "
+    shared = left.documents.shared()
+    if shared.alone:
+        said += (
+            f"One document is all there is of {', '.join(shared.alone)}: of others like it the intervals say nothing. "
+        )
     return said + (
-        f"95 % intervals: the {count:,} documents drawn anew within their domains, paired, 2,000 times. They are of this one "
+        f"95 % intervals: the {len(shared.ids):,} documents drawn anew within their domains, paired, 2,000 times. They are of this one "
         "seed; python evaluate.py 'compare=[<run>,<run>]' puts runs of several seeds into one table."
     )
 

@@ -101,7 +101,7 @@ def cast(runs: Runs, asked: argparse.Namespace) -> Cast:
 def _forgetting(asked: argparse.Namespace, folder: Path, learnt: Mapping[str, str]) -> Path:
     """The user's, or in miniature the beginning of the text that the target learnt first."""
     if asked.forget:
-        return Path(asked.forget).resolve()
+        return Path(asked.forget)
     some = [line for file in learnt.values() for line in Path(file).read_text(encoding="utf-8").splitlines()[:50]]
     write_whole(folder / "forgetting.jsonl", "\n".join(some).encode())
     return folder / "forgetting.jsonl"

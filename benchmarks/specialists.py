@@ -174,6 +174,7 @@ def arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     asked.tasks = [str(Path(task).resolve()) if Path(task).is_file() else task for task in asked.tasks]
     if asked.forget and not Path(asked.forget).is_file():
         parser.error(f"--forget has {asked.forget!r}, and there is no such file: give one of text that the target knew")
+    asked.forget = asked.forget and str(Path(asked.forget).resolve())
     given = [name for name in ("texts", "llms", "target", "forget") if getattr(asked, name)]
     if given and len(given) < 4:
         parser.error(f"--{given[0]} is set: give all of --texts, --llms, --target and --forget, or none of them")

@@ -35,7 +35,7 @@ def download(name: str, spec: LLMSpec) -> Path:
     Without network, what was downloaded before. ValueError where it cannot be had: what was wrong, and what to run.
     """
     assert spec.path is not None
-    with _reasons(name, spec.path, spec.revision):
+    with reasons(name, spec.path, spec.revision):
         if spec.gguf_file is not None:
             is_local = _names(spec.path, spec.revision) is None
             return _snapshot(spec.path, spec.revision, [*part_names(spec.gguf_file), CARD], is_local)
@@ -44,7 +44,7 @@ def download(name: str, spec: LLMSpec) -> Path:
 
 def download_tokenizer(name: str, path: str, revision: str | None, is_trusted: bool) -> Path:
     """The same of a repository's tokenizer, templates and configuration: all that is needed of an LLM that is served."""
-    with _reasons(name, path, revision):
+    with reasons(name, path, revision):
         return _files(path, revision, _but_weights, is_trusted)
 
 
@@ -81,7 +81,7 @@ def _names(path: str, revision: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _reasons(name: str, path: str, revision: str | None) -> Iterator[None]:
+def reasons(name: str, path: str, revision: str | None) -> Iterator[None]:
     """What the hub's client raises, as a ValueError that says what to do."""
     at = f" at revision {revision!r}" if revision else ""
     try:

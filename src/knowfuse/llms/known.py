@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, PretrainedConfig
 
 from knowfuse.llms.attention import require_kernel
 from knowfuse.llms.gguf import require_gguf
 from knowfuse.llms.gguf_parts import part_names
+from knowfuse.llms.hub import reasons
 from knowfuse.llms.local import architecture_of
 from knowfuse.llms.recipes import config_of
 from knowfuse.types import LLMSpec
@@ -34,12 +34,8 @@ def _config(name: str, spec: LLMSpec, conf: Path) -> PretrainedConfig:
     kept = conf / FOLDER / spec.path.replace("/", "--")
     wanted = "config.json" if spec.gguf_file is None else part_names(spec.gguf_file)[0]
     folder = Path(spec.path).expanduser()
-    try:
+    with reasons(name, spec.path, spec.revision):
         cached = None if folder.is_dir() else try_to_load_from_cache(spec.path, wanted, revision=spec.revision)
-    except HFValidationError as error:
-        raise ValueError(
-            f"LLM {name!r}: {spec.path!r} is neither a folder here nor on the hub (no id of it looks so): check the path"
-        ) from error
     place = folder if folder.is_dir() else Path(cached).parent if isinstance(cached, str) else kept
     gguf_file = None if spec.gguf_file is None or place == kept else wanted
     if not (place / (gguf_file or "config.json")).is_file():

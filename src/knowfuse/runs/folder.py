@@ -14,7 +14,7 @@ from knowfuse.files import restored, undamaged, write_whole
 from knowfuse.locks import lock_file
 from knowfuse.screen import is_first_rank, say
 from knowfuse.text.quoting import path_override
-from knowfuse.training.checkpoints import KEPT, LAST, last_whole, require_whole
+from knowfuse.training.checkpoints import LAST, last_whole, latest_of, require_whole
 from knowfuse.training.finished import DONE, Fit
 from knowfuse.training.other_settings import differing
 
@@ -104,7 +104,7 @@ def _opened(run: Path, cfg: DictConfig) -> Path:
             raise ValueError(
                 f"run {str(run)!r} is finished: start a new one, or score it with python evaluate.py {path_override('run', run)}"
             )
-        stopped = [path.parent.name for path in _checkpoints(run) if not (path.parent / DONE).exists()]
+        stopped = [path.parent.name for path in latest_of(run / "fits") if not (path.parent / DONE).exists()]
         if stopped and is_first_rank() and cfg.ckpt_path != "last":
             raise ValueError(
                 f"run {str(run)!r} was stopped in {', '.join(stopped)}, whose checkpoints a start from scratch would "
@@ -129,7 +129,7 @@ def require_same_settings(run: Path, cfg: DictConfig) -> None:
 
 def was_started(run: Path) -> bool:
     """Whether a fit of this run left a checkpoint to go on from."""
-    return bool(_checkpoints(run))
+    return bool(latest_of(run / "fits"))
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
@@ -232,20 +232,13 @@ def _own_checkpoints(run: Path, begun_by: str | None) -> dict[Path, Path | None]
     The best of the fit `begun_by` is none to go on from as long as it is alone: it came along from the run where that fit began.
     """
     found = {}
-    for path in _checkpoints(run):
+    for path in latest_of(run / "fits"):
         fit = path.parent
         if (fit / DONE).exists():
             found[fit] = path
         elif fit.name != begun_by or restored(fit / LAST).exists():
             found[fit] = last_whole(fit)
     return found
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    """The latest of each fit that has one, also of one that was killed while it replaced it, or while it wrote its first last one."""
-    fits = sorted(path for path in run.glob("fits/*") if path.is_dir())
-    each = ([path for name in KEPT if (path := restored(fit / name)).exists()] for fit in fits)
-    return [paths[0] for paths in each if paths]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,10 +35,14 @@ class HubRows:
         self.data, self.read_as = data, read_as
         folder = Path(data.path).expanduser()
         self.folder = folder if folder.is_dir() else None
+        self._files: list[tuple[str, str]] | None = None  # with their checksums, once they were asked for
 
     def content(self, memo: Path | None) -> Any:
         """What decides the rows: the commit on the hub, or the files in the folder."""
-        return [self.data.path, self.commit] if self.folder is None else _content_of(self.folder, memo)
+        if self.folder is None:
+            return [self.data.path, self.commit]
+        self._files = _content_of(self.folder, memo)
+        return self._files
 
     @cached_property
     def commit(self) -> str:
@@ -131,7 +135,8 @@ class HubRows:
 
         path = self.data.path if self.folder is None else _plain(self.folder)
         # A cache of its own for each content of a folder: `datasets` tells one by its files' times of change.
-        content = None if self.folder is None else hashlib.sha256(json.dumps(_content_of(self.folder, None)).encode())
+        files = None if self.folder is None else self._files or _content_of(self.folder, None)
+        content = None if files is None else hashlib.sha256(json.dumps(files).encode())
         own = None if content is None else f"{config.HF_DATASETS_CACHE}/knowfuse-{content.hexdigest()[:16]}"
         how = {"data_dir": self.data.data_dir, "revision": revision, "cache_dir": own}
         builder = datasets.load_dataset_builder(path, self.data.name, **how)

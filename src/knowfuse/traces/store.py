@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -165,8 +166,8 @@ class TraceStore:
         """Record documents that this source cannot read."""
         if not reasons:
             return
-        numbers = (int(name[-10:-5]) for name in self._reasons if name == self._aside(int(name[-10:-5])))
-        name = self._aside(1 + max(numbers, default=-1))
+        names = (f"aside{self._writer}-{number:05d}.json" for number in count(len(self._reasons)))
+        name = next(name for name in names if name not in self._reasons)
         self._require_manifest()
         self._put(name, json.dumps(reasons, indent=0).encode())
         self._reasons[name] = dict(reasons)
@@ -224,9 +225,6 @@ class TraceStore:
 
     def _file(self, number: int) -> str:
         return f"shard{self._writer}-{number:05d}.safetensors"
-
-    def _aside(self, number: int) -> str:
-        return f"aside{self._writer}-{number:05d}.json"
 
     @cached_property
     def _in_order(self) -> list[Shard]:

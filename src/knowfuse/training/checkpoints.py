@@ -99,6 +99,13 @@ def remove_unfinished(fit: Path) -> None:
             remove(replaced(path))
 
 
+def latest_of(fits: Path) -> list[Path]:
+    """The latest checkpoint of each fit that has one, also of one that was killed while it replaced it, or wrote its first last one."""
+    folders = sorted(path for path in fits.glob("*") if path.is_dir())
+    each = ([path for name in KEPT if (path := restored(fit / name)).exists()] for fit in folders)
+    return [paths[0] for paths in each if paths]
+
+
 def last_whole(fit: Path) -> Path | None:
     """The latest checkpoint in a fit's folder that can be read; a line says so where it is not the last one, or there is none."""
     reasons = []

@@ -13,7 +13,7 @@ import torch
 
 from knowfuse.files import undamaged, write_whole
 from knowfuse.llms.sharding import FSDP2
-from knowfuse.training.checkpoints import LAST, SHARDED, require_whole
+from knowfuse.training.checkpoints import SHARDED, latest_of, require_whole
 from knowfuse.training.data import FusionDataModule
 from knowfuse.training.other_settings import require_same_data
 
@@ -67,7 +67,7 @@ def keep_steps(fits: Path, steps: Steps, is_first_rank: bool) -> None:
     ValueError where these are others than those of a fit that has a checkpoint.
     """
     file = fits / STEPS
-    if file.exists() and any(fits.glob(f"*/{LAST}")):
+    if file.exists() and latest_of(fits):
         with undamaged(file):
             before = Steps(**json.loads(file.read_text(encoding="utf-8")))
         steps.require_same(before, "the steps of this run's fits before")

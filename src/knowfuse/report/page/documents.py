@@ -89,7 +89,7 @@ def _whole(left: Left, costs: TokenCosts) -> dict[str, float] | None:
     return {llm: float(left.documents.nats[llm][row]) / bits for llm in costs.nats}
 
 
-def _document(costs: TokenCosts, baseline: str, whole: Mapping[str, float] | None = None) -> str:
+def _document(costs: TokenCosts, baseline: str, whole: Mapping[str, float] | None) -> str:
     """Its tokens, under what it pays as a `whole`, by which it was chosen; None: what those that are shown pay."""
     size = sum(costs.num_bytes)
     bits = whole or {llm: sum(nats) / math.log(2) / max(size, 1) for llm, nats in costs.nats.items()}
